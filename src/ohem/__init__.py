@@ -1,0 +1,43 @@
+"""Online hard example mining for object detectors (Shrivastava, Gupta and Girshick, CVPR 2016), in PyTorch."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ohem.detection.fast_rcnn import FastRCNN as FastRCNN
+    from ohem.errors import InputError as InputError
+    from ohem.mining import hard_examples as hard_examples
+    from ohem.mining import hard_rois as hard_rois
+    from ohem.recording import Recorder as Recorder
+    from ohem.rois import RoIs as RoIs
+    from ohem.rois import match as match
+    from ohem.samplers import AllSampler as AllSampler
+    from ohem.samplers import OHEMSampler as OHEMSampler
+    from ohem.samplers import RandomSampler as RandomSampler
+    from ohem.samplers import RoISampler as RoISampler
+
+# Imported on first use: the command line must answer before torch is loaded.
+_HOME = {
+    "AllSampler": "ohem.samplers",
+    "FastRCNN": "ohem.detection.fast_rcnn",
+    "InputError": "ohem.errors",
+    "OHEMSampler": "ohem.samplers",
+    "RandomSampler": "ohem.samplers",
+    "Recorder": "ohem.recording",
+    "RoISampler": "ohem.samplers",
+    "RoIs": "ohem.rois",
+    "hard_examples": "ohem.mining",
+    "hard_rois": "ohem.mining",
+    "match": "ohem.rois",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ohem' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME]

@@ -1,0 +1,70 @@
+"""Box coding and clipping (Girshick et al., R-CNN, 2014, appendix C). IoU and NMS are those of `torchvision.ops`.
+
+Boxes are `[x1, y1, x2, y2]` in pixels with an exclusive end, so a width is `x2 - x1`. The authors' code has inclusive
+ends and widths `x2 - x1 + 1`; `from_inclusive` turns their boxes into ours, which accounts for every "+ 1" of theirs.
+
+Shapes: R: boxes   K: foreground classes
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+# A regression may enlarge a box by this factor at most, so that an untrained network cannot overflow `exp`.
+MAX_LOG_SCALE = math.log(1000.0 / 16)
+
+
+def from_inclusive(boxes: Tensor) -> Tensor:
+    """Boxes (..., 4) whose last pixel is inclusive, as boxes with an exclusive end: the authors' "+ 1" convention."""
+    return boxes + boxes.new_tensor([0, 0, 1, 1])
+
+
+def encode(boxes: Tensor, targets: Tensor) -> Tensor:
+    """Regression targets that take `boxes` to `targets`.
+
+    Args:
+        boxes: (R, 4) proposals, with area.
+        targets: (R, 4) the ground-truth boxes matched to them, with area.
+
+    Returns:
+        (R, 4) `(dx, dy, dw, dh)`: centre shift in units of the proposal's size, and log ratio of the sizes.
+    """
+    centre, size = _centre_size(boxes)
+    target_centre, target_size = _centre_size(targets)
+    return torch.cat([(target_centre - centre) / size, torch.log(target_size / size)], dim=-1)
+
+
+def decode(boxes: Tensor, deltas: Tensor) -> Tensor:
+    """Inverse of `encode`.
+
+    Args:
+        boxes: (R, 4) proposals.
+        deltas: (R, ..., 4) regressions of each, one or one per class.
+
+    Returns:
+        (R, ..., 4) boxes, not clipped.
+    """
+    boxes = boxes.reshape(boxes.shape[0], *[1] * (deltas.dim() - 2), 4)
+    centre, size = _centre_size(boxes)
+    centre = centre + deltas[..., :2] * size
+    half = 0.5 * size * torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_SCALE))
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (..., 4) clipped to an image of `size` (height, width) in pixels."""
+    height, width = size
+    upper = boxes.new_tensor([width, height, width, height])
+    return boxes.clamp(min=0).minimum(upper)
+
+
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Areas (A, B) in square pixels that boxes `a` (A, 4) and `b` (B, 4) share."""
+    sides = torch.minimum(a[:, None, 2:], b[:, 2:]) - torch.maximum(a[:, None, :2], b[:, :2])
+    return sides.clamp(min=0).prod(dim=-1)
+
+
+def _centre_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    size = boxes[..., 2:] - boxes[..., :2]
+    return boxes[..., :2] + 0.5 * size, size

@@ -1,0 +1,196 @@
+"""The command line. Imports only what parsing needs: torch waits until a command runs, so `--help` is quick."""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, TextIO
+
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts.config import Dict, Yaml
+from rich.console import Console
+from rich.table import Table
+
+from ohem.errors import InputError
+from ohem.training.recipes import RECIPES, ProposalConfig, Recipe
+
+Metric = Literal["voc07", "voc10"]
+
+
+def _defaults(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Fills the options that the line leaves open: from the --config file, then from the recipe."""
+    given = {argument.name: argument.tokens[0].value for argument in arguments if argument.tokens}
+    if "--config" in given:
+        path = Path(given["--config"])
+        if not path.is_file():
+            raise InputError(f"{path} does not exist: correct --config, or leave it out")
+        Yaml(path, use_commands_as_keys=False)(app, commands, arguments)
+    if "--recipe" in given:
+        Dict(_set_values(asdict(_named(given["--recipe"]))), use_commands_as_keys=False)(app, commands, arguments)
+
+
+app = App(
+    name="ohem",
+    help="Online hard example mining for object detectors (Shrivastava, Gupta and Girshick, CVPR 2016).",
+    result_action="return_value",
+    config=_defaults,
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
+)
+
+
+@app.command
+def demo(
+    folder: Path = Path("runs/demo"), /, *, steps: int | None = None, train_images: int = 160, test_images: int = 80
+) -> None:
+    """Train with heuristic sampling and with OHEM on generated scenes, side by side. Nothing to download.
+
+    Parameters
+    ----------
+    folder
+        Gets data/, frcn/, ohem/ and the pictures.
+    steps
+        Training steps of each arm, in place of the recipe's.
+    train_images, test_images
+        Scenes to generate.
+    """
+    from ohem.demo import run_demo
+
+    run_demo(folder, steps=steps, train_images=train_images, test_images=test_images)
+
+
+@app.command
+def propose(
+    *sources: str,
+    settings: Annotated[ProposalConfig, Parameter(name="*")] = ProposalConfig(),  # noqa: B008  frozen
+) -> None:
+    """Make the proposals of data sets (selective search), cached beside the data.
+
+    Parameters
+    ----------
+    sources
+        FOLDER:SPLIT, one or several.
+    """
+    from ohem.training.build import build_data, build_proposals
+
+    for source in sources or [""]:
+        build_proposals(build_data([source], (), "the argument"), settings)
+
+
+@app.command
+def train(
+    run: Path,
+    /,
+    *,
+    recipe: str,
+    config: Path | None = None,
+    devices: str | None = None,
+    settings: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008  frozen
+) -> None:
+    """Train a detector into the folder RUN; the same line goes on where it stopped.
+
+    Parameters
+    ----------
+    run
+        Folder of the run: recipe.yaml, metrics.csv and the checkpoints.
+    recipe
+        Named recipe that gives every option below its value; `ohem recipes` lists them.
+    config
+        YAML file that overrides the recipe: the options below, nested as they are named.
+    devices
+        Short for --run.devices.
+    """
+    from ohem.training.start import start
+
+    start(run, recipe, settings, devices)
+
+
+@app.command(name="eval")
+def evaluate(run: Path, /, *, data: tuple[str, ...] = (), metric: Metric = "voc07", loss: bool = False) -> None:
+    """Evaluate a run: print the per-class table and write RUN/eval.json.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    data
+        Data sets, FOLDER:SPLIT; those of --data.test in training if not given.
+    metric
+        11-point AP of VOC2007, or the area under the curve of VOC2010.
+    loss
+        Also the mean loss per RoI over all RoIs of the training images (the paper's figure 3).
+    """
+    from ohem.training.evaluate import evaluate_run
+
+    evaluate_run(run, data, metric, loss)
+
+
+@app.command
+def detect(run: Path, /, *images: Path, out: Path, score: float = 0.5) -> None:
+    """Detect in pictures: writes them with boxes, names and scores, and detections.json.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    images
+        Picture files.
+    out
+        Folder of what is written.
+    score
+        Lowest score of a box that is drawn; the JSON file has them all.
+    """
+    from ohem.training.detect import detect_files
+
+    detect_files(run, images, out, score)
+
+
+@app.command
+def recipes() -> None:
+    """List the recipes: the command of each, the paper's mAP, and ours where measured."""
+    table = Table("recipe", "what it is", "paper mAP", "our mAP", "command")
+    for name, entry in RECIPES.items():
+        paper = "" if entry.paper_map is None else f"{entry.paper_map}"
+        command = f"ohem train RUN --recipe {name} --data.train SOURCE --data.test SOURCE"
+        table.add_row(name, entry.about, paper, entry.our_map or "", command)
+    Console().print(table)
+
+
+def main(tokens: Sequence[str] | None = None) -> None:
+    """Entry point: bad input ends in one sentence and exit status 2, a signal in 128 + its number."""
+    warnings.showwarning = _one_line
+    try:
+        app(tokens, exit_on_error=False, print_error=False)
+    except (InputError, CycloptsError) as error:
+        print(f"ohem: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _named(recipe: str) -> Recipe:
+    if recipe not in RECIPES:
+        near = get_close_matches(recipe, RECIPES, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`ohem recipes` lists them"
+        raise InputError(f"--recipe {recipe} is unknown: {hint}")
+    return RECIPES[recipe].recipe
+
+
+def _set_values(tree: dict[str, Any]) -> dict[str, Any]:
+    """The nested options that have a value; lists in place of tuples."""
+    values = {key: _set_values(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None and v != ()}
+
+
+def _one_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"ohem: warning: {message}", file=file or sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

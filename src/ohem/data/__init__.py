@@ -1,0 +1,1 @@
+"""Data sets: pictures, their annotations, and the transforms that keep boxes and pixels together."""

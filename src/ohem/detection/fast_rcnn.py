@@ -1,0 +1,145 @@
+"""Fast R-CNN (Girshick, 2015) trained with any `RoISampler`: the detector of the paper.
+
+Shapes: R: RoIs of the mini-batch   B: RoIs trained on   N: images   P: proposals of an image   K: foreground classes
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_pool
+
+from ohem.detection.backbones import Backbone
+from ohem.detection.inference import PostProcess
+from ohem.detection.readonly import read_only
+from ohem.losses import detection_loss, roi_losses
+from ohem.rois import BOX_MEAN, BOX_STD, RoIs, match
+from ohem.samplers import RoISampler
+
+# RoIs that go through the read-only pass at once: bounds its memory whatever R is.
+CHUNK = 1024
+
+
+class FastRCNN(nn.Module):
+    """Conv network + RoI network on given proposals.
+
+    In train mode `model(images, proposals, targets)` returns `{"loss_classifier": ..., "loss_box_reg": ...}`; in eval
+    mode `model(images, proposals)` returns per image `{"boxes": (D, 4), "labels": (D,), "scores": (D,)}`.
+
+    Args:
+        backbone: conv network and the RoI network up to its two output layers.
+        num_classes: K + 1, background counted.
+        sampler: chooses the RoIs to train on.
+        implementation: of a sampler that looks at the losses. "read_only": a forward pass without gradient over all
+            RoIs, then the regular RoI network on the chosen; "loss_layer": one pass over all RoIs with gradient, in
+            which the losses of those not chosen are set to 0 (paper, section 4.2: equal gradients, more time).
+        post_process: turns scores and regressions into detections.
+        box_mean, box_std: normalisation of the regression targets, (4,) or per class (K + 1, 4).
+    """
+
+    box_mean: Tensor
+    box_std: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        sampler: RoISampler,
+        *,
+        implementation: Literal["read_only", "loss_layer"] = "read_only",
+        post_process: PostProcess | None = None,
+        box_mean: Tensor | Sequence[float] = BOX_MEAN,
+        box_std: Tensor | Sequence[float] = BOX_STD,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.sampler = sampler
+        self.implementation = implementation
+        self.post_process = post_process or PostProcess()
+        self.scores = nn.Linear(backbone.dim, num_classes)
+        self.deltas = nn.Linear(backbone.dim, 4 * num_classes)
+        for layer, std in ((self.scores, 0.01), (self.deltas, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+        self.register_buffer("box_mean", torch.as_tensor(box_mean).float().expand(num_classes, 4).clone())
+        self.register_buffer("box_std", torch.as_tensor(box_std).float().expand(num_classes, 4).clone())
+
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        proposals: Sequence[Tensor],
+        targets: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in train mode, detections in eval mode.
+
+        Args:
+            images: N uint8 RGB (3, H, W), of any sizes.
+            proposals: N float (P, 4), pixels of these images.
+            targets: N dicts as `match` takes them; needed in train mode.
+
+        Raises:
+            ValueError: train mode without targets.
+        """
+        features = self.backbone(images)
+        if not self.training:
+            return self._detect(features, images, proposals)
+        if targets is None:
+            raise ValueError("FastRCNN in train mode needs targets; call .eval() for detections")
+        rois = match(proposals, targets, mean=self.box_mean, std=self.box_std)
+        if self.implementation == "loss_layer":
+            return self._loss_layer(features, rois)
+        keep = self.sampler(rois, lambda: self.read_only_losses(features, rois))
+        scores, deltas = self.head(features, rois[keep])
+        return detection_loss(scores, deltas, rois[keep])
+
+    def head(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
+        """RoI network: scores (R, K + 1) and normalised deltas (R, K + 1, 4) of `rois` on `features` (N, C, H, W)."""
+        return self._roi_network(features, self._windows(rois))
+
+    def read_only_losses(self, features: Tensor, rois: RoIs) -> Tensor:
+        """Loss (R,) of every RoI, classification + box regression, from a pass that leaves no trace.
+
+        RoIPool rounds to the cells of the feature map, so RoIs that round alike have identical outputs: the RoI network
+        runs on the distinct windows, in bounded chunks, and every RoI has its own loss of the shared outputs.
+        """
+        windows, which = torch.unique(self._windows(rois), dim=0, return_inverse=True)
+        features = features.detach()
+        with read_only(self):
+            parts = [self._roi_network(features, part) for part in windows.split(CHUNK)]
+            scores, deltas = (torch.cat(column)[which] for column in zip(*parts, strict=True))
+            return torch.stack(roi_losses(scores, deltas, rois)).sum(dim=0)
+
+    def _windows(self, rois: RoIs) -> Tensor:
+        """(R, 5): image, and first and last column and row of the feature map that RoIPool covers, both inclusive."""
+        # RoIPool counts the last cell of a box in, so it is given the last pixel, not the one after it.
+        last_pixel = rois.boxes - rois.boxes.new_tensor([0, 0, 1, 1])
+        cells = (last_pixel / self.backbone.stride + 0.5).floor()
+        return torch.cat([rois.images[:, None].to(cells), cells], dim=1)
+
+    def _roi_network(self, features: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
+        size = self.backbone.pool_size
+        hidden = self.backbone.roi_head(roi_pool(features, windows.to(features), (size, size)))
+        return self.scores(hidden), self.deltas(hidden).unflatten(1, (self.num_classes, 4))
+
+    def _loss_layer(self, features: Tensor, rois: RoIs) -> dict[str, Tensor]:
+        scores, deltas = self.head(features, rois)
+        keep = self.sampler(rois, lambda: torch.stack(roi_losses(scores.detach(), deltas.detach(), rois)).sum(dim=0))
+        return detection_loss(scores, deltas, rois, chosen=keep)
+
+    def _detect(
+        self, features: Tensor, images: Sequence[Tensor], proposals: Sequence[Tensor]
+    ) -> list[dict[str, Tensor]]:
+        found = []
+        for i, (image, boxes) in enumerate(zip(images, proposals, strict=True)):
+            rois = match([boxes], [_no_objects(boxes)], mean=self.box_mean, std=self.box_std)
+            scores, deltas = self.head(features[i : i + 1], rois)
+            size = (image.shape[-2], image.shape[-1])
+            deltas = deltas.float() * self.box_std + self.box_mean
+            found.append(self.post_process(scores.float().softmax(dim=1), deltas, boxes, size))
+        return found
+
+
+def _no_objects(boxes: Tensor) -> dict[str, Tensor]:
+    return {"boxes": boxes.new_zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64, device=boxes.device)}

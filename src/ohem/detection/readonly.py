@@ -1,0 +1,28 @@
+"""The read-only pass (paper, section 4.2): a forward that leaves no trace, neither gradient, memory nor statistics."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+@contextmanager
+def read_only(module: nn.Module) -> Iterator[None]:
+    """Within it `module` records no gradient, and batch normalisation in train mode keeps its statistics as they are.
+
+    Normalisation still uses the statistics of the batch, and dropout stays on, as in the pass that trains: ranking must
+    see the network that is trained.
+    """
+    norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+    saved = [(m.running_mean, m.running_var, m.num_batches_tracked) for m in norms]
+    try:
+        for norm in norms:
+            # Without running statistics batch norm in train mode normalises by the batch and updates nothing.
+            norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+        with torch.no_grad():
+            yield
+    finally:
+        for norm, (mean, var, tracked) in zip(norms, saved, strict=True):
+            norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, var, tracked

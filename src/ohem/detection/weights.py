@@ -1,0 +1,254 @@
+"""Pre-trained weights into a backbone: checked in full before the first tensor is copied, normalisation included."""
+
+import pickle
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+
+from ohem.detection.backbones.base import Backbone, Normalisation
+from ohem.errors import InputError
+
+# "torchvision", "torchvision:IMAGENET1K_V1", "torchvision:VGG16_Weights.IMAGENET1K_V1", "VGG16_Weights.IMAGENET1K_V1"
+TORCHVISION_NAME = re.compile(r"torchvision(?::(?P<name>.*))?|(?P<member>\w+_Weights\.\w+)")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The content of a source: its tensors, the name there of each tensor we need, and its input if it is known."""
+
+    tensors: Mapping[str, Tensor]
+    names: Mapping[str, str]
+    normalisation: Normalisation | None = None
+
+
+def load_weights(backbone: Backbone, source: str | Path, normalisation: Normalisation | None = None) -> None:
+    """Fill `backbone` with pre-trained weights and set its normalisation to the one that they were trained with.
+
+    source: a .safetensors, .pth or .pt file with torchvision's names or ours, a .caffemodel (no prototxt needed), or
+        torchvision's by name, which may download: "torchvision:IMAGENET1K_V1", "VGG16_Weights.IMAGENET1K_V1", or
+        "torchvision" for its default.
+    normalisation: for a file that does not say; otherwise it follows from the source:
+        our own checkpoints hold it; torchvision's weights, by name or as the file that torchvision downloads, state
+        it; a .caffemodel has Caffe's; any other file is taken to be made for the input of the backbone's constructor.
+
+    float16 is read as float32. Tensors of the file that the backbone has no use for (an ImageNet classifier) are left
+    out; layers that the backbone does not take from published weights (a new RoI network) keep their values.
+    InputError: the source cannot be read or does not fit. Nothing of the backbone is changed then.
+    """
+    found = _read(backbone, str(source))
+    ours = backbone.state_dict()
+    _check(str(source), ours, found)
+    with torch.no_grad():
+        for name, theirs in found.names.items():
+            ours[name].copy_(found.tensors[theirs].reshape(ours[name].shape))
+    stated = normalisation or found.normalisation
+    if stated is not None:
+        backbone.normalisation = stated
+
+
+def _read(backbone: Backbone, source: str) -> _Found:
+    if TORCHVISION_NAME.fullmatch(source):
+        return _read_torchvision(backbone, source)
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(
+            f"{source}: no such file of weights; give a .safetensors, .pth or .caffemodel file, "
+            "or torchvision:NAME for torchvision's"
+        )
+    if path.suffix == ".caffemodel":
+        return _read_caffe(backbone, path)
+    tensors = _strip(_tensors(path))
+    if "input_order" in tensors:  # saved by us
+        return _Found(tensors, {name: name for name in backbone.state_dict()})
+    return _Found(tensors, _published_names(backbone, source), _stated_by_torchvision(backbone, path.name))
+
+
+def _published_names(backbone: Backbone, source: str) -> dict[str, str]:
+    """Our name -> torchvision's, of every tensor that torchvision's weights hold."""
+    prefixes = backbone.pretrained.names
+    if not prefixes:
+        raise InputError(
+            f"{source}: this backbone has no weights in torchvision's layout; "
+            "give a checkpoint of this program" + (" or a .caffemodel" if backbone.pretrained.caffe else "")
+        )
+    matches = ((name, prefix) for name in backbone.state_dict() for prefix in prefixes if name.startswith(prefix))
+    return {name: prefixes[prefix] + name.removeprefix(prefix) for name, prefix in matches}
+
+
+# Files
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a .safetensors or a pickled state dict, on the CPU."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on how the file was written: what matters to us is said below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: not a plain state dict: it is damaged, or holds Python objects, which are not loaded since they "
+            "can run code; save its state_dict() alone with torch.save or as .safetensors"
+        ) from error
+    except Exception as error:  # reading a damaged pickle may raise anything
+        raise InputError(f"{path}: cannot be read as weights ({_first_line(error)}); download it again") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    tensors = (
+        {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if isinstance(content, dict)
+        else {}
+    )
+    if not tensors:
+        raise InputError(f"{path}: holds no named tensors; give a state dict (name -> tensor)")
+    return tensors
+
+
+def _strip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefix that saving a whole detector ("backbone.") or from several devices ("module.") adds."""
+    prefix = next(
+        (p for p in ("module.backbone.", "backbone.", "module.") if any(k.startswith(p) for k in tensors)), ""
+    )
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+# torchvision
+
+
+def _read_torchvision(backbone: Backbone, source: str) -> _Found:
+    weights = _torchvision_weights(backbone, source)
+    try:
+        tensors = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"{source}: could not be downloaded from {weights.url} ({_first_line(error)}); "
+            "fetch that file yourself and give its path"
+        ) from error
+    return _Found(tensors, _published_names(backbone, source), _input_of(weights))
+
+
+def _torchvision_weights(backbone: Backbone, source: str) -> Any:
+    model = backbone.pretrained.torchvision
+    if not model:
+        raise InputError(f"{source}: torchvision has no weights for this backbone; give a file")
+    known = get_model_weights(model)
+    found = TORCHVISION_NAME.fullmatch(source)
+    name = (found and (found["name"] or found["member"])) or "DEFAULT"
+    member = known.__members__.get(name.removeprefix(f"{known.__name__}."))
+    if member is None:
+        raise InputError(
+            f"{source}: torchvision has no such weights for {model}; it has {', '.join(known.__members__)}"
+        )
+    return member
+
+
+def _stated_by_torchvision(backbone: Backbone, file: str) -> Normalisation | None:
+    """The input of a file that has the name under which torchvision publishes it ("vgg16-397923af.pth")."""
+    if not backbone.pretrained.torchvision:
+        return None
+    known = get_model_weights(backbone.pretrained.torchvision)
+    return next((_input_of(weights) for weights in known if weights.url.endswith(f"/{file}")), None)
+
+
+def _input_of(weights: Any) -> Normalisation:
+    preset = weights.transforms()
+    return Normalisation.unit(preset.mean, preset.std)
+
+
+# Caffe
+
+
+def _read_caffe(backbone: Backbone, path: Path) -> _Found:
+    layers = backbone.pretrained.caffe
+    if not layers:
+        raise InputError(f"{path}: there is no Caffe model for this backbone; give a .safetensors or .pth file")
+    modules = (
+        name
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and backbone.pretrained.covers(f"{name}.")
+    )
+    names = {
+        f"{module}.{kind}": f"{layer}.{kind}"
+        for module, layer in zip(modules, layers, strict=True)
+        for kind in ("weight", "bias")
+    }
+    return _Found(_caffe_tensors(path, layers), names, backbone.pretrained.caffe_input)
+
+
+def _caffe_tensors(path: Path, layers: Sequence[str]) -> dict[str, Tensor]:
+    """The weights and biases of a .caffemodel's named layers; those that it does not have are left out."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise InputError(f"{path}: reading a .caffemodel needs OpenCV; pip install 'ohem[proposals]'") from error
+    try:
+        net = cv2.dnn.readNetFromCaffe(_prototxt(layers), np.fromfile(path, np.uint8))
+    except (cv2.error, OSError) as error:
+        raise InputError(f"{path}: is not a .caffemodel, or is cut short; download it again") from error
+    tensors = {}
+    for layer, (i, kind) in ((layer, p) for layer in layers for p in enumerate(("weight", "bias"))):
+        try:
+            tensors[f"{layer}.{kind}"] = torch.from_numpy(net.getParam(layer, i).copy())
+        except cv2.error:  # a layer without these
+            continue
+    return tensors
+
+
+def _prototxt(layers: Iterable[str]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The least description that makes OpenCV keep the tensors of these layers, of any shape: it is never run.
+
+    All are declared convolutions, fully connected ones as well, since OpenCV hands out a convolution's as they are.
+    """
+    data = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }'
+    conv = 'layer {{ name: "{0}" type: "Convolution" bottom: "data" top: "{0}" convolution_param {{ {1} }} }}'
+    lines = chain([data], (conv.format(layer, "num_output: 1 kernel_size: 1") for layer in layers))
+    return np.frombuffer("\n".join(lines).encode(), np.uint8)
+
+
+# Checks
+
+
+def _check(source: str, ours: Mapping[str, Tensor], found: _Found) -> None:
+    """InputError unless every tensor that we need is there, of the right shape and finite."""
+    missing, other, bad = [], [], []
+    for name, theirs in found.names.items():
+        tensor, want = found.tensors.get(theirs), tuple(ours[name].shape)
+        if tensor is None:
+            missing.append(theirs)
+        elif _squeezed(tensor.shape) != _squeezed(want):
+            other.append(f"{theirs} {tuple(tensor.shape)} instead of {want}")
+        elif not tensor.isfinite().all():
+            bad.append(theirs)
+    faults = (("missing", missing), ("of another shape", other), ("with values that are not finite", bad))
+    said = [f"{len(items)} {fault}: {_some(items)}" for fault, items in faults if items]
+    if said:
+        raise InputError(
+            f"{source}: does not fit the backbone; of {len(found.names)} tensors {'; '.join(said)}; "
+            "give weights made for this network, or choose the backbone that they were made for"
+        )
+
+
+def _squeezed(shape: Iterable[int]) -> tuple[int, ...]:
+    """Without leading and trailing ones: old Caffe files hold a bias as 1 x 1 x 1 x N, OpenCV gives it as N x 1."""
+    return tuple(n for n in shape if n != 1)
+
+
+def _some(items: Sequence[str], show: int = 3) -> str:
+    more = len(items) - show
+    return ", ".join(items[:show]) + (f" and {more} more" if more > 0 else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,1 @@
+"""Metrics: pure functions over iterables of predictions and targets."""

@@ -1,0 +1,175 @@
+"""Average precision as the PASCAL VOC devkit computes it, the figure of all the paper's VOC tables.
+
+D: detections of an image   G: ground-truth boxes of an image   K: classes, labelled 1..K
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Metric = Literal["voc07", "voc10"]
+
+
+@dataclass(frozen=True)
+class VOCResult:
+    """The score of a data set; AP and mAP in percent, the curves as fractions.
+
+    A class without ground truth has `npos` 0 and an AP and recall of NaN, and is left out of `map`; `map` is NaN where
+    that is so of every class. `recall[name]` and `precision[name]` have one entry per detection of the class, best
+    score first.
+    """
+
+    map: float
+    ap: dict[str, float]
+    npos: dict[str, int]
+    recall: dict[str, Floats]
+    precision: dict[str, Floats]
+    images: int
+    metric: Metric
+    iou: float
+
+
+class _Matches(NamedTuple):
+    """Detections with the ground-truth box (of the same class) that each overlaps most."""
+
+    scores: Floats
+    labels: Ints
+    overlaps: Floats  # 0 where the image has no box of the class
+    boxes: Ints  # index into all ground-truth boxes; meaningless where overlaps is 0
+
+
+def evaluate(
+    predictions: Iterable[Mapping[str, Any]],
+    targets: Iterable[Mapping[str, Any]],
+    iou: float = 0.5,
+    metric: Metric = "voc07",
+    *,
+    classes: Sequence[str],
+) -> VOCResult:
+    """Score detections against ground truth, class by class, as the devkit does.
+
+    Args:
+        predictions: per image a mapping of boxes `[D, 4]`, scores `[D]` and labels `[D]`, tensors or arrays.
+        targets: aligned with it, a mapping of boxes `[G, 4]`, labels `[G]` and ignore `[G]` (none if absent). A
+            detection that falls to a box with `ignore` (VOC's `difficult`) counts neither way.
+        iou: a detection is right if its IoU exceeds this strictly.
+        metric: "voc07" is the 11-point mean, "voc10" the area under the monotone curve.
+        classes: names of the labels 1..K.
+
+    Raises:
+        ValueError: predictions and targets differ in number, an image's fields differ in length, a label is not in
+            1..K, a score is NaN, or the metric is unknown.
+    """
+    matches, labels, ignore, images = _match_all(predictions, targets, len(classes))
+    ap, npos, recall, precision = {}, {}, {}, {}
+    for label, name in enumerate(classes, start=1):
+        of_class = _Matches(*(field[matches.labels == label] for field in matches))
+        npos[name] = int(np.count_nonzero((labels == label) & ~ignore))
+        recall[name], precision[name] = _curve(of_class, ignore, npos[name], iou)
+        ap[name] = 100 * average_precision(recall[name], precision[name], metric) if npos[name] else float("nan")
+    known = [value for name, value in ap.items() if npos[name]]
+    mean = float(np.mean(known)) if known else float("nan")
+    return VOCResult(mean, ap, npos, recall, precision, images, metric, iou)
+
+
+def average_precision(recall: npt.ArrayLike, precision: npt.ArrayLike, metric: Metric = "voc07") -> float:
+    """AP in [0, 1] of a curve: recall and precision `[D]`, best score first. A precision of NaN counts as 0."""
+    recall, precision = np.asarray(recall, np.float64), np.nan_to_num(np.asarray(precision, np.float64))
+    if metric == "voc07":
+        # The devkit's own steps, 0.30000000000000004 and all: a recall of 3/10 does not reach the fourth.
+        steps = np.arange(0.0, 1.1, 0.1)
+        return float(np.mean([precision[recall >= step].max(initial=0.0) for step in steps]))
+    if metric == "voc10":
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
+    raise ValueError(f'the metric {metric!r} is unknown: choose "voc07" or "voc10"')
+
+
+def _curve(matches: _Matches, ignore: Bools, npos: int, iou: float) -> tuple[Floats, Floats]:
+    """Recall and precision `[D]` of one class."""
+    order = np.argsort(-matches.scores, kind="stable")
+    hit, box = matches.overlaps[order] > iou, matches.boxes[order]
+    ignored = hit.copy()
+    ignored[hit] = ignore[box[hit]]
+    right = np.zeros(len(order), dtype=bool)
+    claims = np.flatnonzero(hit & ~ignored)
+    right[claims[np.unique(box[claims], return_index=True)[1]]] = True  # the best-scored claim on each box
+    true, false = np.cumsum(right), np.cumsum(~right & ~ignored)
+    recall = true / npos if npos else np.full(len(order), np.nan)
+    return recall, true / np.maximum(true + false, 1)
+
+
+def _match_all(
+    predictions: Iterable[Mapping[str, Any]], targets: Iterable[Mapping[str, Any]], classes: int
+) -> tuple[_Matches, Ints, Bools, int]:
+    """All detections matched; label and ignore of all ground-truth boxes; the number of images."""
+    found = [_Matches(np.zeros(0), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))]
+    labels, ignores, first, images = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)], 0, 0
+    for prediction, target in zip_longest(predictions, targets):
+        if prediction is None or target is None:
+            few, many = ("predictions", "targets") if prediction is None else ("targets", "predictions")
+            raise ValueError(
+                f"there are more {many} than {few}, of which there are {images}: give one of each per image"
+            )
+        where = f"image {images}"
+        boxes, scores, label = _fields(prediction, f"the prediction of {where}", "scores", classes)
+        true_boxes, ignore, true_label = _fields(target, f"the target of {where}", "ignore", classes)
+        overlaps, best = _best_overlap(boxes, label, true_boxes, true_label)
+        found.append(_Matches(scores, label, overlaps, best + first))
+        labels.append(true_label)
+        ignores.append(ignore != 0)
+        first += len(true_label)
+        images += 1
+    return (
+        _Matches(*map(np.concatenate, zip(*found, strict=True))),
+        np.concatenate(labels),
+        np.concatenate(ignores),
+        images,
+    )
+
+
+def _fields(item: Mapping[str, Any], where: str, extra: str, classes: int) -> tuple[Floats, Floats, Ints]:
+    """Boxes `[N, 4]`, the extra field `[N]` and labels `[N]` of one image, checked."""
+    boxes, labels = _array(item["boxes"]).reshape(-1, 4), _array(item["labels"]).astype(np.int64)
+    values = np.zeros(len(labels)) if extra == "ignore" and extra not in item else _array(item[extra])
+    if not len(boxes) == len(labels) == len(values):
+        raise ValueError(
+            f"{where} has {len(boxes)} boxes, {len(labels)} labels and {len(values)} {extra}: they must agree"
+        )
+    if np.any((labels < 1) | (labels > classes)):
+        raise ValueError(f"{where} has a label outside 1..{classes}: labels count from 1, in the order of `classes`")
+    if np.isnan(values).any():
+        raise ValueError(f"{where} has a NaN among its {extra}: it cannot be ranked")
+    return boxes, values, labels
+
+
+def _best_overlap(boxes: Floats, labels: Ints, true_boxes: Floats, true_labels: Ints) -> tuple[Floats, Ints]:
+    """IoU `[D]` with, and index `[D]` of, the box of the same class that each detection overlaps most."""
+    if not len(true_boxes):
+        return np.zeros(len(boxes)), np.zeros(len(boxes), np.int64)
+    corner1 = np.maximum(boxes[:, None, :2], true_boxes[None, :, :2])
+    corner2 = np.minimum(boxes[:, None, 2:], true_boxes[None, :, 2:])
+    shared = (corner2 - corner1).clip(min=0).prod(axis=-1)
+    area, true_area = ((b[:, 2:] - b[:, :2]).clip(min=0).prod(axis=-1) for b in (boxes, true_boxes))
+    union = area[:, None] + true_area[None] - shared
+    iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    iou[labels[:, None] != true_labels[None]] = 0
+    best = iou.argmax(axis=1)
+    return np.take_along_axis(iou, best[:, None], axis=1)[:, 0], best
+
+
+def _array(values: Any) -> Floats:
+    """float64 on the CPU, from a tensor of any kind (bfloat16 too), an array or a list."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().to("cpu", torch.float64).numpy()
+    return np.asarray(values, np.float64)

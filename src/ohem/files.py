@@ -1,0 +1,16 @@
+"""Files that are never half-written: written beside and renamed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write to; renames it to `path` if all goes well, removes it if not."""
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,50 @@
+"""The detection loss of Fast R-CNN (paper, section 3.1), per RoI and over a mini-batch.
+
+Shapes: R: RoIs   K: foreground classes
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ohem.rois import RoIs
+
+
+def roi_losses(scores: Tensor, deltas: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
+    """Classification and box-regression loss of each RoI.
+
+    Args:
+        scores: (R, K + 1) logits.
+        deltas: (R, K + 1, 4) normalised box regressions, one per class.
+        rois: the R RoIs that they belong to.
+
+    Returns:
+        `loss_classifier` (R,): log loss, from `log_softmax` in float32 so that the hardest RoIs do not tie, 0 where the
+        label is -1; `loss_box_reg` (R,): smooth L1 (beta 1) summed over the four coordinates, 0 but for foreground.
+    """
+    loss_classifier = functional.cross_entropy(scores.float(), rois.labels, reduction="none", ignore_index=-1)
+    own = deltas.float()[torch.arange(len(rois), device=deltas.device), rois.labels.clamp(min=0)]
+    loss_box_reg = functional.smooth_l1_loss(own, rois.targets, reduction="none").sum(dim=1)
+    return loss_classifier, torch.where(rois.foreground, loss_box_reg, 0)
+
+
+def detection_loss(scores: Tensor, deltas: Tensor, rois: RoIs, chosen: Tensor | None = None) -> dict[str, Tensor]:
+    """Mean losses over the RoIs trained on, background included; the two add up to the loss of the paper (weights 1:1).
+
+    Args:
+        scores, deltas, rois: as for `roi_losses`.
+        chosen: int64 indices of the RoIs to train on; the losses of the others are set to 0. None: all of them.
+
+    Returns:
+        `loss_classifier` and `loss_box_reg`, scalars, divided by the actual number of RoIs trained on; 0 (with a graph)
+        where there is none.
+    """
+    weight = torch.ones(len(rois), device=scores.device)
+    if chosen is not None:
+        weight = torch.zeros_like(weight).index_fill_(0, chosen, 1)
+    classifier, box_reg = roi_losses(scores, deltas, rois)
+    count = weight.sum().clamp(min=1)
+    return {
+        "loss_classifier": (classifier * weight).sum() / count,
+        "loss_box_reg": (box_reg * weight).sum() / count,
+    }

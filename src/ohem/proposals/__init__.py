@@ -1,0 +1,1 @@
+"""Region proposals: selective search, its cache on disk, and the original release's `.mat` files."""

@@ -1,0 +1,61 @@
+"""Selective search by OpenCV: the proposals of the paper's experiments, without MATLAB.
+
+Runs in the workers of `generate`, so nothing here may import torch (690 MB a process instead of 60-90).
+"""
+
+import ctypes
+import threading
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ohem.errors import InputError
+from ohem.proposals.filtering import distinct_and_large
+
+Mode = Literal["fast", "quality"]
+
+_libc_rand = threading.Lock()
+
+
+def opencv() -> Any:
+    """The module cv2 with its contributed part. Raises InputError where it is not installed."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise InputError('selective search needs OpenCV: pip install "ohem[proposals]"') from error
+    if not hasattr(cv2, "ximgproc"):
+        raise InputError(
+            "selective search needs cv2.ximgproc, which this OpenCV lacks: remove the other opencv-python packages, "
+            'then pip install --force-reinstall "ohem[proposals]"'
+        )
+    return cv2
+
+
+def check_mode(mode: str) -> None:
+    """Raise InputError unless `mode` is one that selective search has."""
+    if mode not in get_args(Mode):
+        raise InputError(f"selective search has no mode {mode!r}: use fast or quality")
+
+
+def selective_search(image: NDArray[np.uint8], mode: Mode = "fast", seed: int = 0) -> NDArray[np.float32]:
+    """Object proposals of one image, in OpenCV's order, a function of (image, mode, seed) only.
+
+    image: uint8 (H, W, 3) in **BGR**, as cv2.imread gives it: RGB gives other boxes.
+    Returns float32 (P, 4), [x1, y1, x2, y2] in pixels, exclusive end, distinct, both sides above 2 px; P may be 0.
+    Raises InputError for another kind of array, an unknown mode, or OpenCV without ximgproc.
+    """
+    check_mode(mode)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise InputError(f"selective search takes uint8 [H, W, 3] images, not {image.dtype} {list(image.shape)}")
+    search = opencv().ximgproc.segmentation.createSelectiveSearchSegmentation()
+    search.setBaseImage(image)
+    if mode == "fast":
+        search.switchToSelectiveSearchFast()
+    else:
+        search.switchToSelectiveSearchQuality()
+    with _libc_rand:  # OpenCV orders the boxes by C's rand(), which all threads of a process share
+        ctypes.CDLL(None).srand(ctypes.c_uint(seed + 1))  # glibc takes 0 for 1
+        found = np.asarray(search.process(), dtype=np.float32).reshape(-1, 4)
+    found[:, 2:] += found[:, :2]  # x, y, w, h -> exclusive corners
+    return distinct_and_large(found)

@@ -1,0 +1,120 @@
+"""From a recipe to the things it describes: data, proposals, sampler, detector, optimizer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ohem.data.loader import Examples
+from ohem.data.voc import VOCDetection
+from ohem.detection.backbones import BACKBONES, init_head
+from ohem.detection.fast_rcnn import FastRCNN
+from ohem.detection.weights import load_weights
+from ohem.errors import InputError
+from ohem.proposals.generate import cache_path, generate
+from ohem.proposals.matlab import read_mat
+from ohem.rois import match, target_statistics
+from ohem.samplers import AllSampler, OHEMSampler, RandomSampler, RoISampler
+from ohem.training.recipes import DataConfig, ProposalConfig, Recipe, SamplerConfig, SolverConfig
+
+
+def build_data(sources: Sequence[str], classes: Sequence[str], option: str) -> VOCDetection:
+    """The data set of `sources`; `classes` () takes the names found. `option` is what the remedy names."""
+    if not sources:
+        raise InputError(f"no data set is given: name one with {option} FOLDER:SPLIT")
+    return VOCDetection(sources, classes or None)
+
+
+def build_proposals(data: VOCDetection, config: ProposalConfig) -> Mapping[str, Any]:
+    """Image id -> (P, 4) boxes: selective search, cached per source and made where missing, or the given .mat files."""
+    if config.files:
+        return _from_mat(data, config.files)
+    found: dict[str, Any] = {}
+    for source in data.sources:
+        names = data.ids[source.indices]
+        path = cache_path(source.folder, source.split, config.mode)
+        if config.folder is not None:
+            path = Path(config.folder) / f"{source.folder.resolve().name}.{path.name}"
+        images = {
+            stem: data.path(i) for stem, i in zip(source.ids, range(*source.indices.indices(len(data))), strict=True)
+        }
+        cached = generate(images, path, mode=config.mode, seed=config.seed, jobs=config.jobs)
+        found |= {name: cached[stem] for name, stem in zip(names, source.ids, strict=True)}
+    return found
+
+
+def _from_mat(data: VOCDetection, files: Sequence[str]) -> Mapping[str, Any]:
+    stems = {
+        name: stem for source in data.sources for name, stem in zip(data.ids[source.indices], source.ids, strict=True)
+    }
+    boxes = {stem: found for file in files for stem, found in read_mat(Path(file)).items()}
+    missing = [stem for stem in stems.values() if stem not in boxes]
+    if missing:
+        raise InputError(
+            f"{', '.join(files)} has no proposals of {len(missing)} images, the first is {missing[0]}: "
+            "name the .mat files of every split with --proposals.files"
+        )
+    return {name: boxes[stem] for name, stem in stems.items()}
+
+
+def build_examples(data: VOCDetection, proposals: Mapping[str, Any], recipe: Recipe) -> Examples:
+    """Images with proposals at the scale of the recipe."""
+    return Examples(data, proposals, short=recipe.data.short, long=recipe.data.long, top=recipe.proposals.top)
+
+
+def build_sampler(config: SamplerConfig) -> RoISampler:
+    """The strategy that the recipe names."""
+    if config.name == "all":
+        return AllSampler()
+    if config.name == "random":
+        return RandomSampler(config.batch_size, config.fg_fraction, bg_iou=(config.bg_lo, 0.5))
+    nms_iou = config.nms_iou if config.nms_iou < 1 else None
+    return OHEMSampler(config.batch_size, nms_iou, config.per_image, config.suppress)
+
+
+def build_model(recipe: Recipe, sampler: RoISampler) -> FastRCNN:
+    """The detector as constructed, with random weights; `initialise` fills it."""
+    backbone = BACKBONES[recipe.model.backbone]()
+    return FastRCNN(backbone, len(recipe.data.classes) + 1, sampler, implementation=recipe.model.implementation)
+
+
+def initialise(model: FastRCNN, examples: Examples, recipe: Recipe) -> None:
+    """What a new run starts from: pre-trained weights, the scale of a new head, the statistics of the box targets."""
+    if recipe.model.weights is not None:
+        load_weights(model.backbone, recipe.model.weights)
+    init_head(model.backbone, [examples[i].image for i in range(min(len(examples), 8))])
+    if recipe.model.box_normalisation == "empirical":
+        mean, std = target_statistics(
+            (
+                match([e.proposals], [e.target], mean=[0.0] * 4, std=[1.0] * 4)
+                for e in map(examples.__getitem__, range(len(examples)))
+            ),
+            model.num_classes,
+        )
+        model.box_mean.copy_(mean)
+        model.box_std.copy_(std)
+
+
+def build_optimizer(model: nn.Module, config: SolverConfig) -> torch.optim.SGD:
+    """SGD in which biases learn `bias_lr` times as fast and do not decay (the authors' prototxt)."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for name, p in trained if not name.endswith("bias")], "factor": 1.0},
+        {"params": [p for name, p in trained if name.endswith("bias")], "factor": config.bias_lr, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def learning_rate(config: SolverConfig, step: int) -> float:
+    """Of weights at `step`: step decay, with a linear warm-up."""
+    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    return config.lr * warm * config.gamma ** (step // config.decay_every)
+
+
+def with_classes(recipe: Recipe, classes: Sequence[str]) -> Recipe:
+    """The recipe with the class names that the training data gave."""
+    data: DataConfig = replace(recipe.data, classes=tuple(classes))
+    return replace(recipe, data=data)

@@ -1,0 +1,44 @@
+"""Checkpoints: written beside and renamed, the one before kept, so that whatever moment a run dies at, one is whole."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ohem.errors import InputError
+from ohem.files import replacing
+
+NAME = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
+
+
+def save(run: Path, state: dict[str, Any]) -> None:
+    """Writes `state` as the newest checkpoint of the folder `run`; the newest so far becomes the previous one."""
+    newest = run / NAME
+    with replacing(newest) as beside:
+        torch.save(state, beside)
+        if newest.exists():
+            newest.replace(run / PREVIOUS)
+
+
+def load(run: Path) -> dict[str, Any] | None:
+    """The newest whole checkpoint of the folder `run`, on the CPU; None if it has none.
+
+    A damaged one gives way, with a warning, to the one before.
+
+    Raises:
+        InputError: there are checkpoints, but none is whole.
+    """
+    present = [run / name for name in (NAME, PREVIOUS) if (run / name).exists()]
+    for path in present:
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # noqa: BLE001  torch raises a dozen types for a damaged file
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            warnings.warn(f"{path} is damaged ({first}): falling back to the checkpoint before it", stacklevel=2)
+        else:
+            return state
+    if present:
+        raise InputError(f"{run} has no whole checkpoint, {present[0].name} is damaged: remove it to start anew")
+    return None

@@ -1,0 +1,71 @@
+"""Detections in pictures of the person's own: drawn, and as JSON."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_fabric import Fabric
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from ohem.data.image import read_image
+from ohem.data.loader import Example, prepare
+from ohem.detection.draw import draw_detections
+from ohem.errors import InputError
+from ohem.files import replacing
+from ohem.proposals.selective_search import selective_search
+from ohem.training.evaluate import detect, load_detector
+from ohem.training.recipes import Recipe
+from ohem.training.runs import read_run
+
+NAME = "detections.json"
+
+
+def detect_files(run: Path, files: Sequence[Path], out: Path, score: float) -> None:
+    """Detects in `files` with the newest checkpoint of `run`; writes pictures and detections.json into `out`.
+
+    The JSON is a list with, per file, `image`, `boxes` ([x1, y1, x2, y2] in pixels), `labels` (names) and `scores`,
+    best first; the pictures, named as the files, show those of at least `score`.
+
+    Raises:
+        InputError: no file is given, one cannot be read, or two have the same name.
+    """
+    if not files:
+        raise InputError("no picture is given: name the files behind the run")
+    names = [f"{path.stem}.jpg" for path in files]
+    twice = next((path for path, name in zip(files, names, strict=True) if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{twice} shares its name with another picture: detect in them one folder at a time")
+    images = [read_image(path) for path in files]
+    model, recipe, _ = load_detector(run, Fabric(accelerator=read_run(run).run.accelerator, devices=1))
+    out.mkdir(parents=True, exist_ok=True)
+    examples = [_example(str(path), image, recipe) for path, image in zip(files, images, strict=True)]
+    entries = []
+    for name, path, image, found in zip(names, files, images, detect(model, examples), strict=True):
+        labels = [recipe.data.classes[i - 1] for i in found["labels"].tolist()]
+        entries.append(
+            {"image": str(path), "boxes": found["boxes"].tolist(), "labels": labels, "scores": found["scores"].tolist()}
+        )
+        save_picture(draw_found(image, found, recipe.data.classes, score), out / name)
+        print(f"{out / name}: {int((found['scores'] >= score).sum())} objects")
+    with replacing(out / NAME) as beside:
+        beside.write_text(json.dumps(entries, indent=1) + "\n")
+
+
+def draw_found(image: Tensor, found: dict[str, Tensor], classes: Sequence[str], score: float) -> Tensor:
+    """`image` uint8 (3, H, W) with the detections of at least `score`."""
+    shown = found["scores"] >= score
+    names = [classes[i - 1] for i in found["labels"][shown].tolist()]
+    return draw_detections(image, found["boxes"][shown], names, found["scores"][shown].tolist())
+
+
+def save_picture(picture: Tensor, path: Path) -> None:
+    """Writes uint8 (3, H, W) as a JPEG file."""
+    with replacing(path) as beside:
+        to_pil_image(picture).save(beside, format="JPEG", quality=92)
+
+
+def _example(name: str, image: Tensor, recipe: Recipe) -> Example:
+    bgr = image.flip(0).permute(1, 2, 0).contiguous().numpy()
+    boxes = selective_search(bgr, recipe.proposals.mode, recipe.proposals.seed)[: recipe.proposals.top]
+    return prepare(name, image, boxes, short=recipe.data.short, long=recipe.data.long)

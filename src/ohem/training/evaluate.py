@@ -1,0 +1,122 @@
+"""What became of a run: its detector, its detections, its mAP, and its loss over all RoIs."""
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from ohem.data.loader import Example, Examples
+from ohem.detection.fast_rcnn import FastRCNN
+from ohem.errors import InputError
+from ohem.evaluation.voc import VOCResult, evaluate
+from ohem.files import replacing
+from ohem.rois import IGNORE, match
+from ohem.samplers import AllSampler
+from ohem.training import checkpoint
+from ohem.training.build import build_data, build_examples, build_model, build_proposals
+from ohem.training.recipes import Recipe
+from ohem.training.runs import read_run
+
+
+def load_detector(run: Path, fabric: Fabric) -> tuple[FastRCNN, Recipe, int]:
+    """The detector of a run in eval mode, its recipe, and the step of its newest checkpoint.
+
+    Raises:
+        InputError: the folder is not a run, or has no checkpoint.
+    """
+    recipe = read_run(run)
+    state = checkpoint.load(run)
+    if state is None:
+        raise InputError(f"{run} has no checkpoint yet: let `ohem train` reach its first (run.checkpoint_every)")
+    model = build_model(recipe, AllSampler())
+    model.load_state_dict(state["model"])
+    model.eval().to(fabric.device)
+    return model, recipe, state["step"]
+
+
+@torch.inference_mode()
+def detect(model: FastRCNN, examples: Iterable[Example]) -> Iterator[dict[str, Tensor]]:
+    """Per image its detections on the CPU, boxes in pixels of the image as it was before it was resized."""
+    device = model.box_mean.device
+    for example in examples:
+        found = model([example.image.to(device)], [example.proposals.to(device)])[0]
+        found = {name: value.cpu() for name, value in found.items()}
+        yield {**found, "boxes": found["boxes"] / example.scale}
+
+
+@torch.inference_mode()
+def mean_loss(model: FastRCNN, examples: Iterable[Example]) -> float:
+    """Mean loss per RoI over all RoIs of `examples`, whichever are trained on (paper, figure 3); dropout is off."""
+    device, total, count = model.box_mean.device, 0.0, 0
+    for example in examples:
+        features = model.backbone([example.image.to(device)])
+        target = {name: value.to(device) for name, value in example.target.items()}
+        rois = match([example.proposals.to(device)], [target], mean=model.box_mean, std=model.box_std)
+        losses = model.read_only_losses(features, rois)[rois.labels != IGNORE]
+        total, count = total + float(losses.double().sum()), count + len(losses)
+    return total / max(count, 1)
+
+
+def evaluate_run(
+    run: Path, sources: Sequence[str] = (), metric: Literal["voc07", "voc10"] = "voc07", loss: bool = False
+) -> dict[str, Any]:
+    """Evaluates the newest checkpoint of `run` on `sources` (its test data if empty) and writes RUN/eval.json.
+
+    `loss` adds the mean loss over all RoIs of the training images.
+    """
+    recipe = read_run(run)
+    fabric = Fabric(accelerator=recipe.run.accelerator, devices=1)
+    model, recipe, step = load_detector(run, fabric)
+    data = build_data(sources or recipe.data.test, recipe.data.classes, "--data.test")
+    examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
+    started = time.perf_counter()
+    found = list(detect(model, _shown(examples, "evaluating")))
+    seconds = time.perf_counter() - started
+    targets = [data.target(i) for i in range(len(data))]
+    result = evaluate(found, targets, metric=metric, classes=data.classes)
+    report: dict[str, Any] = {
+        "metric": metric,
+        "map": _or_null(result.map),
+        "ap": {name: _or_null(value) for name, value in result.ap.items()},
+        "images": len(data),
+        "step": step,
+        "seconds_per_image": seconds / max(len(data), 1),
+    }
+    if loss:
+        trained = build_data(recipe.data.train, recipe.data.classes, "--data.train")
+        shown = build_examples(trained, build_proposals(trained, recipe.proposals), recipe)
+        report["loss_all_rois"] = mean_loss(model, _shown(shown, "loss over all RoIs"))
+    with replacing(run / "eval.json") as beside:
+        beside.write_text(json.dumps(report, indent=2) + "\n")
+    print_result(result, metric)
+    return report
+
+
+def print_result(result: VOCResult, metric: str) -> None:
+    """Per-class table on standard output."""
+    table = Table("class", "objects", f"AP ({metric})")
+    for name, value in result.ap.items():
+        table.add_row(name, str(result.npos[name]), f"{value:.1f}")
+    table.add_section()
+    table.add_row("mean", str(sum(result.npos.values())), f"{result.map:.1f}", style="bold")
+    Console().print(table)
+
+
+def _or_null(value: float) -> float | None:
+    """JSON has no NaN, which stands for a class without ground truth."""
+    return None if math.isnan(value) else value
+
+
+def _shown(examples: Examples, description: str) -> Iterator[Example]:
+    return iter(
+        track((examples[i] for i in range(len(examples))), description, len(examples), console=Console(stderr=True))
+    )

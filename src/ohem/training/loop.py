@@ -1,0 +1,253 @@
+"""The training loop: SGD over mini-batches, on any device and number of processes, by Fabric.
+
+Data order, flips, sampling and dropout are functions of (seed, step), so a resumed run is the run that never stopped.
+"""
+
+import json
+import math
+import signal
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ohem.data.loader import Example, Examples, TrainingExamples, as_list, positions, seed_of
+from ohem.detection.fast_rcnn import FastRCNN
+from ohem.errors import InputError
+from ohem.files import replacing
+from ohem.recording import Recorder
+from ohem.training import checkpoint
+from ohem.training.build import build_model, build_optimizer, build_sampler, initialise, learning_rate
+from ohem.training.metrics import MetricsLog, ProgressBar
+from ohem.training.recipes import Recipe, RunConfig
+
+# Seeds of one run that must not meet: `Examples` uses streams 0 and 1.
+INITIAL, STEP = 2, 3
+
+
+class Stopped(Exception):
+    """Training was stopped by a signal, and its checkpoint is written."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name} after step {step}; the same line goes on from there"
+        )
+        self.signum = signum
+
+
+def launch(config: RunConfig) -> Fabric:
+    """Fabric on the devices of `config`, with its processes started."""
+    devices: int | str = int(config.devices) if config.devices.isdigit() else config.devices
+    if devices == "auto" and config.accelerator == "cpu":
+        devices = 1
+    with warnings.catch_warnings():
+        # Fabric tells of GPUs that are there but not asked for, which the person has just decided.
+        warnings.simplefilter("ignore")
+        fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=config.precision)
+        fabric.launch()
+    return fabric
+
+
+def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None:
+    """Trains `recipe` into the folder `run`, from its newest checkpoint if it has one.
+
+    Args:
+        recipe: with `data.classes` filled in.
+        run: an existing folder; gets `metrics.csv` and the checkpoints.
+        examples: the training images with their proposals.
+
+    Raises:
+        InputError: the loss is not finite, or the number of processes does not divide the images of a step.
+        Stopped: SIGTERM or SIGINT came; the checkpoint is written.
+    """
+    solver = recipe.solver
+    if solver.images % fabric.world_size:
+        raise InputError(
+            f"--solver.images {solver.images} cannot be shared by {fabric.world_size} processes: choose a multiple"
+        )
+    Trainer(recipe, run, examples, fabric).run_to(solver.steps)
+
+
+class Trainer:
+    """The state of a run: model, optimizer and step."""
+
+    def __init__(self, recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None:
+        self.recipe, self.run, self.examples, self.fabric = recipe, run, examples, fabric
+        self.recorder = Recorder(build_sampler(recipe.sampler))
+        torch.manual_seed(seed_of(recipe.solver.seed, INITIAL))
+        model = build_model(recipe, self.recorder)
+        state = checkpoint.load(run)
+        if state is None:
+            initialise(model, examples, recipe)
+        else:
+            model.load_state_dict(state["model"])
+        self.detector: FastRCNN = model
+        self.model, self.optimizer = fabric.setup(model, build_optimizer(model, recipe.solver))
+        self.step = 0
+        if state is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+            fabric.strategy.precision.load_state_dict(state["precision"])
+            self.step = state["step"]
+
+    def run_to(self, last: int) -> None:
+        """Trains up to step `last`, logging and saving as the recipe says."""
+        settings, main = self.recipe.run, self.fabric.is_global_zero
+        bar = ProgressBar(self.step, last, self.recipe.solver.images, main)
+        with _signals() as received, bar, MetricsLog(self.run, self.step) if main else nullcontext() as log:
+            window = Window()
+            for batch in self._batches(last):
+                logged = (self.step + 1) % settings.log_every == 0 or self.step + 1 == last
+                window.add(self._train_step(batch, logged))
+                self.step += 1
+                bar.update(self.step, window.last["loss"], window.last["lr"])
+                if logged:
+                    if log:
+                        log.write({"step": self.step, **window.means()})
+                    window = Window()
+                signum = self._agreed(max(received, default=0))
+                if signum or self.step % settings.checkpoint_every == 0 or self.step == last:
+                    self.save()
+                if signum:
+                    raise Stopped(signum, self.step)
+
+    def save(self) -> None:
+        """Writes the checkpoint of the present step."""
+        if self.fabric.is_global_zero:
+            state = {
+                "step": self.step,
+                "model": self.detector.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "precision": self.fabric.strategy.precision.state_dict(),
+            }
+            checkpoint.save(self.run, state)
+        self.fabric.barrier()
+
+    def _batches(self, last: int) -> Iterator[list[Example]]:
+        solver, fabric = self.recipe.solver, self.fabric
+        shown = positions(self.step, last, solver.images, fabric.global_rank, fabric.world_size)
+        sequence = TrainingExamples(self.examples, seed=solver.seed, flips=self.recipe.data.flip)
+        workers = self.recipe.data.workers
+        yield from DataLoader(sequence, batch_sampler=shown, collate_fn=as_list, num_workers=workers)
+
+    def _train_step(self, batch: list[Example], statistics: bool) -> dict[str, float]:
+        """One update of the weights; numbers to log, those of the mined set only if `statistics`."""
+        solver, started = self.recipe.solver, time.perf_counter()
+        self.model.train()
+        rate = learning_rate(solver, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        passes = [[example] for example in batch] if solver.accumulate else [batch]
+        numbers = Window()
+        for i, examples in enumerate(passes):
+            with self.fabric.no_backward_sync(self.model, enabled=i < len(passes) - 1):
+                numbers.add(self._pass(examples, len(passes)))
+            if statistics:
+                numbers.add(self.recorder.statistics())
+        limit = solver.clip if solver.clip > 0 else math.inf
+        norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=limit, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {
+            **numbers.means(),
+            "grad_norm": float(cast(Tensor, norm)),
+            "lr": rate,
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _pass(self, examples: Sequence[Example], passes: int) -> dict[str, float]:
+        """Forward and backward of `examples`, one of `passes` whose gradients are averaged; its losses."""
+        torch.manual_seed(seed_of(self.recipe.solver.seed, STEP, examples[0].position))
+        losses: dict[str, Tensor] = self.model(*self._inputs(examples))
+        loss = torch.stack(list(losses.values())).sum()
+        self._must_be_finite(loss, examples)
+        self.fabric.backward(loss / passes)
+        return {"loss": loss.item(), **{name: value.item() for name, value in losses.items()}}
+
+    def _inputs(self, examples: Sequence[Example]) -> tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]]:
+        columns = [e.image for e in examples], [e.proposals for e in examples], [e.target for e in examples]
+        moved: tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]] = self.fabric.to_device(columns)
+        return moved
+
+    def _must_be_finite(self, loss: Tensor, examples: Sequence[Example]) -> None:
+        ranked = self.recorder.losses
+        if loss.isfinite() and (ranked is None or not ranked.isnan().any()):
+            return
+        path = self.run / f"non-finite-{self.fabric.global_rank}.json"
+        with replacing(path) as beside:
+            beside.write_text(json.dumps(self._evidence(examples)) + "\n")
+        raise InputError(
+            f"the loss is not finite at step {self.step + 1}, image {', '.join(e.id for e in examples)}: lower "
+            f"--solver.lr or set --solver.clip, and look at the RoIs in {path}; the last checkpoint is kept"
+        )
+
+    def _evidence(self, examples: Sequence[Example]) -> dict[str, object]:
+        """The images and RoIs of a pass whose loss is not finite, for JSON; boxes in pixels of the resized image."""
+        record = self.recorder
+        rois = (
+            []
+            if record.rois is None
+            else torch.cat(
+                [record.rois.images[:, None], record.rois.labels[:, None], record.rois.boxes], dim=1
+            ).tolist()
+        )
+        return {
+            "step": self.step + 1,
+            "images": [e.id for e in examples],
+            "scales": [e.scale for e in examples],
+            "columns": ["image", "label", "x1", "y1", "x2", "y2"],
+            "rois": rois,
+            "chosen": [] if record.chosen is None else record.chosen.tolist(),
+            "losses": [] if record.losses is None else [str(value) for value in record.losses.tolist()],
+        }
+
+    def _agreed(self, signum: int) -> int:
+        """The signal that any process received: all must stop at the same step, or the others wait for ever."""
+        if self.fabric.world_size == 1:
+            return signum
+        agreed = self.fabric.all_reduce(torch.tensor(signum, device=self.fabric.device), reduce_op="max")
+        return int(cast(Tensor, agreed))
+
+
+class Window:
+    """Means of the numbers of some steps, each over the times it was told."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self.last: dict[str, float] = {}
+
+    def add(self, numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self.last = numbers or self.last
+
+    def means(self) -> dict[str, float]:
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT in place of dying; a second one of the kind acts as usual."""
+    received: list[int] = []
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def collect(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        signal.signal(signum, previous[signal.Signals(signum)])
+
+    for number in previous:
+        signal.signal(number, collect)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

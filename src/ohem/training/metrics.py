@@ -1,0 +1,98 @@
+"""What a run tells while it trains: rows of metrics.csv, flushed as they come, and a progress bar."""
+
+import csv
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ohem.files import replacing
+
+NAME = "metrics.csv"
+COLUMNS = (
+    "step", "lr", "loss", "loss_classifier", "loss_box_reg", "grad_norm",
+    "rois", "chosen", "foreground", "far", "survivors", "loss_chosen", "loss_all", "seconds",
+)  # fmt: skip
+
+
+class MetricsLog:
+    """RUN/metrics.csv: one row each `log_every` steps; rows behind the step that a run resumes from are dropped."""
+
+    def __init__(self, run: Path, resume_step: int) -> None:
+        self.path = run / NAME
+        rows = [row for row in read_metrics(run) if int(row["step"]) <= resume_step]
+        with replacing(self.path) as beside, beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        self._file = self.path.open("a", newline="")
+        self._writer = csv.DictWriter(self._file, COLUMNS, restval="", extrasaction="ignore")
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Appends `row`; what it lacks of COLUMNS stays empty."""
+        self._writer.writerow({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()})
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def read_metrics(run: Path) -> list[dict[str, str]]:
+    """Whole rows of RUN/metrics.csv; none where the file is absent. A last line cut short is left out."""
+    path = run / NAME
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values() and row["step"].isdigit()]
+
+
+class ProgressBar:
+    """Loss, learning rate, images a second and time left; on something that is no terminal, a line now and then."""
+
+    LINE_SECONDS = 30.0
+
+    def __init__(self, done: int, total: int, images: int, enabled: bool) -> None:
+        self.images, self.total = images, total
+        self.console = Console(stderr=True)
+        self.plain = enabled and not sys.stderr.isatty()
+        self.started, self.first, self.last_line = time.monotonic(), done, 0.0
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not enabled or self.plain,
+        )
+        self.task = self.bar.add_task("training", total=total, completed=done, numbers="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def update(self, step: int, loss: float, lr: float) -> None:
+        """After `step` steps in all."""
+        now = time.monotonic()
+        rate = (step - self.first) * self.images / max(now - self.started, 1e-9)
+        numbers = f"loss {loss:.3f}  lr {lr:.2g}  {rate:.2f} images/s"
+        self.bar.update(self.task, completed=step, numbers=numbers)
+        if self.plain and (now - self.last_line > self.LINE_SECONDS or step == self.total):
+            left = (self.total - step) * self.images / max(rate, 1e-9)
+            self.console.print(f"step {step}/{self.total}  {numbers}  {left / 60:.1f} min left", highlight=False)
+            self.last_line = now

@@ -1,0 +1,183 @@
+"""Recipes: everything that a training run needs, as frozen nested dataclasses, and the named ones of the paper.
+
+The field names are the options of the command line (`--solver.lr 0.002`) and the keys of `RUN/recipe.yaml`.
+This module imports nothing heavy: `ohem --help` must answer at once.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The detector."""
+
+    backbone: Literal["vgg16", "vgg_cnn_m_1024", "squeezenet1_0", "mobilenet_v2", "resnet50", "tiny"] = "vgg16"
+    """Conv network and RoI network."""
+    weights: str | None = None
+    """Initial weights: a .safetensors, .pth or .caffemodel file, or torchvision:NAME; None starts from random ones."""
+    implementation: Literal["read_only", "loss_layer"] = "read_only"
+    """How OHEM is done: a read-only pass over all RoIs, or one pass in which the losses of the others are zeroed."""
+    box_normalisation: Literal["fixed", "empirical"] = "fixed"
+    """Mean and std of the regression targets: (0, 0, 0, 0) and (0.1, 0.1, 0.2, 0.2), or the authors' per-class ones."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Images and how they are shown to the network."""
+
+    train: tuple[str, ...] = ()
+    """Data sets to train on, FOLDER:SPLIT in VOC layout; several are concatenated."""
+    test: tuple[str, ...] = ()
+    """Data sets to evaluate on."""
+    classes: tuple[str, ...] = ()
+    """Names of the foreground classes, in order; those found in the training annotations if not given."""
+    short: int = 600
+    """Short side of the resized image, in pixels."""
+    long: int = 1000
+    """Highest long side of the resized image, in pixels."""
+    flip: bool = True
+    """Show half of the images mirrored, at random."""
+    workers: int = 0
+    """Processes that read images ahead of the training step."""
+
+
+@dataclass(frozen=True)
+class ProposalConfig:
+    """Where the proposals come from."""
+
+    mode: Literal["fast", "quality"] = "fast"
+    """Selective search mode."""
+    seed: int = 0
+    """Of selective search."""
+    top: int = 2000
+    """Most proposals used of an image, first ones first."""
+    files: tuple[str, ...] = ()
+    """.mat files of the original release, used in place of selective search."""
+    folder: str | None = None
+    """Folder of the caches; None keeps them beside the data."""
+    jobs: int = -1
+    """Processes of selective search; -1 uses every core."""
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Which RoIs are trained on."""
+
+    name: Literal["random", "ohem", "all"] = "ohem"
+    """The heuristic of Fast R-CNN, online hard example mining, or every RoI."""
+    batch_size: int = 64
+    """RoIs of an image (B / N)."""
+    fg_fraction: float = 0.25
+    """random: highest share of foreground."""
+    bg_lo: float = 0.1
+    """random: background has at least this IoU with an object."""
+    nms_iou: float = 0.7
+    """ohem: RoIs above this IoU with a harder one are left out; 1 switches it off."""
+    per_image: bool = True
+    """ohem: the hardest of each image, or of the mini-batch."""
+    suppress: Literal["image", "label"] = "image"
+    """ohem: NMS within an image, or within an image and label."""
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """SGD (paper, section 5.1)."""
+
+    steps: int = 80_000
+    """Mini-batches."""
+    lr: float = 0.001
+    """Learning rate of weights."""
+    decay_every: int = 30_000
+    """Steps after which the learning rate is multiplied by `gamma`, again and again."""
+    gamma: float = 0.1
+    """Factor of the step decay."""
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 0.0005
+    """Of weights; biases have none."""
+    bias_lr: float = 2.0
+    """Learning rate of biases, in units of `lr`."""
+    warmup: int = 0
+    """Steps over which the learning rate rises linearly to `lr`."""
+    clip: float = 0.0
+    """Highest norm of the gradient; 0 does not clip."""
+    images: int = 2
+    """Images of a mini-batch (N), over all processes."""
+    accumulate: bool = False
+    """Add up the gradients of N single-image passes, which needs less memory, in place of one pass of N images."""
+    seed: int = 0
+    """Of the initial weights, the order of the images, flips, sampling and dropout."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The machine, logs and checkpoints: may differ when a run is resumed."""
+
+    accelerator: str = "auto"
+    """auto, cpu, gpu, mps, ..."""
+    devices: str = "auto"
+    """Processes or GPUs: a number, or auto (all GPUs, one CPU process)."""
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"] = "32-true"
+    """Of the arithmetic; losses are ranked in float32 whatever it is."""
+    log_every: int = 10
+    """Steps to a row of metrics.csv."""
+    checkpoint_every: int = 1000
+    """Steps to a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run, whole."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    proposals: ProposalConfig = field(default_factory=ProposalConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass(frozen=True)
+class NamedRecipe:
+    """A recipe with its figures: the paper's mAP, and ours where it has been measured."""
+
+    recipe: Recipe
+    about: str
+    paper_map: float | None = None
+    our_map: str | None = None
+
+
+FRCN = SamplerConfig(name="random")
+OHEM = SamplerConfig(name="ohem")
+VOC07 = Recipe(solver=SolverConfig(steps=80_000, lr=0.001, decay_every=30_000))
+VOC0712 = Recipe(solver=SolverConfig(steps=200_000, lr=0.001, decay_every=40_000))
+VGG16 = ModelConfig(backbone="vgg16", weights="torchvision:IMAGENET1K_V1")
+VGGM = ModelConfig(backbone="vgg_cnn_m_1024")
+SMALL = Recipe(
+    model=ModelConfig(backbone="squeezenet1_0"),
+    data=DataConfig(short=400, long=667),
+    solver=SolverConfig(steps=2400, lr=0.001, decay_every=1800, warmup=100, clip=10.0),
+    run=RunConfig(checkpoint_every=200),
+)
+DEMO = Recipe(
+    model=ModelConfig(backbone="tiny"),
+    data=DataConfig(short=240, long=400),
+    solver=SolverConfig(steps=900, lr=0.01, decay_every=700, warmup=50, clip=10.0, images=4),
+    run=RunConfig(checkpoint_every=300),
+)
+
+RECIPES: dict[str, NamedRecipe] = {
+    "voc07-vgg16-frcn": NamedRecipe(
+        replace(VOC07, model=VGG16, sampler=FRCN), "VGG16, VOC07, heuristic sampling", 67.2
+    ),
+    "voc07-vgg16-ohem": NamedRecipe(replace(VOC07, model=VGG16, sampler=OHEM), "VGG16, VOC07, OHEM", 69.9),
+    "voc07-vggm-frcn": NamedRecipe(replace(VOC07, model=VGGM, sampler=FRCN), "VGG_CNN_M_1024, VOC07, heuristic", 59.6),
+    "voc07-vggm-ohem": NamedRecipe(replace(VOC07, model=VGGM, sampler=OHEM), "VGG_CNN_M_1024, VOC07, OHEM", 62.0),
+    "voc0712-vgg16-frcn": NamedRecipe(replace(VOC0712, model=VGG16, sampler=FRCN), "VGG16, VOC07+12, heuristic", 70.0),
+    "voc0712-vgg16-ohem": NamedRecipe(replace(VOC0712, model=VGG16, sampler=OHEM), "VGG16, VOC07+12, OHEM", 74.6),
+    "small-frcn": NamedRecipe(replace(SMALL, sampler=FRCN), "SqueezeNet at 400 pixels for one CPU, heuristic"),
+    "small-ohem": NamedRecipe(replace(SMALL, sampler=OHEM), "SqueezeNet at 400 pixels for one CPU, OHEM"),
+    "demo-frcn": NamedRecipe(replace(DEMO, sampler=FRCN), "the arm of `ohem demo` with heuristic sampling"),
+    "demo-ohem": NamedRecipe(replace(DEMO, sampler=OHEM), "the arm of `ohem demo` with OHEM"),
+}

@@ -1,0 +1,40 @@
+"""From the command line to the training loop: data, proposals and run folder first, processes last."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from ohem.errors import InputError
+from ohem.training.build import build_data, build_examples, build_proposals, with_classes
+from ohem.training.loop import Stopped, launch, train
+from ohem.training.recipes import Recipe
+from ohem.training.runs import open_run
+
+
+def start(run: Path, name: str, recipe: Recipe, devices: str | None = None) -> None:
+    """Trains `recipe`, named `name`, into the folder `run`, or goes on with it.
+
+    Raises:
+        InputError: the data, the options or the folder do not fit.
+        SystemExit: with 128 + the signal's number, after a signal.
+    """
+    if devices is not None:
+        recipe = replace(recipe, run=replace(recipe.run, devices=devices))
+    data = build_data(recipe.data.train, recipe.data.classes, "--data.train")
+    if not data.classes:
+        raise InputError(f"{', '.join(recipe.data.train)} has no object: annotate some, or name another split")
+    recipe = with_classes(recipe, data.classes)
+    if recipe.data.test:
+        build_data(recipe.data.test, recipe.data.classes, "--data.test")  # its defects should not wait until evaluation
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    if first:
+        open_run(run, name, recipe)
+        build_proposals(data, recipe.proposals)
+    fabric = launch(recipe.run)
+    examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
+    try:
+        train(recipe, run, examples, fabric)
+    except Stopped as stop:
+        if fabric.is_global_zero:
+            print(f"ohem: {stop}")
+        raise SystemExit(128 + stop.signum) from None
