@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, Literal
 
+import yaml
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
-from cyclopts.config import Dict, Yaml
-from rich.console import Console
-from rich.table import Table
+from cyclopts.config import Dict
 
 from ohem.errors import InputError
 from ohem.training.recipes import RECIPES, ProposalConfig, Recipe
@@ -24,9 +23,7 @@ def _defaults(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
     given = {argument.name: argument.tokens[0].value for argument in arguments if argument.tokens}
     if "--config" in given:
         path = Path(given["--config"])
-        if not path.is_file():
-            raise InputError(f"{path} does not exist: correct --config, or leave it out")
-        Yaml(path, use_commands_as_keys=False)(app, commands, arguments)
+        Dict(_read_yaml(path), source=str(path), use_commands_as_keys=False)(app, commands, arguments)
     if "--recipe" in given:
         Dict(_set_values(asdict(_named(given["--recipe"]))), use_commands_as_keys=False)(app, commands, arguments)
 
@@ -149,17 +146,15 @@ def detect(run: Path, /, *images: Path, out: Path, score: float = 0.5) -> None:
 @app.command
 def recipes() -> None:
     """List the recipes: the command of each, the paper's mAP, and ours where measured."""
-    table = Table("recipe", "what it is", "paper mAP", "our mAP", "command")
     for name, entry in RECIPES.items():
-        paper = "" if entry.paper_map is None else f"{entry.paper_map}"
-        command = f"ohem train RUN --recipe {name} --data.train SOURCE --data.test SOURCE"
-        table.add_row(name, entry.about, paper, entry.our_map or "", command)
-    Console().print(table)
+        figures = [f"paper {entry.paper}" if entry.paper else "", f"ours {entry.ours}" if entry.ours else ""]
+        print(f"{name:20}{entry.about}", *(f"mAP {figure}" for figure in figures if figure), sep=", ")
+        print(f"    {entry.command(name)}")
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
     """Entry point: bad input ends in one sentence and exit status 2, a signal in 128 + its number."""
-    warnings.showwarning = _one_line
+    warnings.formatwarning = _one_line
     try:
         app(tokens, exit_on_error=False, print_error=False)
     except (InputError, CycloptsError) as error:
@@ -175,21 +170,25 @@ def _named(recipe: str) -> Recipe:
     return RECIPES[recipe].recipe
 
 
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist: correct --config, or leave it out") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path} is not well-formed YAML ({error}): correct it") from error
+    return content
+
+
 def _set_values(tree: dict[str, Any]) -> dict[str, Any]:
     """The nested options that have a value; lists in place of tuples."""
     values = {key: _set_values(value) if isinstance(value, dict) else value for key, value in tree.items()}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None and v != ()}
 
 
-def _one_line(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    print(f"ohem: warning: {message}", file=file or sys.stderr)
+def _one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """How a warning is shown: a person needs neither the line of our code nor its text."""
+    return f"ohem: warning: {' '.join(str(message).split())}\n"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 
-from ohem.data.scenes import make_scenes
+from ohem.data.scenes import CLASSES, make_scenes
 from ohem.detection.draw import draw_detections, draw_side_by_side
 from ohem.training.build import build_data, build_examples, build_proposals
 from ohem.training.detect import draw_found, save_picture
@@ -37,7 +37,7 @@ def run_demo(folder: Path, *, steps: int | None, train_images: int, test_images:
 def _recipe(arm: str, data: Path, steps: int | None) -> Recipe:
     recipe = RECIPES[f"demo-{arm}"].recipe
     solver = recipe.solver if steps is None else replace(recipe.solver, steps=steps)
-    sources = replace(recipe.data, train=(f"{data}:trainval",), test=(f"{data}:test",))
+    sources = replace(recipe.data, train=(f"{data}:trainval",), test=(f"{data}:test",), classes=CLASSES)
     return replace(recipe, data=sources, solver=solver)
 
 
@@ -48,7 +48,7 @@ def _draw(folder: Path) -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
     models = [load_detector(folder / arm, fabric)[0] for arm in ARMS]
     recipe = _recipe(ARMS[0], folder / "data", None)
-    data = build_data(recipe.data.test, (), "--data.test")
+    data = build_data(recipe.data.test, CLASSES, "--data.test")
     examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
     shown = [examples[i] for i in range(min(PICTURES, len(data)))]
     found = zip(*(detect(model, shown) for model in models), strict=True)

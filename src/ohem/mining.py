@@ -70,15 +70,19 @@ def _check(losses: Tensor, k: int) -> None:
 
 def _hardest_first(losses: Tensor) -> Tensor:
     ranked = losses.detach().float()
-    return torch.where(ranked.isnan(), -torch.inf, ranked).argsort(descending=True, stable=True)
+    order = torch.where(ranked.isnan(), -torch.inf, ranked).argsort(descending=True, stable=True)
+    last = ranked[order].isnan()
+    return torch.cat([order[~last], order[last]])
 
 
 def _survivors(boxes: Tensor, groups: Tensor, iou: float) -> Tensor:
     """Positions, ascending, that survive suppression of boxes given hardest first."""
-    # Each group is moved to a place of its own, so that one call serves all; float64 keeps the move from rounding.
+    # Each group is moved to a place of its own, so that one call serves all; float64 keeps the move from rounding, and
+    # numbering the groups keeps it small whatever integers they are.
     boxes = boxes.detach().double()
     span = boxes.max() - boxes.min() + 1
-    apart = boxes + (groups.double() * span)[:, None]
+    place = torch.unique(groups, return_inverse=True)[1].double()
+    apart = boxes + (place * span)[:, None]
     rank = torch.arange(len(boxes), 0, -1, device=boxes.device, dtype=boxes.dtype)
     kept: Tensor = nms(apart, rank, iou)
     return kept

@@ -120,6 +120,9 @@ class FastRCNN(nn.Module):
 
     def _roi_network(self, features: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
         size = self.backbone.pool_size
+        # Under autocast the features may be bfloat16, for which RoIPool has no kernel on the CPU, and in which a window
+        # beyond cell 256 would be rounded.
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
         hidden = self.backbone.roi_head(roi_pool(features, windows.to(features), (size, size)))
         return self.scores(hidden), self.deltas(hidden).unflatten(1, (self.num_classes, 4))
 

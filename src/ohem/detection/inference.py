@@ -38,9 +38,9 @@ class PostProcess:
             `boxes` (D, 4) float32, `labels` (D,) int64 in 1..K, `scores` (D,) float32.
         """
         regressed = clip(decode(boxes, deltas), size)
-        which, column = (scores[:, 1:] >= self.score).nonzero(as_tuple=True)
+        with_area = (regressed[..., 2:] > regressed[..., :2]).all(dim=-1)
+        which, column = (with_area & (scores >= self.score))[:, 1:].nonzero(as_tuple=True)
         labels = column + 1
         found, values = regressed[which, labels], scores[which, labels]
         keep = batched_nms(found, values, labels, self.nms_iou)[: self.max_detections]
-        keep = keep[(found[keep, 2:] > found[keep, :2]).all(dim=1)]
         return {"boxes": found[keep], "labels": labels[keep], "scores": values[keep]}

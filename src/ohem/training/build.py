@@ -78,6 +78,9 @@ def build_sampler(config: SamplerConfig) -> RoISampler:
 def build_model(recipe: Recipe, sampler: RoISampler) -> FastRCNN:
     """The detector as constructed, with random weights; `initialise` fills it."""
     backbone = BACKBONES[recipe.model.backbone]()
+    for layer in backbone.roi_head.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = recipe.model.dropout
     return FastRCNN(backbone, len(recipe.data.classes) + 1, sampler, implementation=recipe.model.implementation)
 
 
@@ -98,14 +101,15 @@ def initialise(model: FastRCNN, examples: Examples, recipe: Recipe) -> None:
         model.box_std.copy_(std)
 
 
-def build_optimizer(model: nn.Module, config: SolverConfig) -> torch.optim.SGD:
+def build_optimizer(model: nn.Module, config: SolverConfig, *, fused: bool) -> torch.optim.SGD:
     """SGD in which biases learn `bias_lr` times as fast and do not decay (the authors' prototxt)."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
         {"params": [p for name, p in trained if not name.endswith("bias")], "factor": 1.0},
         {"params": [p for name, p in trained if name.endswith("bias")], "factor": config.bias_lr, "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    decay = config.weight_decay
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=decay, fused=fused)
 
 
 def learning_rate(config: SolverConfig, step: int) -> float:

@@ -90,7 +90,9 @@ class Trainer:
         else:
             model.load_state_dict(state["model"])
         self.detector: FastRCNN = model
-        self.model, self.optimizer = fabric.setup(model, build_optimizer(model, recipe.solver))
+        # One pass over the weights in place of several; but Fabric cannot clip what a scaler has yet to divide.
+        fused = recipe.run.precision != "16-mixed"
+        self.model, self.optimizer = fabric.setup(model, build_optimizer(model, recipe.solver, fused=fused))
         self.step = 0
         if state is not None:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -135,7 +137,11 @@ class Trainer:
         shown = positions(self.step, last, solver.images, fabric.global_rank, fabric.world_size)
         sequence = TrainingExamples(self.examples, seed=solver.seed, flips=self.recipe.data.flip)
         workers = self.recipe.data.workers
-        yield from DataLoader(sequence, batch_sampler=shown, collate_fn=as_list, num_workers=workers)
+        try:
+            yield from DataLoader(sequence, batch_sampler=shown, collate_fn=as_list, num_workers=workers)
+        except InputError as error:
+            # A worker process sends its whole traceback as the message; the sentence is its last line.
+            raise InputError(str(error).strip().splitlines()[-1].removeprefix("ohem.errors.InputError: ")) from error
 
     def _train_step(self, batch: list[Example], statistics: bool) -> dict[str, float]:
         """One update of the weights; numbers to log, those of the mined set only if `statistics`."""

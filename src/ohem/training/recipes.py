@@ -16,6 +16,8 @@ class ModelConfig:
     """Conv network and RoI network."""
     weights: str | None = None
     """Initial weights: a .safetensors, .pth or .caffemodel file, or torchvision:NAME; None starts from random ones."""
+    dropout: float = 0.5
+    """Of the RoI network, where it has dropout."""
     implementation: Literal["read_only", "loss_layer"] = "read_only"
     """How OHEM is done: a read-only pass over all RoIs, or one pass in which the losses of the others are zeroed."""
     box_normalisation: Literal["fixed", "empirical"] = "fixed"
@@ -144,8 +146,14 @@ class NamedRecipe:
 
     recipe: Recipe
     about: str
-    paper_map: float | None = None
-    our_map: str | None = None
+    train: str = "FOLDER:trainval"
+    test: str = "FOLDER:test"
+    paper: float | None = None
+    ours: str | None = None
+
+    def command(self, name: str) -> str:
+        """The line that trains it, as the recipe `name`."""
+        return f"ohem train runs/{name} --recipe {name} --data.train {self.train} --data.test {self.test}"
 
 
 FRCN = SamplerConfig(name="random")
@@ -153,31 +161,41 @@ OHEM = SamplerConfig(name="ohem")
 VOC07 = Recipe(solver=SolverConfig(steps=80_000, lr=0.001, decay_every=30_000))
 VOC0712 = Recipe(solver=SolverConfig(steps=200_000, lr=0.001, decay_every=40_000))
 VGG16 = ModelConfig(backbone="vgg16", weights="torchvision:IMAGENET1K_V1")
+# torchvision has no VGG_CNN_M_1024: name its .caffemodel with --model.weights.
 VGGM = ModelConfig(backbone="vgg_cnn_m_1024")
 SMALL = Recipe(
-    model=ModelConfig(backbone="squeezenet1_0"),
+    model=ModelConfig(backbone="squeezenet1_0", weights="torchvision:IMAGENET1K_V1", dropout=0.0),
     data=DataConfig(short=400, long=667),
-    solver=SolverConfig(steps=2400, lr=0.001, decay_every=1800, warmup=100, clip=10.0),
+    solver=SolverConfig(steps=1600, lr=0.002, decay_every=1200, warmup=100, clip=10.0),
     run=RunConfig(checkpoint_every=200),
 )
 DEMO = Recipe(
     model=ModelConfig(backbone="tiny"),
-    data=DataConfig(short=240, long=400),
-    solver=SolverConfig(steps=900, lr=0.01, decay_every=700, warmup=50, clip=10.0, images=4),
-    run=RunConfig(checkpoint_every=300),
+    data=DataConfig(short=240, long=400, flip=False),  # a mirrored digit is a distractor of the scenes
+    solver=SolverConfig(steps=1800, lr=0.02, decay_every=1350, warmup=50, clip=10.0),
+    run=RunConfig(checkpoint_every=450),
 )
 
+VOC07_DATA = {"train": "VOC2007:trainval", "test": "VOC2007:test"}
+VOC0712_DATA = {"train": "VOC2007:trainval VOC2012:trainval", "test": "VOC2007:test"}
+
+
+def _paper(base: Recipe, model: ModelConfig, sampler: SamplerConfig, about: str, paper: float) -> NamedRecipe:
+    data = VOC07_DATA if base is VOC07 else VOC0712_DATA
+    return NamedRecipe(replace(base, model=model, sampler=sampler), about, **data, paper=paper)
+
+
 RECIPES: dict[str, NamedRecipe] = {
-    "voc07-vgg16-frcn": NamedRecipe(
-        replace(VOC07, model=VGG16, sampler=FRCN), "VGG16, VOC07, heuristic sampling", 67.2
-    ),
-    "voc07-vgg16-ohem": NamedRecipe(replace(VOC07, model=VGG16, sampler=OHEM), "VGG16, VOC07, OHEM", 69.9),
-    "voc07-vggm-frcn": NamedRecipe(replace(VOC07, model=VGGM, sampler=FRCN), "VGG_CNN_M_1024, VOC07, heuristic", 59.6),
-    "voc07-vggm-ohem": NamedRecipe(replace(VOC07, model=VGGM, sampler=OHEM), "VGG_CNN_M_1024, VOC07, OHEM", 62.0),
-    "voc0712-vgg16-frcn": NamedRecipe(replace(VOC0712, model=VGG16, sampler=FRCN), "VGG16, VOC07+12, heuristic", 70.0),
-    "voc0712-vgg16-ohem": NamedRecipe(replace(VOC0712, model=VGG16, sampler=OHEM), "VGG16, VOC07+12, OHEM", 74.6),
-    "small-frcn": NamedRecipe(replace(SMALL, sampler=FRCN), "SqueezeNet at 400 pixels for one CPU, heuristic"),
+    "voc07-vgg16-frcn": _paper(VOC07, VGG16, FRCN, "VGG16 on VOC07, heuristic sampling", 67.2),
+    "voc07-vgg16-ohem": _paper(VOC07, VGG16, OHEM, "VGG16 on VOC07, OHEM", 69.9),
+    "voc07-vggm-frcn": _paper(VOC07, VGGM, FRCN, "VGG_CNN_M_1024 on VOC07, heuristic sampling", 59.6),
+    "voc07-vggm-ohem": _paper(VOC07, VGGM, OHEM, "VGG_CNN_M_1024 on VOC07, OHEM", 62.0),
+    "voc0712-vgg16-frcn": _paper(VOC0712, VGG16, FRCN, "VGG16 on VOC07+12, heuristic sampling", 70.0),
+    "voc0712-vgg16-ohem": _paper(VOC0712, VGG16, OHEM, "VGG16 on VOC07+12, OHEM", 74.6),
+    "small-frcn": NamedRecipe(replace(SMALL, sampler=FRCN), "SqueezeNet at 400 pixels for one CPU, heuristic sampling"),
     "small-ohem": NamedRecipe(replace(SMALL, sampler=OHEM), "SqueezeNet at 400 pixels for one CPU, OHEM"),
-    "demo-frcn": NamedRecipe(replace(DEMO, sampler=FRCN), "the arm of `ohem demo` with heuristic sampling"),
-    "demo-ohem": NamedRecipe(replace(DEMO, sampler=OHEM), "the arm of `ohem demo` with OHEM"),
+    "demo-frcn": NamedRecipe(
+        replace(DEMO, sampler=FRCN), "small network from scratch (`ohem demo`), heuristic sampling"
+    ),
+    "demo-ohem": NamedRecipe(replace(DEMO, sampler=OHEM), "small network from scratch (`ohem demo`), OHEM"),
 }

@@ -80,7 +80,8 @@ class Backbone(nn.Module):
         pretrained: Pretrained | None = None,
     ) -> None:
         super().__init__()
-        self.features = features
+        # Convolutions on CPUs, and in half precision on GPUs, are about twice as fast on this layout.
+        self.features = features.to(memory_format=torch.channels_last)
         self.roi_head = roi_head
         self.stride = stride
         self.channels = channels
@@ -116,7 +117,7 @@ class Backbone(nn.Module):
         Smaller images are padded at the right and bottom with zeros after normalisation, as in Caffe's blobs.
         """
         height, width = (max(image.shape[i] for image in images) for i in (1, 2))
-        batch = self.input_mean.new_zeros(len(images), 3, height, width)
+        batch = self.input_mean.new_zeros(len(images), 3, height, width).to(memory_format=torch.channels_last)
         for blob, image in zip(batch, images, strict=True):
             blob[:, : image.shape[1], : image.shape[2]] = self.normalise(image)
         return cast(Tensor, self.features(batch) * self.feature_scale)

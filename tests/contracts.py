@@ -1,0 +1,134 @@
+"""Checks that every implementation of one of the project's interfaces must pass: call them from the tests of yours."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from ohem.detection.backbones import Backbone, Normalisation
+from ohem.rois import RoIs, match
+from ohem.samplers import RoISampler
+from tests.make_rois import make_rois, near, random_target
+
+
+def check_backbone(backbone: Backbone) -> None:
+    """Whether `backbone` is what `FastRCNN` may rely on. It runs and trains it on two small images of unlike size."""
+    backbone.train()
+    rng = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8, generator=rng) for h, w in ((96, 160), (128, 112))]
+    _check_normalisation(backbone, images[0])
+    _check_padding(backbone, images)
+    _check_stride(backbone)
+    _check_training(backbone, images)
+    _check_state(backbone)
+
+
+def _check_normalisation(backbone: Backbone, image: Tensor) -> None:
+    blob = backbone.normalise(image)
+    assert blob.dtype == torch.float32
+    assert blob.shape == image.shape
+    given = backbone.normalisation
+    back = blob * torch.tensor(given.std)[:, None, None] + torch.tensor(given.mean)[:, None, None]
+    torch.testing.assert_close(back.flip(0) if given.order == "bgr" else back, image.float(), atol=1e-3, rtol=0)
+
+
+def _check_padding(backbone: Backbone, images: list[Tensor]) -> None:
+    """Each image lies at the top left of its blob, normalised; the rest is 0, whatever the mean."""
+    blobs: list[Tensor] = []
+    hook = backbone.features.register_forward_pre_hook(lambda _, inputs: blobs.append(inputs[0].clone()))
+    with torch.no_grad():
+        backbone(images)
+    hook.remove()
+    height, width = (max(image.shape[i] for image in images) for i in (1, 2))
+    assert blobs[0].shape == (len(images), 3, height, width)
+    for blob, image in zip(blobs[0], images, strict=True):
+        rest = blob.clone()
+        torch.testing.assert_close(rest[:, : image.shape[1], : image.shape[2]], backbone.normalise(image))
+        rest[:, : image.shape[1], : image.shape[2]] = 0
+        assert not rest.any()
+
+
+def _check_stride(backbone: Backbone) -> None:
+    """4 strides more of image are 4 cells more of feature map, and the map covers the image."""
+    with torch.no_grad():
+        small, large = (backbone([torch.zeros(3, 128, 128 + 4 * n, dtype=torch.uint8)]) for n in (0, backbone.stride))
+    assert large.shape[3] - small.shape[3] == 4
+    assert abs(small.shape[2] - 128 / backbone.stride) <= 2
+    assert abs(small.shape[3] - 128 / backbone.stride) <= 2
+
+
+def _check_training(backbone: Backbone, images: list[Tensor]) -> None:
+    """Shapes are as stated; frozen parameters get no gradient and all others one; no statistic moves."""
+    before = copy.deepcopy(dict(backbone.named_buffers()))
+    features = backbone(images)
+    assert features.dtype == torch.float32
+    assert features.shape[:2] == (len(images), backbone.channels)
+    size = backbone.pool_size
+    hidden = backbone.roi_head(torch.nn.functional.adaptive_max_pool2d(features, size))
+    assert hidden.shape == (len(images), backbone.dim)
+    hidden.sum().backward()
+    for name, parameter in backbone.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    assert any(p.requires_grad for p in backbone.features.parameters())
+    assert all(p.requires_grad for p in backbone.roi_head.parameters())
+    for name, buffer in backbone.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+    trained = [p.requires_grad for p in backbone.features.parameters()]
+    assert trained == sorted(trained), "a frozen layer lies behind a trained one"
+
+
+def _check_state(backbone: Backbone) -> None:
+    """The normalisation travels with the weights."""
+    given = backbone.normalisation
+    state = {name: tensor.clone() for name, tensor in backbone.state_dict().items() if name.startswith("input_")}
+    backbone.normalisation = Normalisation("rgb" if given.order == "bgr" else "bgr", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    assert backbone.normalisation != given
+    backbone.load_state_dict(state, strict=False)
+    assert backbone.normalisation == given
+
+
+def check_sampler(sampler: RoISampler, most: int | None = None) -> None:
+    """Whether `sampler` chooses what `FastRCNN` may train on, of mini-batches usual and unusual.
+
+    most: RoIs of an image that it may choose, if that is bounded. It must choose at least one where there is any.
+    """
+    for name, rois in mini_batches().items():
+        losses = torch.rand(len(rois), generator=torch.Generator().manual_seed(0))
+        before = losses.clone()
+        chosen, again = (_seeded(sampler, rois, losses) for _ in range(2))
+        assert chosen.dtype == torch.int64, name
+        assert chosen.dim() == 1, name
+        assert torch.equal(chosen, again), f"{name}: not the same for the same seed"
+        assert torch.equal(losses, before), f"{name}: the losses are changed"
+        assert len(chosen.unique()) == len(chosen), f"{name}: a RoI is chosen twice"
+        assert ((chosen >= 0) & (chosen < len(rois))).all(), name
+        assert (rois.labels[chosen] != -1).all(), f"{name}: an ignored RoI is chosen"
+        assert len(chosen) > 0 or (rois.labels == -1).all(), f"{name}: nothing is chosen"
+        assert most is None or len(chosen) <= most * rois.num_images, f"{name}: too many are chosen"
+
+
+def _seeded(sampler: RoISampler, rois: RoIs, losses: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    return sampler(rois, lambda: losses)
+
+
+def mini_batches() -> dict[str, RoIs]:
+    """Labelled RoIs by what is special about them."""
+    rng = torch.Generator().manual_seed(0)
+    truths = [random_target(rng, 3, objects=4, ignored=ignored) for ignored in (0, 2)]
+    proposals = [near(truth, 100, rng) for truth in truths]
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    return {
+        "two images": match(proposals, truths),
+        "no object": match(proposals[:1], [nothing]),
+        "only foreground": match([truths[0]["boxes"]], [truths[0]]),
+        "only ignored": make_rois([-1, -1]),
+        "no background in range": make_rois([1, 0, 0, 0, -1], ious=[0.9, 0.0, 0.01, 0.0, 0.3]),
+        "one foreground": make_rois([2]),
+        "one background": make_rois([0]),
+        "no RoI": match([torch.zeros(0, 4)], [nothing]),
+        "the second image has no object": match(proposals, [truths[0], nothing]),
+        "the second image has no RoI": match([proposals[0], torch.zeros(0, 4)], [truths[0], nothing]),
+        "only the second image has RoIs": match([torch.zeros(0, 4), proposals[1]], [nothing, truths[1]]),
+        "duplicates": make_rois([0] * 6, boxes=[[0.0, 0.0, 10.0, 10.0]] * 6),
+    }

@@ -1,0 +1,301 @@
+"""Bad input, one test for each kind: the command line answers in one sentence that names the file, field and remedy."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ohem.training.metrics import read_metrics
+from tests.command_line import ohem, sentence
+from tests.toy import make_toy, training
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy data with the proposals of both splits."""
+    folder = make_toy(tmp_path_factory.mktemp("original") / "toy")
+    assert ohem("propose", f"{folder}:train", f"{folder}:test", "--jobs", 1).code == 0
+    return folder
+
+
+@pytest.fixture
+def data(original: Path, tmp_path: Path) -> Path:
+    """A copy of it to spoil."""
+    return Path(shutil.copytree(original, tmp_path / "toy"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def edit_xml(data: Path, old: str, new: str, stem: str = "a") -> Path:
+    path = data / "Annotations" / f"{stem}.xml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def without_proposals(data: Path) -> None:
+    """An image changes: the proposals of the old one are gone with it."""
+    shutil.rmtree(data / "Proposals")
+
+
+# Folders, splits, ids
+
+
+def test_missing_folder(run: Path, tmp_path: Path) -> None:
+    text = sentence(ohem("train", run, *training(tmp_path / "nowhere")))
+    assert str(tmp_path / "nowhere") in text
+    assert "does not exist" in text
+    assert not run.exists()
+
+
+def test_missing_split_file_names_those_there_are(run: Path, data: Path) -> None:
+    text = sentence(ohem("train", run, "--recipe", "demo-ohem", "--data.train", f"{data}:trian"))
+    assert "trian.txt" in text
+    assert "test, train" in text
+
+
+def test_no_source(run: Path) -> None:
+    assert "--data.train FOLDER:SPLIT" in sentence(ohem("train", run, "--recipe", "demo-ohem"))
+
+
+def test_id_without_image(run: Path, data: Path) -> None:
+    (data / "JPEGImages" / "c.png").unlink()
+    assert "'c'" in sentence(ohem("train", run, *training(data)))
+
+
+def test_id_without_xml(run: Path, data: Path) -> None:
+    (data / "Annotations" / "c.xml").unlink()
+    assert "c.xml" in sentence(ohem("train", run, *training(data)))
+
+
+# Annotations
+
+
+def test_malformed_xml(run: Path, data: Path) -> None:
+    path = edit_xml(data, "</annotation>", "")
+    text = sentence(ohem("train", run, *training(data)))
+    assert str(path) in text
+    assert "well-formed" in text
+
+
+def test_entity_bomb(run: Path, data: Path) -> None:
+    bomb = '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;&x;&x;">]><annotation>'
+    path = edit_xml(data, "<annotation>", bomb)
+    text = sentence(ohem("train", run, *training(data)))
+    assert str(path) in text
+    assert "entities" in text
+
+
+def test_no_size(run: Path, data: Path) -> None:
+    path = edit_xml(data, "<size><width>80</width><height>64</height><depth>3</depth></size>", "")
+    assert f"{path} has no <size>" in sentence(ohem("train", run, *training(data)))
+
+
+def test_size_that_differs_from_the_image(run: Path, data: Path) -> None:
+    edit_xml(data, "<width>80</width>", "<width>800</width>")
+    text = sentence(ohem("train", run, *training(data)))
+    assert "800 x 64" in text
+    assert "80 x 64" in text
+
+
+@pytest.mark.parametrize(
+    ("box", "told"),
+    [
+        ((-30, 5, 20, 30), "clipped 1 box reaching outside the image"),
+        ((5, 5, 300, 30), "clipped 1 box reaching outside the image"),
+        ((30, 5, 10, 30), "skipped 1 box inverted or without area"),
+        ((10, 10, 10, 10), "skipped 1 box inverted or without area"),
+    ],
+)
+def test_boxes_that_can_be_mended_are_counted_in_one_warning(
+    run: Path, data: Path, box: tuple[int, int, int, int], told: str
+) -> None:
+    xmin, ymin, xmax, ymax = box
+    corners = f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
+    edit_xml(data, "</annotation>", f"<object><name>red</name><bndbox>{corners}</bndbox></object></annotation>")
+    with pytest.warns(UserWarning, match=told) as warned:
+        assert ohem("train", run, *training(data)).code == 0
+    assert len(warned) == 1
+
+
+def test_class_in_test_that_is_not_in_train(run: Path, data: Path) -> None:
+    path = edit_xml(data, "<name>red</name>", "<name>rde</name>", stem="g")
+    text = sentence(ohem("train", run, *training(data)))
+    assert str(path) in text
+    assert "'rde'" in text
+    assert "did you mean 'red'" in text
+
+
+def test_no_object_in_any_image(run: Path, data: Path) -> None:
+    for path in (data / "Annotations").glob("*.xml"):
+        path.write_text(path.read_text().split("<object>")[0].removesuffix("</annotation>\n") + "</annotation>")
+    assert "has no object" in sentence(ohem("train", run, *training(data)))
+
+
+def test_image_with_no_object_is_trained_on(run: Path, data: Path) -> None:
+    path = data / "Annotations" / "a.xml"
+    path.write_text(path.read_text().split("<object>")[0] + "</annotation>")
+    (data / "ImageSets" / "Main" / "train.txt").write_text("a\nb\n")
+    assert ohem("train", run, *training(data)).code == 0
+    rows = read_metrics(run)
+    assert float(rows[-1]["chosen"]) > 0
+    assert float(rows[-1]["loss"]) > 0
+
+
+# Images
+
+
+def test_truncated_jpeg(run: Path, data: Path) -> None:
+    without_proposals(data)
+    path = data / "JPEGImages" / "c.jpg"
+    Image.open(path.with_suffix(".png")).save(path)
+    path.with_suffix(".png").unlink()
+    path.write_bytes(path.read_bytes()[:-200])
+    assert str(path) in sentence(ohem("train", run, *training(data)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_image_truncated_behind_its_proposals(run: Path, data: Path, workers: int) -> None:
+    path = data / "JPEGImages" / "c.png"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[: size // 2] + bytes(size - size // 2))
+    text = sentence(ohem("train", run, *training(data, steps=6), "--data.workers", workers))
+    assert str(path) in text
+    assert text.count(str(path)) == 1
+
+
+@pytest.mark.parametrize("kind", ["grey", "cmyk", "sixteen"])
+def test_grey_cmyk_and_16_bit_images_are_read(run: Path, data: Path, kind: str) -> None:
+    without_proposals(data)
+    for path in sorted((data / "JPEGImages").glob("*.png")):
+        image = Image.open(path).convert("RGB")
+        if kind == "cmyk":
+            path.unlink()
+            image.convert("CMYK").save(path.with_suffix(".jpg"), quality=95)
+        elif kind == "grey":
+            image.convert("L").save(path)
+        else:
+            Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(path)
+    assert ohem("train", run, *training(data)).code == 0
+    assert (run / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("recipe", ["demo-ohem", "demo-frcn"])
+def test_no_proposal_in_an_image(run: Path, data: Path, recipe: str) -> None:
+    without_proposals(data)
+    for stem in "gh":
+        Image.fromarray(np.full((64, 80, 3), 7, np.uint8)).save(data / "JPEGImages" / f"{stem}.png")
+    shutil.copy(data / "JPEGImages" / "g.png", data / "JPEGImages" / "a.png")
+    shutil.copy(data / "JPEGImages" / "g.png", data / "JPEGImages" / "b.png")
+    (data / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nc\n")
+    assert ohem("train", run, *training(data, steps=3, recipe=recipe)).code == 0
+    assert ohem("eval", run).code == 0
+    assert json.loads((run / "eval.json").read_text())["map"] == 0
+
+
+# Options
+
+
+def test_unknown_recipe_option_and_value_name_the_nearest(run: Path, data: Path) -> None:
+    assert "did you mean demo-ohem" in sentence(ohem("train", run, "--recipe", "demo-ohm"))
+    assert "--solver.lr?" in sentence(ohem("train", run, *training(data), "--solver.lrr", 1))
+    assert "Did you mean" in sentence(ohem("train", run, *training(data), "--model.backbone", "vgg61"))
+    assert "--solver.lr" in sentence(ohem("train", run, *training(data), "--solver.lr", "fast"))
+    assert not run.exists()
+
+
+def test_unknown_command_names_the_nearest() -> None:
+    assert "train" in sentence(ohem("trian"))
+
+
+def test_unknown_yaml_key_names_the_nearest(run: Path, data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("solver:\n  momentun: 0.5\n")
+    text = sentence(ohem("train", run, *training(data), "--config", config))
+    assert "momentun" in text
+    assert "momentum" in text
+    assert str(config) in text
+
+
+def test_malformed_and_missing_yaml(run: Path, data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    assert str(config) in sentence(ohem("train", run, *training(data), "--config", config))
+    config.write_text("solver: [1\n")
+    assert str(config) in sentence(ohem("train", run, *training(data), "--config", config))
+
+
+def test_weights_that_are_not_there(run: Path, data: Path) -> None:
+    assert "nowhere.pth" in sentence(ohem("train", run, *training(data), "--model.weights", "nowhere.pth"))
+
+
+# Run folders
+
+
+def test_run_folder_of_another_recipe_is_left_as_it_was(run: Path, data: Path) -> None:
+    assert ohem("train", run, *training(data)).code == 0
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    text = sentence(ohem("train", run, *training(data, recipe="demo-frcn")))
+    assert "demo-ohem" in text
+    assert "sampler.name" in text
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_folder_that_is_no_run_is_left_as_it_was(run: Path, data: Path) -> None:
+    run.mkdir()
+    (run / "thesis.txt").write_text("dear")
+    assert str(run) in sentence(ohem("train", run, *training(data)))
+    assert [path.name for path in run.iterdir()] == ["thesis.txt"]
+    assert "is not a run" in sentence(ohem("eval", run))
+
+
+def test_checkpoint_cut_short_falls_back_to_the_one_before(run: Path, data: Path) -> None:
+    options = training(data, steps=4)
+    assert ohem("train", run, *options, "--run.checkpoint-every", 2).code == 0
+    whole = torch.load(run / "checkpoint.pt", weights_only=True)
+    newest = run / "checkpoint.pt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt is damaged .* falling back"):
+        assert ohem("train", run, *options, "--run.checkpoint-every", 2).code == 0
+    again = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert again["step"] == 4
+    assert all(torch.equal(value, again["model"][name]) for name, value in whole["model"].items())
+
+
+def test_no_whole_checkpoint(run: Path, data: Path) -> None:
+    assert ohem("train", run, *training(data)).code == 0
+    (run / "checkpoint.pt").write_bytes(b"no")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert "no whole checkpoint" in sentence(ohem("train", run, *training(data)))
+
+
+def test_loss_that_is_not_finite_stops_and_keeps_the_evidence(run: Path, data: Path) -> None:
+    options = [*training(data, steps=40), "--solver.clip", 0, "--solver.warmup", 0, "--run.checkpoint-every", 1]
+    with pytest.warns(RuntimeWarning):
+        text = sentence(ohem("train", run, *options, "--solver.lr", 1e30))
+    evidence = json.loads((run / "non-finite-0.json").read_text())
+    assert "not finite" in text
+    assert evidence["images"][0] in text
+    assert len(evidence["rois"]) == len(evidence["losses"]) > 0
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert saved["step"] == evidence["step"] - 1
+
+
+# Proposals
+
+
+def test_proposals_of_other_settings_are_refused(run: Path, data: Path) -> None:
+    text = sentence(ohem("train", run, *training(data), "--proposals.seed", 3))
+    assert "seed 0, want 3" in text
+    assert "train.selective-search-fast.safetensors" in text
+
+
+def test_mat_files_without_the_images(run: Path, data: Path, tmp_path: Path) -> None:
+    assert "none.mat" in sentence(ohem("train", run, *training(data), "--proposals.files", tmp_path / "none.mat"))

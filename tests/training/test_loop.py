@@ -1,0 +1,184 @@
+"""The training loop, by the command line on toy data: resumption, processes, accumulation, what it logs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ohem.training import checkpoint
+from ohem.training.build import learning_rate
+from ohem.training.metrics import COLUMNS, read_metrics
+from ohem.training.recipes import SolverConfig
+from tests.command_line import ohem
+from tests.toy import make_toy, training
+
+Weights = dict[str, torch.Tensor]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_toy(tmp_path_factory.mktemp("data") / "toy")
+    assert ohem("propose", f"{folder}:train", f"{folder}:test", "--jobs", 1).code == 0
+    return folder
+
+
+def weights(run: Path) -> Weights:
+    state = checkpoint.load(run)
+    assert state is not None
+    found: Weights = state["model"]
+    return found
+
+
+def same(a: Weights, b: Weights) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def subprocess_line(run: Path, options: list[Any]) -> list[str]:
+    return [sys.executable, "-m", "ohem.cli", "train", str(run), *map(str, options)]
+
+
+@pytest.mark.parametrize("recipe", ["demo-ohem", "demo-frcn"])
+def test_60_and_40_steps_are_100(data: Path, tmp_path: Path, recipe: str) -> None:
+    straight, halved = tmp_path / "straight", tmp_path / "halved"
+    assert ohem("train", straight, *training(data, steps=100, recipe=recipe)).code == 0
+    assert ohem("train", halved, *training(data, steps=60, recipe=recipe)).code == 0
+    assert not same(weights(straight), weights(halved))
+    assert ohem("train", halved, *training(data, steps=100, recipe=recipe)).code == 0
+    assert same(weights(straight), weights(halved))
+    timeless = [[{**row, "seconds": ""} for row in read_metrics(run)] for run in (straight, halved)]
+    assert timeless[0] == timeless[1]
+
+
+def test_seed_decides_everything(data: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert ohem("train", tmp_path / name, *training(data, steps=3), "--solver.seed", seed).code == 0
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def killable(data: Path) -> list[Any]:
+    return [*training(data, steps=120), "--run.checkpoint-every", 20, "--run.log-every", 5]
+
+
+@pytest.fixture(scope="module")
+def never_killed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    run = tmp_path_factory.mktemp("straight") / "run"
+    subprocess.run(subprocess_line(run, killable(data)), env=ENVIRONMENT, check=True, capture_output=True)
+    return weights(run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_killed_half_way_and_repeated_gives_the_same(
+    data: Path, tmp_path: Path, never_killed: Weights, number: signal.Signals
+) -> None:
+    killed, options = tmp_path / "killed", killable(data)
+    process = subprocess.Popen(
+        subprocess_line(killed, options), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not (rows := read_metrics(killed)) or int(rows[-1]["step"]) < 45:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    state = checkpoint.load(killed)
+    assert state is not None
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+        assert state["step"] % 20 == 0
+    else:
+        assert process.returncode == 128 + number
+        assert f"stopped by {number.name} after step {state['step']}" in out.decode()
+    assert 40 <= state["step"] < 120
+    subprocess.run(subprocess_line(killed, options), env=ENVIRONMENT, check=True, capture_output=True)
+    assert same(weights(killed), never_killed)
+
+
+def test_a_finished_run_is_left_alone(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert ohem("train", run, *training(data)).code == 0
+    before = (run / "checkpoint.pt").read_bytes()
+    assert ohem("train", run, *training(data)).code == 0
+    assert (run / "checkpoint.pt").read_bytes() == before
+
+
+def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
+    one, two, torchrun = tmp_path / "one", tmp_path / "two", tmp_path / "torchrun"
+    options = [*training(data, steps=5), "--solver.accumulate"]
+    assert ohem("train", one, *options).code == 0
+    for line in (
+        subprocess_line(two, [*options, "--devices", 2]),
+        [
+            *[sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ohem.cli"],
+            *subprocess_line(torchrun, [*options, "--devices", 2])[3:],
+        ],
+    ):
+        subprocess.run(line, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)
+    for run in (two, torchrun):
+        for name, value in weights(one).items():
+            torch.testing.assert_close(weights(run)[name], value, rtol=1e-4, atol=1e-5)
+        assert [row["step"] for row in read_metrics(run)] == ["5"]
+
+
+def test_images_that_processes_cannot_share(data: Path, tmp_path: Path) -> None:
+    line = subprocess_line(tmp_path / "run", [*training(data, images=3), "--devices", 2])
+    done = subprocess.run(line, capture_output=True, timeout=180, check=False)
+    assert done.returncode == 2
+    assert b"--solver.images 3 cannot be shared by 2 processes" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_metrics_tell_what_was_mined(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--sampler.nms-iou", 0.9, "--sampler.batch-size", 4]
+    assert ohem("train", run, *training(data, steps=25), *options).code == 0
+    rows = read_metrics(run)
+    assert [row["step"] for row in rows] == ["10", "20", "25"]
+    assert tuple(rows[0]) == COLUMNS
+    last = {name: float(value) for name, value in rows[-1].items()}
+    assert 0 < last["chosen"] <= last["survivors"] <= last["rois"]
+    assert 0 <= last["foreground"] <= 1
+    assert 0 <= last["far"] <= 1
+    assert last["loss_chosen"] >= last["loss_all"]
+    assert last["loss"] == pytest.approx(last["loss_classifier"] + last["loss_box_reg"], rel=1e-4)
+
+
+def test_a_sampler_that_ignores_losses_leaves_their_columns_empty(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert ohem("train", run, *training(data, steps=1, recipe="demo-frcn"), "--sampler.batch-size", 4).code == 0
+    row = read_metrics(run)[-1]
+    assert row["loss_all"] == row["survivors"] == ""
+    assert float(row["foreground"]) * float(row["chosen"]) <= 2  # a quarter of 4, in each of two images
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.implementation", "loss_layer"],
+        ["--model.box-normalisation", "empirical"],
+        ["--sampler.name", "all"],
+        ["--sampler.no-per-image", "--sampler.suppress", "label"],
+        ["--solver.accumulate"],
+        ["--run.precision", "bf16-mixed"],
+        ["--data.workers", "1"],
+        ["--data.no-flip", "--sampler.nms-iou", "1"],
+    ],
+)
+def test_every_option_trains_and_evaluates(data: Path, tmp_path: Path, options: list[str]) -> None:
+    run = tmp_path / "run"
+    assert ohem("train", run, *training(data, steps=3), *options).code == 0
+    assert ohem("eval", run, "--loss").code == 0
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    config = SolverConfig(lr=1.0, warmup=4, decay_every=10, gamma=0.1)
+    rates = [learning_rate(config, step) for step in (0, 1, 3, 4, 9, 10, 19, 20)]
+    assert rates == pytest.approx([0.25, 0.5, 1, 1, 1, 0.1, 0.1, 0.01])
