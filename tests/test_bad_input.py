@@ -236,6 +236,23 @@ def test_weights_that_are_not_there(run: Path, data: Path) -> None:
     assert "nowhere.pth" in sentence(ohem("train", run, *training(data), "--model.weights", "nowhere.pth"))
 
 
+@pytest.mark.parametrize(
+    "option", [["--run.accelerator", "cuda"], ["--run.accelerator", "abacus"], ["--devices", "0"], ["--devices", "two"]]
+)
+def test_devices_that_the_machine_lacks(run: Path, data: Path, option: list[str]) -> None:
+    if torch.cuda.is_available() and "cuda" in option:
+        pytest.skip("this machine has a GPU")
+    options = [word for word in training(data) if word not in ("--run.accelerator", "cpu")]
+    text = sentence(ohem("train", run, *options, *option))
+    assert "do not fit this machine" in text
+    assert option[1] in text
+
+
+def test_a_folder_that_cannot_be_made(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert str(tmp_path / "file") in sentence(ohem("train", tmp_path / "file" / "run", *training(data)))
+
+
 # Run folders
 
 

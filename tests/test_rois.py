@@ -43,13 +43,14 @@ def labels_of(proposals: list[Box], *objects: tuple[Box, int], ignored: tuple[Bo
 
 
 def test_by_hand() -> None:
-    rois = match([boxes([0, 0, 10, 8], FAR)], [target((UNIT, 3))])
-    assert rois.boxes.tolist() == [UNIT, [0, 0, 10, 8], FAR]
+    rois = match([boxes([0, 0, 9, 8], FAR)], [target((UNIT, 3))])
+    assert rois.boxes.tolist() == [UNIT, [0, 0, 9, 8], FAR]
     assert rois.labels.tolist() == [3, 3, 0]
     assert rois.images.tolist() == [0, 0, 0]
-    torch.testing.assert_close(rois.ious, torch.tensor([1.0, 0.8, 0.0]))
-    # From 10 x 8 centred at (5, 4) to 10 x 10 at (5, 5), divided by 0.1, 0.1, 0.2, 0.2.
-    torch.testing.assert_close(rois.targets[1], torch.tensor([0.0, (1 / 8) / 0.1, 0.0, math.log(10 / 8) / 0.2]))
+    torch.testing.assert_close(rois.ious, torch.tensor([1.0, 0.72, 0.0]))
+    # From 9 x 8 centred at (4.5, 4) to 10 x 10 at (5, 5), divided by 0.1, 0.1, 0.2, 0.2.
+    expected = [(0.5 / 9) / 0.1, (1 / 8) / 0.1, math.log(10 / 9) / 0.2, math.log(10 / 8) / 0.2]
+    torch.testing.assert_close(rois.targets[1], torch.tensor(expected))
     assert not rois.targets[0].any()
     assert not rois.targets[2].any()
     assert rois.foreground.tolist() == [True, True, False]

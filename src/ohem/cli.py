@@ -160,6 +160,11 @@ def main(tokens: Sequence[str] | None = None) -> None:
     except (InputError, CycloptsError) as error:
         print(f"ohem: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"ohem: {error.filename}: {error.strerror}: choose another place, or make room", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def _named(recipe: str) -> Recipe:

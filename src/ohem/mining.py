@@ -70,8 +70,8 @@ def _check(losses: Tensor, k: int) -> None:
 
 def _hardest_first(losses: Tensor) -> Tensor:
     ranked = losses.detach().float()
-    order = torch.where(ranked.isnan(), -torch.inf, ranked).argsort(descending=True, stable=True)
-    last = ranked[order].isnan()
+    order = ranked.argsort(descending=True, stable=True)
+    last = ranked[order].isnan()  # sorting puts them first
     return torch.cat([order[~last], order[last]])
 
 

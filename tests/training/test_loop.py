@@ -118,7 +118,7 @@ def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
         subprocess_line(two, [*options, "--devices", 2]),
         [
             *[sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ohem.cli"],
-            *subprocess_line(torchrun, [*options, "--devices", 2])[3:],
+            *subprocess_line(torchrun, options)[3:],
         ],
     ):
         subprocess.run(line, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)

@@ -76,7 +76,7 @@ def evaluate_run(
     recipe = read_run(run)
     fabric = Fabric(accelerator=recipe.run.accelerator, devices=1)
     model, recipe, step = load_detector(run, fabric)
-    data = build_data(sources or recipe.data.test, recipe.data.classes, "--data.test")
+    data = build_data(sources or recipe.data.test, recipe.data.classes, "--data")
     examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
     started = time.perf_counter()
     found = list(detect(model, _shown(examples, "evaluating")))

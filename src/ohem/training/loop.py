@@ -5,6 +5,7 @@ Data order, flips, sampling and dropout are functions of (seed, step), so a resu
 
 import json
 import math
+import os
 import signal
 import time
 import warnings
@@ -44,15 +45,29 @@ class Stopped(Exception):
 
 
 def launch(config: RunConfig) -> Fabric:
-    """Fabric on the devices of `config`, with its processes started."""
-    devices: int | str = int(config.devices) if config.devices.isdigit() else config.devices
-    if devices == "auto" and config.accelerator == "cpu":
-        devices = 1
-    with warnings.catch_warnings():
-        # Fabric tells of GPUs that are there but not asked for, which the person has just decided.
-        warnings.simplefilter("ignore")
-        fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=config.precision)
-        fabric.launch()
+    """Fabric on the devices of `config`, or on those that torchrun started, with its processes started.
+
+    Raises:
+        InputError: the machine has no such devices, or they cannot compute in that precision.
+    """
+    devices = os.environ.get("LOCAL_WORLD_SIZE", config.devices)
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    try:
+        with warnings.catch_warnings():
+            # Fabric tells of GPUs that are there but not asked for, which the person has just decided.
+            warnings.simplefilter("ignore")
+            fabric = Fabric(
+                accelerator=config.accelerator,
+                devices=int(devices) if devices.lstrip("-").isdigit() else devices,
+                num_nodes=nodes,
+                precision=config.precision,
+            )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(
+            f"--run.accelerator {config.accelerator}, --run.devices {devices} and --run.precision {config.precision} "
+            f"do not fit this machine ({error}): choose others"
+        ) from error
+    fabric.launch()
     return fabric
 
 

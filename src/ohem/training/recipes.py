@@ -117,9 +117,9 @@ class RunConfig:
     """The machine, logs and checkpoints: may differ when a run is resumed."""
 
     accelerator: str = "auto"
-    """auto, cpu, gpu, mps, ..."""
-    devices: str = "auto"
-    """Processes or GPUs: a number, or auto (all GPUs, one CPU process)."""
+    """auto, cpu, cuda, mps, ..."""
+    devices: str = "1"
+    """Processes, one to a GPU: a number, or auto for every GPU; under torchrun, what that started."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"] = "32-true"
     """Of the arithmetic; losses are ranked in float32 whatever it is."""
     log_every: int = 10
