@@ -32,19 +32,15 @@ def detection_loss(scores: Tensor, deltas: Tensor, rois: RoIs, chosen: Tensor | 
     """Mean losses over the RoIs trained on, background included; the two add up to the loss of the paper (weights 1:1).
 
     Args:
-        scores, deltas, rois: as for `roi_losses`.
-        chosen: int64 indices of the RoIs to train on; the losses of the others are set to 0. None: all of them.
+        scores, deltas, rois: as for `roi_losses`; a RoI labelled -1 counts, with a loss of 0.
+        chosen: int64 indices of the RoIs to train on: the others have no loss and no gradient. None: all of them.
 
     Returns:
         `loss_classifier` and `loss_box_reg`, scalars, divided by the actual number of RoIs trained on; 0 (with a graph)
         where there is none.
     """
-    weight = torch.ones(len(rois), device=scores.device)
+    losses = roi_losses(scores, deltas, rois)
     if chosen is not None:
-        weight = torch.zeros_like(weight).index_fill_(0, chosen, 1)
-    classifier, box_reg = roi_losses(scores, deltas, rois)
-    count = weight.sum().clamp(min=1)
-    return {
-        "loss_classifier": (classifier * weight).sum() / count,
-        "loss_box_reg": (box_reg * weight).sum() / count,
-    }
+        losses = losses[0][chosen], losses[1][chosen]
+    count = max(len(losses[0]), 1)
+    return {"loss_classifier": losses[0].sum() / count, "loss_box_reg": losses[1].sum() / count}

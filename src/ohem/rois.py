@@ -80,10 +80,12 @@ def match(
         add_ground_truth: put the ground-truth boxes before the proposals, as the authors do.
 
     Raises:
-        ValueError: there are not as many targets as proposals.
+        ValueError: there are not as many targets as proposals, or none at all.
     """
     if len(proposals) != len(targets):
         raise ValueError(f"match needs one target per image, not {len(targets)} for {len(proposals)}")
+    if len(proposals) == 0:
+        raise ValueError("match needs at least one image")
     parts = [_match_image(p, t, fg_iou, add_ground_truth) for p, t in zip(proposals, targets, strict=True)]
     boxes, labels, deltas, ious = (torch.cat(column) for column in zip(*parts, strict=True))
     images = torch.cat([torch.full((len(p[0]),), i, device=boxes.device) for i, p in enumerate(parts)])
@@ -114,8 +116,8 @@ def target_statistics(rois: Iterable[RoIs], num_classes: int) -> tuple[Tensor, T
         squares.index_add_(0, chosen.labels, values**2)
     mean = total / count.clamp(min=1)
     std = (squares / count.clamp(min=1) - mean**2).clamp(min=0).sqrt()
-    # One lone RoI has no spread; dividing by it would make the target infinite.
-    return mean.float(), torch.where(std > 0, std, 1).float()
+    # One lone RoI has no spread but for rounding; dividing by it would make the targets of others huge.
+    return mean.float(), torch.where(std > 1e-6, std, 1).float()
 
 
 def _match_image(
@@ -151,4 +153,5 @@ def _highest_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 def _covers(boxes: Tensor, regions: Tensor) -> Tensor:
     """(R,) bool: the box and some region share at least half of the smaller one's area."""
     smaller = torch.minimum(box_area(boxes)[:, None], box_area(regions))
-    return (intersection(boxes, regions) >= 0.5 * smaller).any(dim=1)
+    shared = intersection(boxes, regions)
+    return ((shared > 0) & (shared >= 0.5 * smaller)).any(dim=1)

@@ -55,7 +55,7 @@ class RandomSampler:
 
     def _image(self, rois: RoIs, here: Tensor) -> Tensor:
         foreground = here & rois.foreground & (rois.ious >= self.fg_iou)
-        chosen = _draw(foreground, int(self.fg_fraction * self.batch_size))
+        chosen = _draw(foreground, round(self.fg_fraction * self.batch_size))
         background = here & (rois.labels == 0)
         low, high = self.bg_iou
         in_range = background & (rois.ious >= low) & (rois.ious < high)
@@ -104,6 +104,8 @@ class OHEMSampler:
         return len(self._hardest(rois, losses, minable, len(minable)))
 
     def _hardest(self, rois: RoIs, losses: Tensor, candidates: Tensor, k: int) -> Tensor:
+        if self.suppress not in ("image", "label"):
+            raise ValueError(f'suppress must be "image" or "label", not {self.suppress!r}')
         groups = rois.images[candidates]
         if self.suppress == "label":
             groups = groups + rois.num_images * rois.labels[candidates]

@@ -90,6 +90,8 @@ class FastRCNN(nn.Module):
         rois = match(proposals, targets, mean=self.box_mean, std=self.box_std)
         if self.implementation == "loss_layer":
             return self._loss_layer(features, rois)
+        if self.implementation != "read_only":
+            raise ValueError(f'implementation must be "read_only" or "loss_layer", not {self.implementation!r}')
         keep = self.sampler(rois, lambda: self.read_only_losses(features, rois))
         scores, deltas = self.head(features, rois[keep])
         return detection_loss(scores, deltas, rois[keep])
@@ -99,17 +101,21 @@ class FastRCNN(nn.Module):
         return self._roi_network(features, self._windows(rois))
 
     def read_only_losses(self, features: Tensor, rois: RoIs) -> Tensor:
-        """Loss (R,) of every RoI, classification + box regression, from a pass that leaves no trace.
+        """Loss (R,) of every RoI, classification + box regression, from a pass that leaves no trace."""
+        with read_only(self):
+            scores, deltas = self._all_outputs(features, rois)
+            return torch.stack(roi_losses(scores, deltas, rois)).sum(dim=0)
+
+    def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
+        """What `head` returns, for any number of RoIs, without gradient.
 
         RoIPool rounds to the cells of the feature map, so RoIs that round alike have identical outputs: the RoI network
-        runs on the distinct windows, in bounded chunks, and every RoI has its own loss of the shared outputs.
+        runs on the distinct windows, in chunks that bound the memory, and its outputs are spread to all RoIs.
         """
         windows, which = torch.unique(self._windows(rois), dim=0, return_inverse=True)
-        features = features.detach()
-        with read_only(self):
-            parts = [self._roi_network(features, part) for part in windows.split(CHUNK)]
-            scores, deltas = (torch.cat(column)[which] for column in zip(*parts, strict=True))
-            return torch.stack(roi_losses(scores, deltas, rois)).sum(dim=0)
+        parts = [self._roi_network(features, part) for part in windows.split(CHUNK)]
+        scores, deltas = (torch.cat(column)[which] for column in zip(*parts, strict=True))
+        return scores, deltas
 
     def _windows(self, rois: RoIs) -> Tensor:
         """(R, 5): image, and first and last column and row of the feature map that RoIPool covers, both inclusive."""
@@ -137,7 +143,7 @@ class FastRCNN(nn.Module):
         found = []
         for i, (image, boxes) in enumerate(zip(images, proposals, strict=True)):
             rois = match([boxes], [_no_objects(boxes)], mean=self.box_mean, std=self.box_std)
-            scores, deltas = self.head(features[i : i + 1], rois)
+            scores, deltas = self._all_outputs(features[i : i + 1], rois)
             size = (image.shape[-2], image.shape[-1])
             deltas = deltas.float() * self.box_std + self.box_mean
             found.append(self.post_process(scores.float().softmax(dim=1), deltas, boxes, size))
