@@ -86,7 +86,7 @@ def build_model(recipe: Recipe, sampler: RoISampler) -> FastRCNN:
 
 def initialise(model: FastRCNN, examples: Examples, recipe: Recipe) -> None:
     """What a new run starts from: pre-trained weights, the scale of a new head, the statistics of the box targets."""
-    if recipe.model.weights is not None:
+    if recipe.model.weights != "none":
         load_weights(model.backbone, recipe.model.weights)
     init_head(model.backbone, [examples[i].image for i in range(min(len(examples), 8))])
     if recipe.model.box_normalisation == "empirical":

@@ -14,8 +14,8 @@ class ModelConfig:
 
     backbone: Literal["vgg16", "vgg_cnn_m_1024", "squeezenet1_0", "mobilenet_v2", "resnet50", "tiny"] = "vgg16"
     """Conv network and RoI network."""
-    weights: str | None = None
-    """Initial weights: a .safetensors, .pth or .caffemodel file, or torchvision:NAME; None starts from random ones."""
+    weights: str = "none"
+    """Initial weights: a .safetensors, .pth or .caffemodel file, torchvision:NAME, or none for random ones."""
     dropout: float = 0.5
     """Of the RoI network, where it has dropout."""
     implementation: Literal["read_only", "loss_layer"] = "read_only"
