@@ -305,6 +305,15 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_evidence(run: Path, data: P
     assert saved["step"] == evidence["step"] - 1
 
 
+def test_gradient_that_is_not_finite_stops_before_a_checkpoint_of_it(
+    run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_fabric.Fabric.clip_gradients", lambda *_, **__: torch.tensor(torch.inf))
+    text = sentence(ohem("train", run, *training(data), "--run.checkpoint-every", 1))
+    assert "the gradient is not finite at step 1" in text
+    assert not (run / "checkpoint.pt").exists()
+
+
 # Proposals
 
 

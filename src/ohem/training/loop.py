@@ -173,12 +173,17 @@ class Trainer:
             if statistics:
                 numbers.add(self.recorder.statistics())
         limit = solver.clip if solver.clip > 0 else math.inf
-        norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=limit, error_if_nonfinite=False)
+        norm = cast(
+            Tensor,
+            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=limit, error_if_nonfinite=False),
+        )
+        if self.recipe.run.precision != "16-mixed":  # there the scaler skips such steps
+            self._must_be_finite("gradient", norm, batch)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {
             **numbers.means(),
-            "grad_norm": float(cast(Tensor, norm)),
+            "grad_norm": float(norm),
             "lr": rate,
             "seconds": time.perf_counter() - started,
         }
@@ -188,7 +193,8 @@ class Trainer:
         torch.manual_seed(seed_of(self.recipe.solver.seed, STEP, examples[0].position))
         losses: dict[str, Tensor] = self.model(*self._inputs(examples))
         loss = torch.stack(list(losses.values())).sum()
-        self._must_be_finite(loss, examples)
+        ranked = self.recorder.losses
+        self._must_be_finite("loss", loss if ranked is None else loss + ranked.sum(), examples)
         self.fabric.backward(loss / passes)
         return {"loss": loss.item(), **{name: value.item() for name, value in losses.items()}}
 
@@ -197,15 +203,15 @@ class Trainer:
         moved: tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]] = self.fabric.to_device(columns)
         return moved
 
-    def _must_be_finite(self, loss: Tensor, examples: Sequence[Example]) -> None:
-        ranked = self.recorder.losses
-        if loss.isfinite() and (ranked is None or not ranked.isnan().any()):
+    def _must_be_finite(self, what: str, value: Tensor, examples: Sequence[Example]) -> None:
+        # Agreed, since a process that stops alone would leave the others waiting for its gradient.
+        if not self._agreed(int(not value.isfinite())):
             return
         path = self.run / f"non-finite-{self.fabric.global_rank}.json"
         with replacing(path) as beside:
             beside.write_text(json.dumps(self._evidence(examples)) + "\n")
         raise InputError(
-            f"the loss is not finite at step {self.step + 1}, image {', '.join(e.id for e in examples)}: lower "
+            f"the {what} is not finite at step {self.step + 1}, image {', '.join(e.id for e in examples)}: lower "
             f"--solver.lr or set --solver.clip, and look at the RoIs in {path}; the last checkpoint is kept"
         )
 
@@ -229,11 +235,11 @@ class Trainer:
             "losses": [] if record.losses is None else [str(value) for value in record.losses.tolist()],
         }
 
-    def _agreed(self, signum: int) -> int:
-        """The signal that any process received: all must stop at the same step, or the others wait for ever."""
+    def _agreed(self, number: int) -> int:
+        """The highest of the numbers that the processes give: if one must stop, all must, or they wait for ever."""
         if self.fabric.world_size == 1:
-            return signum
-        agreed = self.fabric.all_reduce(torch.tensor(signum, device=self.fabric.device), reduce_op="max")
+            return number
+        agreed = self.fabric.all_reduce(torch.tensor(number, device=self.fabric.device), reduce_op="max")
         return int(cast(Tensor, agreed))
 
 
