@@ -5,14 +5,10 @@ Data order, flips, sampling and dropout are functions of (seed, step), so a resu
 
 import json
 import math
-import os
-import signal
 import time
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import cast
 
 import torch
@@ -27,48 +23,12 @@ from ohem.files import replacing
 from ohem.recording import Recorder
 from ohem.training import checkpoint
 from ohem.training.build import build_model, build_optimizer, build_sampler, initialise, learning_rate
-from ohem.training.metrics import MetricsLog, ProgressBar
-from ohem.training.recipes import Recipe, RunConfig
+from ohem.training.metrics import MetricsLog, ProgressBar, Window
+from ohem.training.recipes import Recipe
+from ohem.training.signals import Stopped, collect_signals
 
 # Seeds of one run that must not meet: `Examples` uses streams 0 and 1.
 INITIAL, STEP = 2, 3
-
-
-class Stopped(Exception):
-    """Training was stopped by a signal, and its checkpoint is written."""
-
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(signum).name} after step {step}; the same line goes on from there"
-        )
-        self.signum = signum
-
-
-def launch(config: RunConfig) -> Fabric:
-    """Fabric on the devices of `config`, or on those that torchrun started, with its processes started.
-
-    Raises:
-        InputError: the machine has no such devices, or they cannot compute in that precision.
-    """
-    devices = os.environ.get("LOCAL_WORLD_SIZE", config.devices)
-    nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
-    try:
-        with warnings.catch_warnings():
-            # Fabric tells of GPUs that are there but not asked for, which the person has just decided.
-            warnings.simplefilter("ignore")
-            fabric = Fabric(
-                accelerator=config.accelerator,
-                devices=int(devices) if devices.lstrip("-").isdigit() else devices,
-                num_nodes=nodes,
-                precision=config.precision,
-            )
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(
-            f"--run.accelerator {config.accelerator}, --run.devices {devices} and --run.precision {config.precision} "
-            f"do not fit this machine ({error}): choose others"
-        ) from error
-    fabric.launch()
-    return fabric
 
 
 def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None:
@@ -118,7 +78,7 @@ class Trainer:
         """Trains up to step `last`, logging and saving as the recipe says."""
         settings, main = self.recipe.run, self.fabric.is_global_zero
         bar = ProgressBar(self.step, last, self.recipe.solver.images, main)
-        with _signals() as received, bar, MetricsLog(self.run, self.step) if main else nullcontext() as log:
+        with collect_signals() as received, bar, MetricsLog(self.run, self.step) if main else nullcontext() as log:
             window = Window()
             for batch in self._batches(last):
                 logged = (self.step + 1) % settings.log_every == 0 or self.step + 1 == last
@@ -241,40 +201,3 @@ class Trainer:
             return number
         agreed = self.fabric.all_reduce(torch.tensor(number, device=self.fabric.device), reduce_op="max")
         return int(cast(Tensor, agreed))
-
-
-class Window:
-    """Means of the numbers of some steps, each over the times it was told."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
-        self.last: dict[str, float] = {}
-
-    def add(self, numbers: dict[str, float]) -> None:
-        for name, value in numbers.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
-        self.last = numbers or self.last
-
-    def means(self) -> dict[str, float]:
-        return {name: total / self.counts[name] for name, total in self.sums.items()}
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT in place of dying; a second one of the kind acts as usual."""
-    received: list[int] = []
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def collect(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
-        signal.signal(signum, previous[signal.Signals(signum)])
-
-    for number in previous:
-        signal.signal(number, collect)
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

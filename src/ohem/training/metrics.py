@@ -56,6 +56,24 @@ def read_metrics(run: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if None not in row.values() and row["step"].isdigit()]
 
 
+class Window:
+    """Means of the numbers of some steps, each over the times it was told."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self.last: dict[str, float] = {}
+
+    def add(self, numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self.last = numbers or self.last
+
+    def means(self) -> dict[str, float]:
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
+
+
 class ProgressBar:
     """Loss, learning rate, images a second and time left; on something that is no terminal, a line now and then."""
 

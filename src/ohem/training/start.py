@@ -6,9 +6,11 @@ from pathlib import Path
 
 from ohem.errors import InputError
 from ohem.training.build import build_data, build_examples, build_proposals, with_classes
-from ohem.training.loop import Stopped, launch, train
+from ohem.training.launch import launch
+from ohem.training.loop import train
 from ohem.training.recipes import Recipe
 from ohem.training.runs import open_run
+from ohem.training.signals import Stopped
 
 
 def start(run: Path, name: str, recipe: Recipe, devices: str | None = None) -> None:

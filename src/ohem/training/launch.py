@@ -1,0 +1,36 @@
+"""Devices and processes, by Fabric."""
+
+import os
+import warnings
+
+from lightning_fabric import Fabric
+
+from ohem.errors import InputError
+from ohem.training.recipes import RunConfig
+
+
+def launch(config: RunConfig) -> Fabric:
+    """Fabric on the devices of `config`, or on those that torchrun started, with its processes started.
+
+    Raises:
+        InputError: the machine has no such devices, or they cannot compute in that precision.
+    """
+    devices = os.environ.get("LOCAL_WORLD_SIZE", config.devices)
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    try:
+        with warnings.catch_warnings():
+            # Fabric tells of GPUs that are there but not asked for, which the person has just decided.
+            warnings.simplefilter("ignore")
+            fabric = Fabric(
+                accelerator=config.accelerator,
+                devices=int(devices) if devices.lstrip("-").isdigit() else devices,
+                num_nodes=nodes,
+                precision=config.precision,
+            )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(
+            f"--run.accelerator {config.accelerator}, --run.devices {devices} and --run.precision {config.precision} "
+            f"do not fit this machine ({error}): choose others"
+        ) from error
+    fabric.launch()
+    return fabric
