@@ -71,8 +71,9 @@ def propose(
     """
     from ohem.training.build import build_data, build_proposals
 
-    for source in sources or [""]:
-        build_proposals(build_data([source], (), "the argument"), settings)
+    data = [build_data([source], (), "ohem propose") for source in sources] or [build_data((), (), "ohem propose")]
+    for each in data:
+        build_proposals(each, settings)
 
 
 @app.command
