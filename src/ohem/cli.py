@@ -15,7 +15,7 @@ from cyclopts.config import Dict
 from ohem.errors import InputError
 from ohem.training.recipes import RECIPES, ProposalConfig, Recipe
 
-Metric = Literal["voc07", "voc10"]
+Metric = Literal["voc07", "voc10", "coco"]
 
 
 def _defaults(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -67,7 +67,7 @@ def propose(
     Parameters
     ----------
     sources
-        FOLDER:SPLIT, one or several.
+        FOLDER:SPLIT or ANNOTATIONS.json:IMAGES, one or several.
     """
     from ohem.training.build import build_data, build_proposals
 
@@ -105,17 +105,17 @@ def train(
 
 
 @app.command(name="eval")
-def evaluate(run: Path, /, *, data: tuple[str, ...] = (), metric: Metric = "voc07", loss: bool = False) -> None:
-    """Evaluate a run: print the per-class table and write RUN/eval.json.
+def evaluate(run: Path, /, *, data: tuple[str, ...] = (), metric: Metric | None = None, loss: bool = False) -> None:
+    """Evaluate a run: print a table and write RUN/eval.json, for COCO data also RUN/detections.json.
 
     Parameters
     ----------
     run
         Folder of the run.
     data
-        Data sets, FOLDER:SPLIT; those of --data.test in training if not given.
+        Data sets, as in training; those of its --data.test if not given.
     metric
-        11-point AP of VOC2007, or the area under the curve of VOC2010.
+        11-point AP of VOC2007, area under the curve of VOC2010, or COCO's AP and AR; by default the data's own.
     loss
         Also the mean loss per RoI over all RoIs of the training images (the paper's figure 3).
     """

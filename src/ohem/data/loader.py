@@ -62,11 +62,11 @@ def prepare(
     height, width = image.shape[1:]
     boxes = torch.as_tensor(np.array(proposals, dtype=np.float32)).reshape(-1, 4)
     target = target or {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    truth = target["boxes"]
+    truth, rest = target["boxes"], {key: target[key] for key in target if key not in ("boxes", "area")}
     if mirrored:
         image, boxes, truth = flip(image), flip_boxes(boxes, width), flip_boxes(truth, width)
     scale = scale_factor(height, width, short, long)
-    return Example(name, position, resize(image, scale), boxes * scale, {**target, "boxes": truth * scale}, scale)
+    return Example(name, position, resize(image, scale), boxes * scale, {**rest, "boxes": truth * scale}, scale)
 
 
 class Examples(Dataset[Example]):

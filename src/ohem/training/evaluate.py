@@ -1,23 +1,22 @@
 """What became of a run: its detector, its detections, its mAP, and its loss over all RoIs."""
 
 import json
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
+from ohem.data.coco import COCODetection
 from ohem.data.loader import Example, Examples
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.errors import InputError
-from ohem.evaluation.voc import VOCResult, evaluate
+from ohem.evaluation.coco import write_results
 from ohem.files import replacing
 from ohem.rois import IGNORE, match
 from ohem.samplers import AllSampler
@@ -25,6 +24,7 @@ from ohem.training import checkpoint
 from ohem.training.build import build_data, build_examples, build_model, build_proposals
 from ohem.training.recipes import Recipe
 from ohem.training.runs import read_run
+from ohem.training.scores import Metric, score, usual_metric
 
 
 def load_detector(run: Path, fabric: Fabric) -> tuple[FastRCNN, Recipe, int]:
@@ -67,10 +67,11 @@ def mean_loss(model: FastRCNN, examples: Iterable[Example]) -> float:
 
 
 def evaluate_run(
-    run: Path, sources: Sequence[str] = (), metric: Literal["voc07", "voc10"] = "voc07", loss: bool = False
+    run: Path, sources: Sequence[str] = (), metric: Metric | None = None, loss: bool = False
 ) -> dict[str, Any]:
     """Evaluates the newest checkpoint of `run` on `sources` (its test data if empty) and writes RUN/eval.json.
 
+    The metric is by default that of the data's kind; detections in COCO data are also written, as RUN/detections.json.
     `loss` adds the mean loss over all RoIs of the training images.
     """
     recipe = read_run(run)
@@ -81,12 +82,9 @@ def evaluate_run(
     started = time.perf_counter()
     found = list(detect(model, _shown(examples, "evaluating")))
     seconds = time.perf_counter() - started
-    targets = [data.target(i) for i in range(len(data))]
-    result = evaluate(found, targets, metric=metric, classes=data.classes)
+    figures, table = score(found, data, metric or usual_metric(data))
     report: dict[str, Any] = {
-        "metric": metric,
-        "map": _or_null(result.map),
-        "ap": {name: _or_null(value) for name, value in result.ap.items()},
+        **figures,
         "images": len(data),
         "step": step,
         "seconds_per_image": seconds / max(len(data), 1),
@@ -97,23 +95,19 @@ def evaluate_run(
         report["loss_all_rois"] = mean_loss(model, _shown(shown, "loss over all RoIs"))
     with replacing(run / "eval.json") as beside:
         beside.write_text(json.dumps(report, indent=2) + "\n")
-    print_result(result, metric)
+    if isinstance(data, COCODetection):
+        _write_detections(run, found, data)
+    Console().print(table)
     return report
 
 
-def print_result(result: VOCResult, metric: str) -> None:
-    """Per-class table on standard output."""
-    table = Table("class", "objects", f"AP ({metric})")
-    for name, value in result.ap.items():
-        table.add_row(name, str(result.npos[name]), f"{value:.1f}")
-    table.add_section()
-    table.add_row("mean", str(sum(result.npos.values())), f"{result.map:.1f}", style="bold")
-    Console().print(table)
-
-
-def _or_null(value: float) -> float | None:
-    """JSON has no NaN, which stands for a class without ground truth."""
-    return None if math.isnan(value) else value
+def _write_detections(run: Path, found: Sequence[dict[str, Tensor]], data: COCODetection) -> None:
+    """A result file for each of the annotation files, whose numbers of images and classes it uses."""
+    labels = {name: label for label, name in enumerate(data.classes, start=1)}
+    for number, source in enumerate(data.sources, start=1):
+        path = run / (f"detections-{number}.json" if len(data.sources) > 1 else "detections.json")
+        category_ids = {labels[name]: category for name, category in source.category_ids if name in labels}
+        write_results(path, found[source.indices], source.image_ids, category_ids)
 
 
 def _shown(examples: Examples, description: str) -> Iterator[Example]:

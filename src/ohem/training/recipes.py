@@ -29,11 +29,11 @@ class DataConfig:
     """Images and how they are shown to the network."""
 
     train: tuple[str, ...] = ()
-    """Data sets to train on, FOLDER:SPLIT in VOC layout; several are concatenated."""
+    """Data sets to train on, FOLDER:SPLIT (VOC layout) or ANNOTATIONS.json:IMAGES (COCO); several are concatenated."""
     test: tuple[str, ...] = ()
     """Data sets to evaluate on."""
     classes: tuple[str, ...] = ()
-    """Names of the foreground classes, in order; those found in the training annotations if not given."""
+    """Names of the foreground classes, in order; those of the training annotations if not given."""
     short: int = 600
     """Short side of the resized image, in pixels."""
     long: int = 1000
