@@ -170,7 +170,7 @@ SMALL = Recipe(
     run=RunConfig(checkpoint_every=200),
 )
 DEMO = Recipe(
-    model=ModelConfig(backbone="tiny"),
+    model=ModelConfig(backbone="tiny", dropout=0.0),
     data=DataConfig(short=240, long=400, flip=False),  # a mirrored digit is a distractor of the scenes
     solver=SolverConfig(steps=1800, lr=0.02, decay_every=1350, warmup=50, clip=10.0),
     run=RunConfig(checkpoint_every=450),
