@@ -2,15 +2,19 @@
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch.distributed
 from lightning_fabric import Fabric
 
 from ohem.errors import InputError
 from ohem.training.recipes import RunConfig
 
 
-def launch(config: RunConfig) -> Fabric:
-    """Fabric on the devices of `config`, or on those that torchrun started, with its processes started.
+@contextmanager
+def launched(config: RunConfig) -> Iterator[Fabric]:
+    """Fabric on the devices of `config`, or on those that torchrun started, its processes started and, later, parted.
 
     Raises:
         InputError: the machine has no such devices, or they cannot compute in that precision.
@@ -33,4 +37,9 @@ def launch(config: RunConfig) -> Fabric:
             f"do not fit this machine ({error}): choose others"
         ) from error
     fabric.launch()
-    return fabric
+    try:
+        yield fabric
+    finally:
+        # A process that exits while still connected may abort the ones it is connected to.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ohem.errors import InputError
 from ohem.training.build import build_data, build_examples, build_proposals, with_classes
-from ohem.training.launch import launch
+from ohem.training.launch import launched
 from ohem.training.loop import train
 from ohem.training.recipes import Recipe
 from ohem.training.runs import open_run
@@ -32,11 +32,11 @@ def start(run: Path, name: str, recipe: Recipe, devices: str | None = None) -> N
     if first:
         open_run(run, name, recipe)
         build_proposals(data, recipe.proposals)
-    fabric = launch(recipe.run)
-    examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
-    try:
-        train(recipe, run, examples, fabric)
-    except Stopped as stop:
-        if fabric.is_global_zero:
-            print(f"ohem: {stop}")
-        raise SystemExit(128 + stop.signum) from None
+    with launched(recipe.run) as fabric:
+        examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
+        try:
+            train(recipe, run, examples, fabric)
+        except Stopped as stop:
+            if fabric.is_global_zero:
+                print(f"ohem: {stop}")
+            raise SystemExit(128 + stop.signum) from None
