@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ohem.data.annotation import Annotation, Defects, read_annotation
-from ohem.data.image import read_image
+from ohem.data.image import image_size, read_image
 from ohem.errors import InputError
 
 Target = dict[str, Tensor]
@@ -48,9 +49,12 @@ class VOCDetection:
     Args:
         source: `FOLDER:SPLIT`, or several of them.
         classes: names of the labels 1..K; if None, the names found in the annotations, sorted.
+        annotated: False takes images without an annotation file, such as the test images of the VOC server, as images
+            without objects.
 
     Attributes:
         classes: names of the labels 1..K.
+        annotated: whether every image has an annotation file.
         ids: a unique name per image: the file's stem, or `FOLDER/STEM` for all if two sources share a stem.
         sources: the sources, in order.
 
@@ -59,15 +63,18 @@ class VOCDetection:
             image are clipped, those without area (`xmax <= xmin`) skipped, with one `UserWarning` for each kind.
     """
 
-    def __init__(self, source: str | Sequence[str], classes: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, source: str | Sequence[str], classes: Sequence[str] | None = None, *, annotated: bool = True
+    ) -> None:
         self.sources: list[Source] = []
         self._paths: list[Path] = []
         self._annotations: list[Annotation] = []
         defects = Defects()
         for text in [source] if isinstance(source, str) else source:
-            self._append(text, defects)
+            self._append(text, defects, annotated)
         if not self.sources:
             raise InputError("the list of sources is empty: give at least one FOLDER:SPLIT")
+        self.annotated = all(annotation.path.exists() for annotation in self._annotations)
         self.ids = _unique_ids(self.sources)
         self.classes = _class_names(self._annotations) if classes is None else tuple(classes)
         self._labels = _numbered(self.classes, self._annotations)
@@ -101,7 +108,7 @@ class VOCDetection:
             "ignore": torch.tensor(annotation.difficult, dtype=torch.bool),
         }
 
-    def _append(self, text: str, defects: Defects) -> None:
+    def _append(self, text: str, defects: Defects, annotated: bool) -> None:
         folder, split = parse_source(text)
         ids = _read_split(folder, split)
         images = _image_files(folder)
@@ -117,7 +124,11 @@ class VOCDetection:
                     f"add {stem}.jpg, or remove the id"
                 )
             self._paths.append(images[stem])
-            self._annotations.append(read_annotation(folder / "Annotations" / f"{stem}.xml", images[stem], defects))
+            path = folder / "Annotations" / f"{stem}.xml"
+            read = annotated or path.exists()
+            self._annotations.append(
+                read_annotation(path, images[stem], defects) if read else _none(path, images[stem])
+            )
         self.sources.append(Source(folder, split, tuple(ids), slice(len(self) - len(ids), len(self))))
 
 
@@ -164,6 +175,11 @@ def _without_flag(line: str) -> str:
     """The id of a line; a class's split file has -1, 0 or 1 behind it. An id may hold blanks itself."""
     columns = line.rsplit(maxsplit=1)
     return columns[0] if columns[-1] in {"-1", "0", "1"} else line
+
+
+def _none(path: Path, image: Path) -> Annotation:
+    """What stands for an annotation that is not there."""
+    return Annotation(path, image_size(image), [], np.zeros((0, 4), np.float32), [])
 
 
 def _image_files(folder: Path) -> dict[str, Path]:

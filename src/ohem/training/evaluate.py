@@ -3,9 +3,11 @@
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -14,29 +16,42 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from ohem.data.loader import Example, Examples
+from ohem.data.loader import Example, Picture
+from ohem.data.voc import VOCDetection
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.errors import InputError
+from ohem.evaluation.submission import write_submission
 from ohem.evaluation.voc import VOCResult, evaluate
 from ohem.files import replacing
 from ohem.rois import IGNORE, match
 from ohem.samplers import AllSampler
 from ohem.training import checkpoint
-from ohem.training.build import build_data, build_examples, build_model, build_proposals
-from ohem.training.recipes import Recipe
+from ohem.training.build import build_data, build_examples, build_model, build_pictures, build_proposals, check
+from ohem.training.recipes import Recipe, TestConfig
 from ohem.training.runs import read_run
 
+T_co = TypeVar("T_co", covariant=True)
 
-def load_detector(run: Path, fabric: Fabric) -> tuple[FastRCNN, Recipe, int]:
+
+class _Indexed(Protocol[T_co]):
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> T_co: ...
+
+
+def load_detector(run: Path, fabric: Fabric, test: TestConfig | None = None) -> tuple[FastRCNN, Recipe, int]:
     """The detector of a run in eval mode, its recipe, and the step of its newest checkpoint.
 
+    `test` takes the place of what the recipe says about testing.
+
     Raises:
-        InputError: the folder is not a run, or has no checkpoint.
+        InputError: the folder is not a run, or has no checkpoint, or `test` makes no sense.
     """
     recipe = read_run(run)
     state = checkpoint.load(run)
     if state is None:
         raise InputError(f"{run} has no checkpoint yet: let `ohem train` reach its first (run.checkpoint_every)")
+    recipe = replace(recipe, test=test or recipe.test)
+    check(recipe)
     model = build_model(recipe, AllSampler())
     model.load_state_dict(state["model"])
     model.eval().to(fabric.device)
@@ -44,13 +59,13 @@ def load_detector(run: Path, fabric: Fabric) -> tuple[FastRCNN, Recipe, int]:
 
 
 @torch.inference_mode()
-def detect(model: FastRCNN, examples: Iterable[Example]) -> Iterator[dict[str, Tensor]]:
+def detect(model: FastRCNN, pictures: Iterable[Picture]) -> Iterator[dict[str, Tensor]]:
     """Per image its detections on the CPU, boxes in pixels of the image as it was before it was resized."""
     device = model.box_mean.device
-    for example in examples:
-        found = model([example.image.to(device)], [example.proposals.to(device)])[0]
-        found = {name: value.cpu() for name, value in found.items()}
-        yield {**found, "boxes": found["boxes"] / example.scale}
+    for shown in pictures:
+        images = [image.to(device) for image in shown.images]
+        found = model.detect(images, shown.scales, shown.proposals.to(device), shown.size)
+        yield {name: value.cpu() for name, value in found.items()}
 
 
 @torch.inference_mode()
@@ -67,30 +82,43 @@ def mean_loss(model: FastRCNN, examples: Iterable[Example]) -> float:
 
 
 def evaluate_run(
-    run: Path, sources: Sequence[str] = (), metric: Literal["voc07", "voc10"] = "voc07", loss: bool = False
+    run: Path,
+    sources: Sequence[str] = (),
+    metric: Literal["voc07", "voc10"] = "voc07",
+    loss: bool = False,
+    test: TestConfig | None = None,
+    submit: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates the newest checkpoint of `run` on `sources` (its test data if empty) and writes RUN/eval.json.
 
-    `loss` adds the mean loss over all RoIs of the training images.
+    `loss` adds the mean loss over all RoIs of the training images; `test` takes the place of the recipe's. `submit`
+    gets the result files of the VOC server, whose test images may be without annotations: then nothing is scored.
     """
     recipe = read_run(run)
     fabric = Fabric(accelerator=recipe.run.accelerator, devices=1)
-    model, recipe, step = load_detector(run, fabric)
-    data = build_data(sources or recipe.data.test, recipe.data.classes, "--data")
-    examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
+    model, recipe, step = load_detector(run, fabric, test)
+    data = build_data(sources or recipe.data.test, recipe.data.classes, "--data", annotated=submit is None)
+    stems = _stems(data) if submit else []
+    pictures = build_pictures(data, build_proposals(data, recipe.proposals), recipe)
     started = time.perf_counter()
-    found = list(detect(model, _shown(examples, "evaluating")))
+    found = list(detect(model, _shown(pictures, "evaluating")))
     seconds = time.perf_counter() - started
-    targets = [data.target(i) for i in range(len(data))]
-    result = evaluate(found, targets, metric=metric, classes=data.classes)
     report: dict[str, Any] = {
-        "metric": metric,
-        "map": _or_null(result.map),
-        "ap": {name: _or_null(value) for name, value in result.ap.items()},
         "images": len(data),
         "step": step,
         "seconds_per_image": seconds / max(len(data), 1),
+        "test": asdict(recipe.test),
     }
+    if submit:
+        write_submission(submit, stems, found, data.classes)
+        print(f"{submit}: the detections in {len(data)} images, one file for each of {len(data.classes)} classes")
+    if not data.annotated:
+        print("some images have no annotation: nothing is scored")
+        return report
+    targets = [data.target(i) for i in range(len(data))]
+    result = evaluate(found, targets, metric=metric, classes=data.classes)
+    ap = {name: _or_null(value) for name, value in result.ap.items()}
+    report = {"metric": metric, "map": _or_null(result.map), "ap": ap, **report}
     if loss:
         trained = build_data(recipe.data.train, recipe.data.classes, "--data.train")
         shown = build_examples(trained, build_proposals(trained, recipe.proposals), recipe)
@@ -116,7 +144,14 @@ def _or_null(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _shown(examples: Examples, description: str) -> Iterator[Example]:
-    return iter(
-        track((examples[i] for i in range(len(examples))), description, len(examples), console=Console(stderr=True))
-    )
+def _stems(data: VOCDetection) -> list[str]:
+    """The ids by which the VOC server knows the images."""
+    stems = [stem for source in data.sources for stem in source.ids]
+    twice = [stem for stem, count in Counter(stems).items() if count > 1]
+    if twice:
+        raise InputError(f"two images have the id {twice[0]}, which is all that --submit tells: give one data set")
+    return stems
+
+
+def _shown(items: _Indexed[T_co], description: str) -> Iterator[T_co]:
+    return iter(track((items[i] for i in range(len(items))), description, len(items), console=Console(stderr=True)))
