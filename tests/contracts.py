@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
+from ohem.data.dataset import DetectionSet
 from ohem.detection.backbones import Backbone, Normalisation
 from ohem.rois import RoIs, match
 from ohem.samplers import RoISampler
@@ -132,3 +133,37 @@ def mini_batches() -> dict[str, RoIs]:
         "only the second image has RoIs": match([torch.zeros(0, 4), proposals[1]], [nothing, truths[1]]),
         "duplicates": make_rois([0] * 6, boxes=[[0.0, 0.0, 10.0, 10.0]] * 6),
     }
+
+
+def check_dataset(data: DetectionSet) -> None:
+    """Whether `data` is what the loader, the proposals and the evaluation may rely on. It reads every image."""
+    count = len(data)
+    assert count == len(data.ids) == len(set(data.ids)) > 0
+    assert len(set(data.classes)) == len(data.classes)
+    assert [i for source in data.sources for i in range(count)[source.indices]] == list(range(count))
+    for source in data.sources:
+        assert len(source.ids) == len(set(source.ids)) == len(data.ids[source.indices])
+        assert source.folder.is_dir()
+        assert source.name
+    for i in range(count):
+        image, target = data[i]
+        height, width = data.size(i)
+        assert data.path(i).is_file()
+        assert (image.dtype, image.shape) == (torch.uint8, (3, height, width))
+        _check_target(target, height, width, len(data.classes))
+        target["boxes"].zero_()
+        assert not len(target["boxes"]) or data.target(i)["boxes"].any(), "a target shares memory with the data set"
+
+
+def _check_target(target: dict[str, Tensor], height: int, width: int, classes: int) -> None:
+    boxes, labels = target["boxes"], target["labels"]
+    assert (boxes.dtype, boxes.shape) == (torch.float32, (len(labels), 4))
+    assert (boxes >= 0).all()
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    assert (boxes[:, 2:] <= torch.tensor([width, height])).all()
+    assert (labels.dtype, labels.dim()) == (torch.int64, 1)
+    assert ((labels >= 1) & (labels <= classes)).all()
+    assert (target["ignore"].dtype, target["ignore"].shape) == (torch.bool, labels.shape)
+    if "area" in target:
+        assert (target["area"].dtype, target["area"].shape) == (torch.float32, labels.shape)
+        assert (target["area"] >= 0).all()

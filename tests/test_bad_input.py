@@ -63,6 +63,7 @@ def test_missing_split_file_names_those_there_are(run: Path, data: Path) -> None
 
 
 def test_no_source(run: Path) -> None:
+    assert "ohem propose FOLDER:SPLIT" in sentence(ohem("propose"))
     assert "--data.train FOLDER:SPLIT" in sentence(ohem("train", run, "--recipe", "demo-ohem"))
 
 
@@ -254,6 +255,7 @@ def test_malformed_and_missing_yaml(run: Path, data: Path, tmp_path: Path) -> No
 
 def test_weights_that_are_not_there(run: Path, data: Path) -> None:
     assert "nowhere.pth" in sentence(ohem("train", run, *training(data), "--model.weights", "nowhere.pth"))
+    assert ohem("train", run, *training(data)).code == 0  # the slip of the first try does not stick to the folder
 
 
 @pytest.mark.parametrize(

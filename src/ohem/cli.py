@@ -14,9 +14,8 @@ from cyclopts.config import Dict
 
 from ohem.errors import InputError
 from ohem.training.recipes import RECIPES, ProposalConfig, Recipe, TestConfig
-from ohem.training.runs import read_run
 
-Metric = Literal["voc07", "voc10"]
+Metric = Literal["voc07", "voc10", "coco"]
 TESTING = {("eval",), ("detect",)}
 
 
@@ -29,6 +28,8 @@ def _defaults(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
     if "--recipe" in given:
         Dict(_set_values(asdict(_named(given["--recipe"]))), use_commands_as_keys=False)(app, commands, arguments)
     elif commands in TESTING and "RUN" in given:
+        from ohem.training.runs import read_run
+
         trained = {"test": _set_values(asdict(read_run(Path(given["RUN"])).test))}
         Dict(trained, use_commands_as_keys=False)(app, commands, arguments)
 
@@ -72,12 +73,13 @@ def propose(
     Parameters
     ----------
     sources
-        FOLDER:SPLIT, one or several.
+        FOLDER:SPLIT or ANNOTATIONS.json:IMAGES, one or several.
     """
     from ohem.training.build import build_data, build_proposals
 
-    for source in sources or [""]:
-        build_proposals(build_data([source], (), "the argument"), settings)
+    data = [build_data([source], (), "ohem propose") for source in sources] or [build_data((), (), "ohem propose")]
+    for each in data:
+        build_proposals(each, settings)
 
 
 @app.command
@@ -114,25 +116,26 @@ def evaluate(
     /,
     *,
     data: tuple[str, ...] = (),
-    metric: Metric = "voc07",
+    metric: Metric | None = None,
     loss: bool = False,
     submit: Path | None = None,
     test: TestConfig = TestConfig(),  # noqa: B008  frozen
 ) -> None:
-    """Evaluate a run: print the per-class table and write RUN/eval.json.
+    """Evaluate a run: print a table and write RUN/eval.json, for COCO data also RUN/detections.json.
 
     Parameters
     ----------
     run
         Folder of the run.
     data
-        Data sets, FOLDER:SPLIT; those of --data.test in training if not given.
+        Data sets, as in training; those of its --data.test if not given.
     metric
-        11-point AP of VOC2007, or the area under the curve of VOC2010.
+        11-point AP of VOC2007, area under the curve of VOC2010, or COCO's AP and AR; by default the data's own.
     loss
         Also the mean loss per RoI over all RoIs of the training images (the paper's figure 3).
     submit
-        Folder that gets the result files of the VOC server, comp4_det_test_CLASS.txt; annotations may be missing.
+        Folder that gets the result files of the VOC server, comp4_det_test_CLASS.txt; annotations may be missing. Not
+        for COCO data.
     test
         As the run's recipe has it where not given.
     """

@@ -1,4 +1,4 @@
-"""What is shown at a position depends on (seed, position) alone; one scale is what it was before there were several."""
+"""What the network is shown: at a position by (seed, position) alone; one scale is what it was before several."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ohem.data.loader import Example, Examples, Pictures, TrainingExamples, picture
+from ohem.data.loader import Example, Examples, Pictures, TrainingExamples, picture, prepare
 from ohem.data.transforms import resize, scale_factor
 
 SCALES = (24, 32, 48)
@@ -113,3 +113,20 @@ def test_pictures_have_the_pixels_of_examples(shorts: tuple[int, ...]) -> None:
         assert shown.scales[-1] == example.scale == scale_factor(20, 30, 40, 60)
         assert torch.equal(shown.images[-1], example.image)
         assert torch.equal(shown.proposals * shown.scales[-1], example.proposals)
+
+
+def test_boxes_are_resized_and_the_area_of_the_original_is_left_behind() -> None:
+    target = {
+        "boxes": torch.tensor([[1.0, 2.0, 11.0, 22.0]]),
+        "labels": torch.tensor([3]),
+        "ignore": torch.tensor([True]),
+        "area": torch.tensor([150.0]),
+    }
+    example = prepare("a", torch.zeros(3, 40, 50, dtype=torch.uint8), [[0, 0, 50, 40]], target, short=80, long=200)
+    assert example.scale == 2
+    assert {name: values.tolist() for name, values in example.target.items()} == {
+        "boxes": [[2, 4, 22, 44]],
+        "labels": [3],
+        "ignore": [True],
+    }
+    assert example.proposals.tolist() == [[0, 0, 100, 80]]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ohem.data.voc import VOCDetection, parse_source
 from ohem.errors import InputError
+from tests.contracts import check_dataset
 from tests.data.voc_folder import make_voc
 from tests.shared import SHARED, needs_shared
 
@@ -41,6 +42,7 @@ def with_box(folder: Path, *boxes: tuple[float, float, float, float]) -> VOCDete
 
 def test_images_and_targets(folder: Path) -> None:
     dataset = VOCDetection(f"{folder}:train")
+    check_dataset(dataset)
     assert len(dataset) == 2
     assert dataset.classes == ("cat", "dog")
     assert dataset.ids == ["a", "b"]
@@ -125,12 +127,13 @@ def test_ids_may_hold_blanks(tmp_path: Path) -> None:
 def test_concatenation(folder: Path, tmp_path: Path) -> None:
     other = make_voc(tmp_path / "other", {"c": (20, 10, [("ant", 2, 2, 5, 5, 0)])}, {"train": ["c"]})
     dataset = VOCDetection([f"{folder}:train", f"{other}:train"])
+    check_dataset(dataset)
     assert dataset.ids == ["a", "b", "c"]
     assert dataset.classes == ("ant", "cat", "dog")
     assert dataset.target(2)["boxes"].tolist() == [[1, 1, 5, 5]]
     first, second = dataset.sources
-    assert (first.folder, first.split, first.ids) == (folder, "train", ("a", "b"))
-    assert (second.folder, second.split, second.ids) == (other, "train", ("c",))
+    assert (first.folder, first.name, first.ids) == (folder, "train", ("a", "b"))
+    assert (second.folder, second.name, second.ids) == (other, "train", ("c",))
     assert dataset.ids[first.indices] == ["a", "b"]
     assert dataset.ids[second.indices] == ["c"]
 

@@ -167,7 +167,7 @@ def test_bfloat16_generators_and_gradients() -> None:
     [
         ([prediction([BOX], [0.9])], [], "more predictions than targets, of which there are 0"),
         ([], [target([BOX])], "more targets than predictions, of which there are 0"),
-        ([prediction([BOX], [0.9, 0.8])], [target([BOX])], "image 0 has 1 boxes, 1 labels and 2 scores"),
+        ([prediction([BOX], [0.9, 0.8])], [target([BOX])], "prediction of image 0 has 1 boxes and 2 scores"),
         ([prediction([BOX], [0.9], [2])], [target([BOX])], r"prediction of image 0 has a label outside 1\.\.1"),
         ([prediction([BOX], [0.9])], [target([BOX], [3])], r"target of image 0 has a label outside 1\.\.1"),
         ([prediction([BOX], [float("nan")])], [target([BOX])], "NaN among its scores"),

@@ -1,45 +1,50 @@
-"""One VOC annotation, read without trust: harmless, well-formed XML and boxes inside the image, or a sentence.
+"""One image's ground truth, whatever format it was read from, and what is mended in it on the way.
 
-Boxes in XML are 1-based with the end included; here they are `[xmin - 1, ymin - 1, xmax, ymax]`.
+Boxes are `[x1, y1, x2, y2]` in pixels, end exclusive, inside the image and with an area.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
 import numpy.typing as npt
-from defusedxml import DefusedXmlException
-from defusedxml import ElementTree as SafeXML
 
 from ohem.data.image import image_size
 from ohem.errors import InputError
 
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """One image's XML: boxes `[N, 4]` float32 in our convention, inside the image and with an area."""
+    """What is known of one image before its pixels are read; N objects."""
 
-    path: Path
+    file: Path
+    """Where the annotation was read, for messages."""
+    image: Path
     size: tuple[int, int]
+    """`(height, width)` in pixels."""
     names: list[str]
-    boxes: npt.NDArray[np.float32]
-    difficult: list[bool]
+    """The objects' classes."""
+    boxes: Floats
+    """`[N, 4]`."""
+    ignore: list[bool]
+    """VOC's `difficult` objects, COCO's crowds."""
+    area: Floats | None = None
+    """`[N]`, square pixels that the format itself states; COCO means those of the object's outline."""
 
 
 @dataclass
 class Defects:
     """What is mended, counted over the data set so that one warning tells it."""
 
-    clipped: Counter[Path] = field(default_factory=Counter)
-    skipped: Counter[Path] = field(default_factory=Counter)
+    clipped: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
 
     def warn(self, dataset: str) -> None:
         for counts, what, done in (
@@ -56,85 +61,24 @@ class Defects:
                 )
 
 
-def read_annotation(path: Path, image: Path, defects: Defects) -> Annotation:
-    root = _parse_xml(path)
-    size = _read_size(root, path, image)
-    names, boxes, difficult = [], [], []
-    for number, thing in enumerate(root.findall("object"), start=1):
-        where = f"object {number} of {path}"
-        name = (thing.findtext("name") or "").strip()
-        if not name:
-            raise InputError(f"{where} has no <name>: write its class there")
-        flag = (thing.findtext("difficult") or "0").strip()
-        if flag not in {"0", "1"}:
-            raise InputError(f"{where} has <difficult>{flag}</difficult>: write 0 or 1")
-        box = _mend(_read_box(thing, where), size, path, defects)
-        if box is not None:
-            names.append(name)
-            boxes.append(box)
-            difficult.append(flag == "1")
-    return Annotation(path, size, names, np.array(boxes, np.float32).reshape(-1, 4), difficult)
+def mend(box: Sequence[float], size: tuple[int, int], where: str, defects: Defects) -> Floats | None:
+    """The box `[4]` cut to the image, counted where that is a defect, or None if nothing with an area is left."""
+    (x1, y1, x2, y2), (height, width) = box, size
+    inside = np.array([max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)], np.float32)
+    if (inside[2:] <= inside[:2]).any():
+        return None
+    # One pixel over the edge is another tool's convention (0-based, or an exclusive end), no defect.
+    if min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1:
+        defects.clipped[where] += 1
+    return inside
 
 
-def _parse_xml(path: Path) -> Element:
-    try:
-        root = SafeXML.parse(path, forbid_dtd=True).getroot()
-    except FileNotFoundError as error:
-        raise InputError(f"the annotation {path} does not exist: add it, or remove its id from the split") from error
-    except DefusedXmlException as error:
-        raise InputError(f"{path} defines a document type or entities, which are not expanded: remove them") from error
-    except (ParseError, OSError, ValueError, LookupError) as error:
-        raise InputError(f"{path} is not well-formed XML ({error}): correct it, or export it again") from error
-    assert root is not None  # only of a tree built empty
-    return root
-
-
-def _read_size(root: Element, path: Path, image: Path) -> tuple[int, int]:
-    """`(height, width)`, which the annotation and the image's header agree on."""
-    size = root.find("size")
-    if size is None:
-        raise InputError(f"{path} has no <size>: add <size> with the <width> and <height> of {image}")
-    height, width = [_number(size, tag, f"<size> of {path}") for tag in ("height", "width")]
+def checked_size(height: float, width: float, image: Path, where: str) -> tuple[int, int]:
+    """`(height, width)`, which the annotation, told as `where`, and the image's header agree on."""
     stored = image_size(image)
     if [height, width] != list(stored):
         raise InputError(
-            f"{path} has a <size> of {width:g} x {height:g} (width x height), {image} has {stored[1]} x {stored[0]}: "
+            f"{where} of {width:g} x {height:g} (width x height), {image} has {stored[1]} x {stored[0]}: "
             "annotate the image as it is stored, or put the annotated one there"
         )
     return stored
-
-
-def _read_box(thing: Element, where: str) -> list[float]:
-    box = thing.find("bndbox")
-    if box is None:
-        raise InputError(
-            f"{where} has no <bndbox>: add one with <xmin>, <ymin>, <xmax> and <ymax>, or remove the object"
-        )
-    return [_number(box, tag, f"<bndbox> of {where}") for tag in _CORNERS]
-
-
-def _number(parent: Element, tag: str, where: str) -> float:
-    text = parent.findtext(tag)
-    if text is None:
-        raise InputError(f"<{tag}> is missing in the {where}: add it")
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InputError(f"<{tag}>{text.strip()}</{tag}> in the {where} is not a number: write it in pixels")
-    return value
-
-
-def _mend(box: list[float], size: tuple[int, int], path: Path, defects: Defects) -> list[float] | None:
-    """The box in our convention and inside the image, or None if it has no area; counts what was wrong."""
-    (xmin, ymin, xmax, ymax), (height, width) = box, size
-    x1, y1, x2, y2 = max(xmin - 1, 0), max(ymin - 1, 0), min(xmax, width), min(ymax, height)
-    # A box of one pixel, xmin = xmax, is legal VOC, but in practice a slip of the mouse.
-    if xmax <= xmin or ymax <= ymin or x2 <= x1 or y2 <= y1:
-        defects.skipped[path] += 1
-        return None
-    # One pixel over the edge is another tool's convention (0-based, or an exclusive end), no defect.
-    if min(xmin, ymin) < 0 or xmax > width + 1 or ymax > height + 1:
-        defects.clipped[path] += 1
-    return [x1, y1, x2, y2]

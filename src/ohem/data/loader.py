@@ -79,11 +79,11 @@ def prepare(
     """Resizes, and mirrors if asked, an image (3, H, W) with its proposals (P, 4) and ground truth."""
     height, width = image.shape[1:]
     boxes = _as_boxes(proposals)
-    truth = target["boxes"]
+    truth, rest = target["boxes"], {key: target[key] for key in target if key not in ("boxes", "area")}
     if mirrored:
         image, boxes, truth = flip(image), flip_boxes(boxes, width), flip_boxes(truth, width)
     scale = scale_factor(height, width, short, long)
-    return Example(name, position, resize(image, scale), boxes * scale, {**target, "boxes": truth * scale}, scale)
+    return Example(name, position, resize(image, scale), boxes * scale, {**rest, "boxes": truth * scale}, scale)
 
 
 def picture(name: str, image: Tensor, proposals: Any, *, shorts: Sequence[int], long: int) -> Picture:

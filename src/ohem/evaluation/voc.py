@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from ohem.evaluation.inputs import Bools, Floats, Ints, pairs
+
 Metric = Literal["voc07", "voc10"]
 
 
@@ -115,20 +112,12 @@ def _match_all(
     """All detections matched; label and ignore of all ground-truth boxes; the number of images."""
     found = [_Matches(np.zeros(0), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))]
     labels, ignores, first, images = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)], 0, 0
-    for prediction, target in zip_longest(predictions, targets):
-        if prediction is None or target is None:
-            few, many = ("predictions", "targets") if prediction is None else ("targets", "predictions")
-            raise ValueError(
-                f"there are more {many} than {few}, of which there are {images}: give one of each per image"
-            )
-        where = f"image {images}"
-        boxes, scores, label = _fields(prediction, f"the prediction of {where}", "scores", classes)
-        true_boxes, ignore, true_label = _fields(target, f"the target of {where}", "ignore", classes)
-        overlaps, best = _best_overlap(boxes, label, true_boxes, true_label)
-        found.append(_Matches(scores, label, overlaps, best + first))
-        labels.append(true_label)
-        ignores.append(ignore != 0)
-        first += len(true_label)
+    for prediction, target in pairs(predictions, targets, classes):
+        overlaps, best = _best_overlap(prediction.boxes, prediction.labels, target.boxes, target.labels)
+        found.append(_Matches(prediction.scores, prediction.labels, overlaps, best + first))
+        labels.append(target.labels)
+        ignores.append(target.ignore)
+        first += len(target.labels)
         images += 1
     return (
         _Matches(*map(np.concatenate, zip(*found, strict=True))),
@@ -136,21 +125,6 @@ def _match_all(
         np.concatenate(ignores),
         images,
     )
-
-
-def _fields(item: Mapping[str, Any], where: str, extra: str, classes: int) -> tuple[Floats, Floats, Ints]:
-    """Boxes `[N, 4]`, the extra field `[N]` and labels `[N]` of one image, checked."""
-    boxes, labels = _array(item["boxes"]).reshape(-1, 4), _array(item["labels"]).astype(np.int64)
-    values = np.zeros(len(labels)) if extra == "ignore" and extra not in item else _array(item[extra])
-    if not len(boxes) == len(labels) == len(values):
-        raise ValueError(
-            f"{where} has {len(boxes)} boxes, {len(labels)} labels and {len(values)} {extra}: they must agree"
-        )
-    if np.any((labels < 1) | (labels > classes)):
-        raise ValueError(f"{where} has a label outside 1..{classes}: labels count from 1, in the order of `classes`")
-    if np.isnan(values).any():
-        raise ValueError(f"{where} has a NaN among its {extra}: it cannot be ranked")
-    return boxes, values, labels
 
 
 def _best_overlap(boxes: Floats, labels: Ints, true_boxes: Floats, true_labels: Ints) -> tuple[Floats, Ints]:
@@ -166,10 +140,3 @@ def _best_overlap(boxes: Floats, labels: Ints, true_boxes: Floats, true_labels: 
     iou[labels[:, None] != true_labels[None]] = 0
     best = iou.argmax(axis=1)
     return np.take_along_axis(iou, best[:, None], axis=1)[:, 0], best
-
-
-def _array(values: Any) -> Floats:
-    """float64 on the CPU, from a tensor of any kind (bfloat16 too), an array or a list."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().to("cpu", torch.float64).numpy()
-    return np.asarray(values, np.float64)

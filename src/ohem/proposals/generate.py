@@ -26,9 +26,14 @@ PART_SECONDS = 3.0  # what a SIGKILL can lose
 Boxes = dict[str, NDArray[np.float32]]
 
 
+def cache_name(split: str, mode: Mode = "fast") -> str:
+    """Of the file of proposals of `split`."""
+    return f"{split}.selective-search-{mode}.safetensors"
+
+
 def cache_path(folder: Path, split: str, mode: Mode = "fast") -> Path:
     """Where the proposals of `folder:split` are kept: beside the data, or in the user's cache if that is read-only."""
-    name = f"{split}.selective-search-{mode}.safetensors"
+    name = cache_name(split, mode)
     beside = folder / "Proposals" / name
     if beside.exists() or os.access(beside.parent if beside.parent.exists() else folder, os.W_OK):
         return beside

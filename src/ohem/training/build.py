@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ohem.data.dataset import DetectionSet
 from ohem.data.loader import Examples, Pictures
-from ohem.data.voc import VOCDetection
+from ohem.data.sources import FORMS, open_dataset
 from ohem.detection.backbones import BACKBONES, init_head
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.detection.inference import PostProcess
@@ -17,7 +18,7 @@ from ohem.detection.multiscale import nearest, union
 from ohem.detection.refinement import BoxRefinement
 from ohem.detection.weights import load_weights
 from ohem.errors import InputError
-from ohem.proposals.generate import cache_path, generate
+from ohem.proposals.generate import cache_name, cache_path, generate
 from ohem.proposals.matlab import read_mat
 from ohem.rois import match, target_statistics
 from ohem.samplers import AllSampler, OHEMSampler, RandomSampler, RoISampler
@@ -33,26 +34,27 @@ def check(recipe: Recipe) -> None:
         raise InputError(f"--test.iterations {recipe.test.iterations} leaves no box: give 1 or more")
 
 
-def build_data(sources: Sequence[str], classes: Sequence[str], option: str, *, annotated: bool = True) -> VOCDetection:
+def build_data(sources: Sequence[str], classes: Sequence[str], option: str, *, annotated: bool = True) -> DetectionSet:
     """The data set of `sources`; `classes` () takes the names found. `option` is what the remedy names.
 
-    Unless `annotated`, images may be without an annotation file.
+    Unless `annotated`, images in VOC layout may be without an annotation file.
     """
     if not sources:
-        raise InputError(f"no data set is given: name one with {option} FOLDER:SPLIT")
-    return VOCDetection(sources, classes or None, annotated=annotated)
+        raise InputError(f"no data set is given: name one with {option} {FORMS}")
+    return open_dataset(sources, classes or None, annotated=annotated)
 
 
-def build_proposals(data: VOCDetection, config: ProposalConfig) -> Mapping[str, Any]:
+def build_proposals(data: DetectionSet, config: ProposalConfig) -> Mapping[str, Any]:
     """Image id -> (P, 4) boxes: selective search, cached per source and made where missing, or the given .mat files."""
     if config.files:
         return _from_mat(data, config.files)
     found: dict[str, Any] = {}
     for source in data.sources:
         names = data.ids[source.indices]
-        path = cache_path(source.folder, source.split, config.mode)
-        if config.folder is not None:
-            path = Path(config.folder) / f"{source.folder.resolve().name}.{path.name}"
+        if config.folder is None:
+            path = cache_path(source.folder, source.name, config.mode)
+        else:
+            path = Path(config.folder) / f"{source.folder.resolve().name}.{cache_name(source.name, config.mode)}"
         images = {
             stem: data.path(i) for stem, i in zip(source.ids, range(*source.indices.indices(len(data))), strict=True)
         }
@@ -61,7 +63,7 @@ def build_proposals(data: VOCDetection, config: ProposalConfig) -> Mapping[str, 
     return found
 
 
-def _from_mat(data: VOCDetection, files: Sequence[str]) -> Mapping[str, Any]:
+def _from_mat(data: DetectionSet, files: Sequence[str]) -> Mapping[str, Any]:
     stems = {
         name: stem for source in data.sources for name, stem in zip(data.ids[source.indices], source.ids, strict=True)
     }
@@ -75,7 +77,7 @@ def _from_mat(data: VOCDetection, files: Sequence[str]) -> Mapping[str, Any]:
     return {name: boxes[stem] for name, stem in stems.items()}
 
 
-def build_examples(data: VOCDetection, proposals: Mapping[str, Any], recipe: Recipe) -> Examples:
+def build_examples(data: DetectionSet, proposals: Mapping[str, Any], recipe: Recipe) -> Examples:
     """Images with proposals at the scale of the recipe."""
     return Examples(data, proposals, short=recipe.data.short, long=recipe.data.long, top=recipe.proposals.top)
 
@@ -85,7 +87,7 @@ def sides_to_test(recipe: Recipe) -> tuple[tuple[int, ...], int]:
     return recipe.test.scales or (recipe.data.short,), recipe.test.long or recipe.data.long
 
 
-def build_pictures(data: VOCDetection, proposals: Mapping[str, Any], recipe: Recipe) -> Pictures:
+def build_pictures(data: DetectionSet, proposals: Mapping[str, Any], recipe: Recipe) -> Pictures:
     """Images with proposals in the sizes that the recipe tests at."""
     shorts, long = sides_to_test(recipe)
     return Pictures(data, proposals, shorts=shorts, long=long, top=recipe.proposals.top)

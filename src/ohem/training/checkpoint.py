@@ -13,6 +13,11 @@ NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 
 
+def exists(run: Path) -> bool:
+    """Whether the folder `run` has a checkpoint, whole or not."""
+    return any((run / name).exists() for name in (NAME, PREVIOUS))
+
+
 def save(run: Path, state: dict[str, Any]) -> None:
     """Writes `state` as the newest checkpoint of the folder `run`; the newest so far becomes the previous one."""
     newest = run / NAME

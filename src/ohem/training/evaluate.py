@@ -1,27 +1,27 @@
 """What became of a run: its detector, its detections, its mAP, and its loss over all RoIs."""
 
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
+from ohem.data.coco import COCODetection
+from ohem.data.dataset import DetectionSet
 from ohem.data.loader import Example, Picture
 from ohem.data.voc import VOCDetection
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.errors import InputError
+from ohem.evaluation.coco import write_results
 from ohem.evaluation.submission import write_submission
-from ohem.evaluation.voc import VOCResult, evaluate
 from ohem.files import replacing
 from ohem.rois import IGNORE, match
 from ohem.samplers import AllSampler
@@ -29,6 +29,7 @@ from ohem.training import checkpoint
 from ohem.training.build import build_data, build_examples, build_model, build_pictures, build_proposals, check
 from ohem.training.recipes import Recipe, TestConfig
 from ohem.training.runs import read_run
+from ohem.training.scores import Metric, score, usual_metric
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -84,15 +85,19 @@ def mean_loss(model: FastRCNN, examples: Iterable[Example]) -> float:
 def evaluate_run(
     run: Path,
     sources: Sequence[str] = (),
-    metric: Literal["voc07", "voc10"] = "voc07",
+    metric: Metric | None = None,
     loss: bool = False,
     test: TestConfig | None = None,
     submit: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates the newest checkpoint of `run` on `sources` (its test data if empty) and writes RUN/eval.json.
 
+    The metric is by default that of the data's kind; detections in COCO data are also written, as RUN/detections.json.
     `loss` adds the mean loss over all RoIs of the training images; `test` takes the place of the recipe's. `submit`
     gets the result files of the VOC server, whose test images may be without annotations: then nothing is scored.
+
+    Raises:
+        InputError: the run, the data or `test` is of no use, or `submit` is given with COCO data.
     """
     recipe = read_run(run)
     fabric = Fabric(accelerator=recipe.run.accelerator, devices=1)
@@ -115,37 +120,36 @@ def evaluate_run(
     if not data.annotated:
         print("some images have no annotation: nothing is scored")
         return report
-    targets = [data.target(i) for i in range(len(data))]
-    result = evaluate(found, targets, metric=metric, classes=data.classes)
-    ap = {name: _or_null(value) for name, value in result.ap.items()}
-    report = {"metric": metric, "map": _or_null(result.map), "ap": ap, **report}
+    figures, table = score(found, data, metric or usual_metric(data))
+    report = figures | report
     if loss:
         trained = build_data(recipe.data.train, recipe.data.classes, "--data.train")
         shown = build_examples(trained, build_proposals(trained, recipe.proposals), recipe)
         report["loss_all_rois"] = mean_loss(model, _shown(shown, "loss over all RoIs"))
     with replacing(run / "eval.json") as beside:
         beside.write_text(json.dumps(report, indent=2) + "\n")
-    print_result(result, metric)
+    if isinstance(data, COCODetection):
+        _write_detections(run, found, data)
+    Console().print(table)
     return report
 
 
-def print_result(result: VOCResult, metric: str) -> None:
-    """Per-class table on standard output."""
-    table = Table("class", "objects", f"AP ({metric})")
-    for name, value in result.ap.items():
-        table.add_row(name, str(result.npos[name]), f"{value:.1f}")
-    table.add_section()
-    table.add_row("mean", str(sum(result.npos.values())), f"{result.map:.1f}", style="bold")
-    Console().print(table)
+def _write_detections(run: Path, found: Sequence[dict[str, Tensor]], data: COCODetection) -> None:
+    """A result file for each of the annotation files, whose numbers of images and classes it uses."""
+    labels = {name: label for label, name in enumerate(data.classes, start=1)}
+    for number, source in enumerate(data.sources, start=1):
+        path = run / (f"detections-{number}.json" if len(data.sources) > 1 else "detections.json")
+        category_ids = {labels[name]: category for name, category in source.category_ids if name in labels}
+        write_results(path, found[source.indices], source.image_ids, category_ids)
 
 
-def _or_null(value: float) -> float | None:
-    """JSON has no NaN, which stands for a class without ground truth."""
-    return None if math.isnan(value) else value
-
-
-def _stems(data: VOCDetection) -> list[str]:
+def _stems(data: DetectionSet) -> list[str]:
     """The ids by which the VOC server knows the images."""
+    if not isinstance(data, VOCDetection):
+        raise InputError(
+            "--submit writes the files of the VOC server, and the data are in COCO's format: leave it out, "
+            "COCO's result file is always written, as RUN/detections.json"
+        )
     stems = [stem for source in data.sources for stem in source.ids]
     twice = [stem for stem, count in Counter(stems).items() if count > 1]
     if twice:

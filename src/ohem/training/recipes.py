@@ -29,11 +29,11 @@ class DataConfig:
     """Images and how they are shown to the network."""
 
     train: tuple[str, ...] = ()
-    """Data sets to train on, FOLDER:SPLIT in VOC layout; several are concatenated."""
+    """Data sets to train on, FOLDER:SPLIT (VOC layout) or ANNOTATIONS.json:IMAGES (COCO); several are concatenated."""
     test: tuple[str, ...] = ()
     """Data sets to evaluate on."""
     classes: tuple[str, ...] = ()
-    """Names of the foreground classes, in order; those found in the training annotations if not given."""
+    """Names of the foreground classes, in order; those of the training annotations if not given."""
     short: int = 600
     """Short side of the resized image, in pixels."""
     long: int = 1000
@@ -209,7 +209,7 @@ SMALL = Recipe(
     run=RunConfig(checkpoint_every=200),
 )
 DEMO = Recipe(
-    model=ModelConfig(backbone="tiny"),
+    model=ModelConfig(backbone="tiny", dropout=0.0),
     data=DataConfig(short=240, long=400, flip=False),  # a mirrored digit is a distractor of the scenes
     solver=SolverConfig(steps=1800, lr=0.02, decay_every=1350, warmup=50, clip=10.0),
     run=RunConfig(checkpoint_every=450),

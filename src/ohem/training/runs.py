@@ -9,6 +9,8 @@ import yaml
 
 from ohem.errors import InputError
 from ohem.files import replacing
+from ohem.training import checkpoint
+from ohem.training.metrics import read_metrics
 from ohem.training.recipes import Recipe
 
 NAME = "recipe.yaml"
@@ -19,10 +21,12 @@ FREE = ("run.", "test.", "solver.steps", "data.test", "data.workers", "proposals
 def open_run(run: Path, name: str, recipe: Recipe) -> None:
     """Makes the folder `run` for `recipe`, named `name`, or checks that it was made for it.
 
+    A folder in which no step was trained yet, its first try having ended in bad input, is made anew.
+
     Raises:
         InputError: the folder holds a run of another recipe, or something that is not a run.
     """
-    if (run / NAME).exists():
+    if (run / NAME).exists() and (checkpoint.exists(run) or read_metrics(run)):
         before_name, before = _read(run)
         changed = [
             (key, old, new)
@@ -35,7 +39,7 @@ def open_run(run: Path, name: str, recipe: Recipe) -> None:
                 f"{run} holds a run of recipe {before_name} with {key} {_show(old)}, not {_show(new)} as for {name}: "
                 "name another run folder, or repeat the line that made it"
             )
-    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+    elif run.exists() and not (run / NAME).exists() and (not run.is_dir() or any(run.iterdir())):
         raise InputError(f"{run} exists and is not a run (it has no {NAME}): name another run folder")
     run.mkdir(parents=True, exist_ok=True)
     with replacing(run / NAME) as beside:

@@ -24,7 +24,7 @@ def start(run: Path, name: str, recipe: Recipe, devices: str | None = None) -> N
         recipe = replace(recipe, run=replace(recipe.run, devices=devices))
     check(recipe)
     data = build_data(recipe.data.train, recipe.data.classes, "--data.train")
-    if not data.classes:
+    if not any(len(data.target(i)["labels"]) for i in range(len(data))):
         raise InputError(f"{', '.join(recipe.data.train)} has no object: annotate some, or name another split")
     recipe = with_classes(recipe, data.classes)
     if recipe.data.test:

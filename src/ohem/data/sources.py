@@ -1,0 +1,31 @@
+"""Which format a source is in shows in how it is written."""
+
+from collections.abc import Sequence
+
+from ohem.data.coco import COCODetection, is_coco
+from ohem.data.dataset import DetectionSet
+from ohem.data.voc import VOCDetection
+from ohem.errors import InputError
+
+FORMS = f"{VOCDetection.form} or {COCODetection.form}"
+
+
+def open_dataset(
+    sources: Sequence[str], classes: Sequence[str] | None = None, *, annotated: bool = True
+) -> DetectionSet:
+    """The data set of `sources`, all of them `FOLDER:SPLIT` or all `ANNOTATIONS.json:IMAGES`.
+
+    `classes` and `annotated` are as for `DetectionSet`.
+
+    Raises:
+        InputError: the sources are of both kinds, or as `DetectionSet` does.
+    """
+    coco = [text for text in sources if is_coco(text)]
+    if coco and len(coco) < len(sources):
+        other = next(text for text in sources if not is_coco(text))
+        raise InputError(
+            f"{other!r} is in VOC layout and {coco[0]!r} in COCO's format, which cannot be mixed (their names for "
+            "the same classes differ): convert one of them"
+        )
+    kind = COCODetection if coco else VOCDetection
+    return kind(sources, classes, annotated=annotated)

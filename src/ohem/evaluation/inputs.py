@@ -1,0 +1,97 @@
+"""What every metric is given, checked: predictions and ground truth side by side, image by image.
+
+D: detections of an image   G: ground-truth boxes of an image   K: classes, labelled 1..K
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+class Prediction(NamedTuple):
+    """The detections of an image."""
+
+    boxes: Floats  # [D, 4]
+    labels: Ints
+    scores: Floats
+
+
+class Truth(NamedTuple):
+    """The ground truth of an image."""
+
+    boxes: Floats  # [G, 4]
+    labels: Ints
+    ignore: Bools
+    area: Floats
+
+
+def pairs(
+    predictions: Iterable[Mapping[str, Any]], targets: Iterable[Mapping[str, Any]], classes: int
+) -> Iterator[tuple[Prediction, Truth]]:
+    """Prediction and ground truth of each image, as arrays on the CPU.
+
+    Raises:
+        ValueError: predictions and targets differ in number, an image's fields differ in length, a label is not in
+            1..K, or a score or an area is NaN.
+    """
+    for image, (prediction, target) in enumerate(zip_longest(predictions, targets)):
+        if prediction is None or target is None:
+            few, many = ("predictions", "targets") if prediction is None else ("targets", "predictions")
+            raise ValueError(
+                f"there are more {many} than {few}, of which there are {image}: give one of each per image"
+            )
+        yield (
+            read_prediction(prediction, f"the prediction of image {image}", classes),
+            _read_truth(target, f"the target of image {image}", classes),
+        )
+
+
+def read_prediction(prediction: Mapping[str, Any], where: str, classes: int | None = None) -> Prediction:
+    """The detections of one image, told as `where` in messages; raises `ValueError` as `pairs` does.
+
+    Labels are checked where the number of `classes` is given.
+    """
+    boxes, labels = _boxes_and_labels(prediction, where, classes)
+    return Prediction(boxes, labels, _column(prediction["scores"], where, "scores", len(boxes)))
+
+
+def _read_truth(target: Mapping[str, Any], where: str, classes: int) -> Truth:
+    boxes, labels = _boxes_and_labels(target, where, classes)
+    ignore = _column(target.get("ignore", np.zeros(len(boxes))), where, "ignore", len(boxes))
+    area = target.get("area", (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+    return Truth(boxes, labels, ignore != 0, _column(area, where, "area", len(boxes)))
+
+
+def _boxes_and_labels(item: Mapping[str, Any], where: str, classes: int | None) -> tuple[Floats, Ints]:
+    boxes, labels = _array(item["boxes"]).reshape(-1, 4), _array(item["labels"]).astype(np.int64)
+    if len(boxes) != len(labels):
+        raise ValueError(f"{where} has {len(boxes)} boxes and {len(labels)} labels: they must agree")
+    if classes is not None and np.any((labels < 1) | (labels > classes)):
+        raise ValueError(f"{where} has a label outside 1..{classes}: labels count from 1, in the order of `classes`")
+    return boxes, labels
+
+
+def _column(values: Any, where: str, name: str, count: int) -> Floats:
+    column = _array(values)
+    if len(column) != count:
+        raise ValueError(f"{where} has {count} boxes and {len(column)} {name}: they must agree")
+    if np.isnan(column).any():
+        raise ValueError(f"{where} has a NaN among its {name}: it cannot be ranked")
+    return column
+
+
+def _array(values: Any) -> Floats:
+    """float64 on the CPU, from a tensor of any kind (bfloat16 too), an array or a list."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().to("cpu", torch.float64).numpy()
+    return np.asarray(values, np.float64)

@@ -1,0 +1,46 @@
+"""The format of a source is told from how it is written."""
+
+from pathlib import Path
+
+import pytest
+
+from ohem.data.coco import COCODetection
+from ohem.data.sources import open_dataset
+from ohem.data.voc import VOCDetection
+from ohem.errors import InputError
+from tests.toy import make_toy, make_toy_coco
+
+
+def test_both_formats_of_the_same_data(tmp_path: Path) -> None:
+    voc = open_dataset([f"{make_toy(tmp_path / 'voc')}:train"])
+    coco = open_dataset([make_toy_coco(tmp_path / "coco")[0]], ["blue", "red"])
+    assert isinstance(voc, VOCDetection)
+    assert isinstance(coco, COCODetection)
+    assert (coco.classes, coco.ids) == (voc.classes, voc.ids)
+    for i in range(1, 5):  # the first has a crowd besides, the last nothing
+        for field, values in voc.target(i).items():
+            assert coco.target(i)[field].tolist() == values.tolist()
+
+
+def test_formats_cannot_be_mixed(tmp_path: Path) -> None:
+    voc, coco = f"{make_toy(tmp_path / 'voc')}:train", make_toy_coco(tmp_path / "coco")[0]
+    for sources in ([voc, coco], [coco, voc]):
+        with pytest.raises(InputError, match=r"voc:train' is in VOC layout and '.*train\.json:.*' in COCO's format"):
+            open_dataset(sources)
+
+
+def test_annotations_may_be_missing_in_voc_s_layout_where_that_is_said(tmp_path: Path) -> None:
+    folder, coco = make_toy(tmp_path / "voc"), make_toy_coco(tmp_path / "coco")[0]
+    (folder / "Annotations" / "a.xml").unlink()
+    with pytest.raises(InputError, match=r"a\.xml does not exist"):
+        open_dataset([f"{folder}:train"])
+    assert not open_dataset([f"{folder}:train"], annotated=False).annotated
+    assert open_dataset([coco], annotated=False).annotated
+    Path(coco.rpartition(":")[0]).unlink()
+    with pytest.raises(InputError, match="do not exist"):
+        open_dataset([coco], annotated=False)
+
+
+def test_without_a_source() -> None:
+    with pytest.raises(InputError, match="the list of sources is empty"):
+        open_dataset([])
