@@ -213,6 +213,26 @@ def test_unknown_recipe_option_and_value_name_the_nearest(run: Path, data: Path)
     assert not run.exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--test.iterations", 0, "--test.iterations 0"),
+        ("--test.scales", 0, "--test.scales 0"),
+        ("--test.scalse", 480, "--test.scales"),
+        ("--test.merge", "nearby", "nearest"),
+        ("--test.voters", "none", "all"),
+    ],
+)
+def test_options_of_testing(run: Path, data: Path, option: str, value: object, told: str) -> None:
+    assert ohem("train", run, *training(data, steps=1)).code == 0
+    assert told in sentence(ohem("eval", run, option, value))
+
+
+def test_scales_that_are_no_lengths(run: Path, data: Path) -> None:
+    assert "--data.scales -1" in sentence(ohem("train", run, *training(data), "--data.scales", 480, -1))
+    assert not run.exists()
+
+
 def test_unknown_command_names_the_nearest() -> None:
     assert "train" in sentence(ohem("trian"))
 

@@ -1,9 +1,11 @@
 """The commands, run as a person would: what they print and write."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import yaml
 from PIL import Image
 
 from ohem.training.recipes import RECIPES
-from tests.command_line import ohem
+from tests.command_line import ohem, sentence
 from tests.toy import NAMES, make_toy, training
 
 
@@ -92,6 +94,95 @@ def test_eval_on_other_data_and_metric(run: Path, data: Path) -> None:
     assert ohem("eval", run, "--data", f"{data}:train", "--metric", "voc10").code == 0
     report = json.loads((run / "eval.json").read_text())
     assert (report["metric"], report["images"]) == ("voc10", 6)
+
+
+def report_of(run: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((run / "eval.json").read_text())
+    return report
+
+
+def test_eval_with_several_scales_and_voting(run: Path) -> None:
+    assert ohem("eval", run).code == 0
+    plain = report_of(run)
+    options = ["--test.scales", 48, 64, 80, "--test.long", 120, "--test.iterations", 2, "--test.voting"]
+    assert ohem("eval", run, *options).code == 0
+    told = report_of(run)["test"]
+    assert (plain["test"]["scales"], plain["test"]["iterations"], plain["test"]["voting"]) == ([], 1, False)
+    assert (told["scales"], told["long"], told["iterations"], told["voting"]) == ([48, 64, 80], 120, 2, True)
+    assert ohem("eval", run, *options, "--test.merge", "nearest").code == 0
+    assert ohem("eval", run, "--test.scales", 64).code == 0
+    assert report_of(run)["ap"] == plain["ap"]
+
+
+def test_testing_is_as_in_the_recipe_unless_the_line_says_otherwise(data: Path, run: Path, tmp_path: Path) -> None:
+    """And it may differ when a run goes on."""
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    options = ["--test.voting", "--test.iterations", 3, "--test.scales", 48, 64, "--test.score", 0.25]
+    assert ohem("train", other, *training(data, steps=60), *options).code == 0
+    assert ohem("eval", other).code == 0
+    told = report_of(other)["test"]
+    assert (told["voting"], told["iterations"], told["scales"], told["score"]) == (True, 3, [48, 64], 0.25)
+    assert ohem("eval", other, "--test.no-voting", "--test.scales", 72).code == 0
+    told = report_of(other)["test"]
+    assert (told["voting"], told["iterations"], told["scales"], told["score"]) == (False, 3, [72], 0.25)
+    assert ohem("train", other, *training(data, steps=60), "--data.scales", 48).code == 2
+
+
+def test_submit_writes_what_was_found(run: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    shown = ohem("eval", run, "--submit", out)
+    assert shown.code == 0
+    assert str(out) in shown.out
+    assert {path.name for path in out.iterdir()} == {f"comp4_det_test_{name}.txt" for name in NAMES}
+    lines = [line.split() for path in out.iterdir() for line in path.read_text().splitlines()]
+    assert {line[0] for line in lines} == {"g", "h"}
+    boxes = np.array([line[2:] for line in lines], dtype=float)
+    assert (boxes[:, :2] >= 1).all()
+    assert (boxes[:, 2:] <= [80, 64]).all()
+    assert (boxes[:, 2:] > boxes[:, :2] - 1).all()
+    assert ohem("detect", run, data / "JPEGImages" / "g.png", "--out", tmp_path / "found").code == 0
+    (entry,) = json.loads((tmp_path / "found" / "detections.json").read_text())
+    of_g = [line for line in lines if line[0] == "g"]
+    assert sorted(float(line[1]) for line in of_g) == pytest.approx(sorted(entry["scores"]), abs=1e-6)
+    assert sorted(box[0] for box in entry["boxes"]) == pytest.approx(
+        sorted(float(line[2]) - 1 for line in of_g), abs=0.01
+    )
+
+
+def test_submit_without_annotations_scores_nothing(run: Path, tmp_path: Path) -> None:
+    folder = make_toy(tmp_path / "server", {"test": "xy"})
+    (folder / "Annotations" / "y.xml").unlink()
+    assert ohem("eval", run).code == 0
+    before = (run / "eval.json").read_bytes()
+    assert "y.xml" in sentence(ohem("eval", run, "--data", f"{folder}:test"))
+    shown = ohem("eval", run, "--data", f"{folder}:test", "--submit", tmp_path / "results")
+    assert shown.code == 0
+    assert "nothing is scored" in shown.out
+    assert (run / "eval.json").read_bytes() == before
+    ids = {line.split()[0] for p in (tmp_path / "results").iterdir() for line in p.read_text().splitlines()}
+    assert ids == {"x", "y"}
+
+
+def test_submit_of_images_that_share_an_id(run: Path, data: Path, tmp_path: Path) -> None:
+    other = make_toy(tmp_path / "other", {"test": "gz"})
+    line = ohem("eval", run, "--data", f"{data}:test", f"{other}:test", "--submit", tmp_path / "results")
+    assert "two images have the id g" in sentence(line)
+    assert not (tmp_path / "results").exists()
+
+
+def test_detect_as_the_line_says(run: Path, data: Path, tmp_path: Path) -> None:
+    found = {}
+    for name, options in {
+        "plain": [],
+        "few": ["--test.max-detections", 3],
+        "many": ["--test.scales", 48, 64, "--test.iterations", 2, "--test.voting"],
+    }.items():
+        assert ohem("detect", run, data / "JPEGImages" / "g.png", "--out", tmp_path / name, *options).code == 0
+        (found[name],) = json.loads((tmp_path / name / "detections.json").read_text())
+    assert found["few"]["scores"] == found["plain"]["scores"][:3]
+    assert found["many"]["boxes"] != found["plain"]["boxes"]
+    assert (np.array(found["many"]["boxes"]) <= [80, 64, 80, 64]).all()
 
 
 def test_detect_draws_and_lists(run: Path, data: Path, tmp_path: Path) -> None:

@@ -102,6 +102,23 @@ def test_test_data_without_annotations_get_a_result_file(sources: tuple[str, str
     assert len(json.loads((run / "detections.json").read_text())) > 0
 
 
+def test_eval_with_several_scales_and_voting(sources: tuple[str, str], run: Path) -> None:
+    """The detections that are written are those that were asked for, and are what is scored."""
+    assert ohem("eval", run).code == 0
+    plain = json.loads((run / "detections.json").read_text())
+    options = ["--test.scales", 48, 64, 80, "--test.long", 120, "--test.iterations", 2, "--test.voting"]
+    assert ohem("eval", run, *options).code == 0
+    report, found = (json.loads((run / name).read_text()) for name in ("eval.json", "detections.json"))
+    assert (report["metric"], report["test"]["scales"], report["test"]["voting"]) == ("coco", [48, 64, 80], True)
+    figures, _ = official(json.loads(annotations_of(sources[1]).read_text()), found)
+    assert report["map"] == pytest.approx(figures["ap"], abs=1e-9, rel=0)
+    assert found != plain
+    for x, y, width, height in (entry["bbox"] for entry in found):
+        assert min(x, y) >= 0
+        assert x + width <= 80 + 1e-3
+        assert y + height <= 64 + 1e-3
+
+
 def test_propose(sources: tuple[str, str], tmp_path: Path) -> None:
     assert ohem("propose", *sources, "--folder", tmp_path / "caches", "--jobs", 1).code == 0
     assert sorted(path.name for path in (tmp_path / "caches").iterdir()) == [
@@ -156,6 +173,17 @@ def test_class_in_test_that_is_not_in_train(sources: tuple[str, str], tmp_path: 
     text = sentence(ohem("train", tmp_path / "run", *training_on(sources[0], test)))
     assert "edited.json" in text
     assert "did you mean 'red'" in text
+
+
+def test_submit_is_for_the_voc_server(run: Path, tmp_path: Path) -> None:
+    """Before anything is detected or written."""
+    assert ohem("eval", run).code == 0
+    before = (run / "eval.json").read_bytes()
+    text = sentence(ohem("eval", run, "--submit", tmp_path / "results"))
+    assert "leave it out" in text
+    assert "detections.json" in text
+    assert (run / "eval.json").read_bytes() == before
+    assert not (tmp_path / "results").exists()
 
 
 def test_formats_cannot_be_mixed(sources: tuple[str, str], tmp_path: Path) -> None:

@@ -13,19 +13,25 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from ohem.errors import InputError
-from ohem.training.recipes import RECIPES, ProposalConfig, Recipe
+from ohem.training.recipes import RECIPES, ProposalConfig, Recipe, TestConfig
 
 Metric = Literal["voc07", "voc10", "coco"]
+TESTING = {("eval",), ("detect",)}
 
 
 def _defaults(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Fills the options that the line leaves open: from the --config file, then from the recipe."""
+    """Fills the options that the line leaves open: from the --config file, then from the recipe or that of the run."""
     given = {argument.name: argument.tokens[0].value for argument in arguments if argument.tokens}
     if "--config" in given:
         path = Path(given["--config"])
         Dict(_read_yaml(path), source=str(path), use_commands_as_keys=False)(app, commands, arguments)
     if "--recipe" in given:
         Dict(_set_values(asdict(_named(given["--recipe"]))), use_commands_as_keys=False)(app, commands, arguments)
+    elif commands in TESTING and "RUN" in given:
+        from ohem.training.runs import read_run
+
+        trained = {"test": _set_values(asdict(read_run(Path(given["RUN"])).test))}
+        Dict(trained, use_commands_as_keys=False)(app, commands, arguments)
 
 
 app = App(
@@ -105,7 +111,16 @@ def train(
 
 
 @app.command(name="eval")
-def evaluate(run: Path, /, *, data: tuple[str, ...] = (), metric: Metric | None = None, loss: bool = False) -> None:
+def evaluate(
+    run: Path,
+    /,
+    *,
+    data: tuple[str, ...] = (),
+    metric: Metric | None = None,
+    loss: bool = False,
+    submit: Path | None = None,
+    test: TestConfig = TestConfig(),  # noqa: B008  frozen
+) -> None:
     """Evaluate a run: print a table and write RUN/eval.json, for COCO data also RUN/detections.json.
 
     Parameters
@@ -118,14 +133,26 @@ def evaluate(run: Path, /, *, data: tuple[str, ...] = (), metric: Metric | None 
         11-point AP of VOC2007, area under the curve of VOC2010, or COCO's AP and AR; by default the data's own.
     loss
         Also the mean loss per RoI over all RoIs of the training images (the paper's figure 3).
+    submit
+        Folder that gets the result files of the VOC server, comp4_det_test_CLASS.txt; annotations may be missing. Not
+        for COCO data.
+    test
+        As the run's recipe has it where not given.
     """
     from ohem.training.evaluate import evaluate_run
 
-    evaluate_run(run, data, metric, loss)
+    evaluate_run(run, data, metric, loss, test, submit)
 
 
 @app.command
-def detect(run: Path, /, *images: Path, out: Path, score: float = 0.5) -> None:
+def detect(
+    run: Path,
+    /,
+    *images: Path,
+    out: Path,
+    score: float = 0.5,
+    test: TestConfig = TestConfig(),  # noqa: B008  frozen
+) -> None:
     """Detect in pictures: writes them with boxes, names and scores, and detections.json.
 
     Parameters
@@ -138,10 +165,12 @@ def detect(run: Path, /, *images: Path, out: Path, score: float = 0.5) -> None:
         Folder of what is written.
     score
         Lowest score of a box that is drawn; the JSON file has them all.
+    test
+        As the run's recipe has it where not given.
     """
     from ohem.training.detect import detect_files
 
-    detect_files(run, images, out, score)
+    detect_files(run, images, out, score, test)
 
 
 @app.command

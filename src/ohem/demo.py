@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ohem.data.scenes import CLASSES, make_scenes
 from ohem.detection.draw import draw_detections, draw_side_by_side
-from ohem.training.build import build_data, build_examples, build_proposals
+from ohem.training.build import build_data, build_pictures, build_proposals
 from ohem.training.detect import draw_found, save_picture
 from ohem.training.evaluate import detect, evaluate_run, load_detector
 from ohem.training.recipes import RECIPES, Recipe
@@ -49,9 +49,9 @@ def _draw(folder: Path) -> None:
     models = [load_detector(folder / arm, fabric)[0] for arm in ARMS]
     recipe = _recipe(ARMS[0], folder / "data", None)
     data = build_data(recipe.data.test, CLASSES, "--data.test")
-    examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
-    shown = [examples[i] for i in range(min(PICTURES, len(data)))]
-    found = zip(*(detect(model, shown) for model in models), strict=True)
+    shown = build_pictures(data, build_proposals(data, recipe.proposals), recipe)
+    first = [shown[i] for i in range(min(PICTURES, len(data)))]
+    found = zip(*(detect(model, first) for model in models), strict=True)
     for i, both in enumerate(found):
         image, target = data[i]
         names = [data.classes[label - 1] for label in target["labels"].tolist()]

@@ -1,8 +1,118 @@
-"""What the network is shown of an image."""
+"""What the network is shown: at a position by (seed, position) alone; one scale is what it was before several."""
 
+from collections import Counter
+
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
 
-from ohem.data.loader import prepare
+from ohem.data.loader import Example, Examples, Pictures, TrainingExamples, picture, prepare
+from ohem.data.transforms import resize, scale_factor
+
+SCALES = (24, 32, 48)
+
+
+class Noise:
+    """Three images of 20 x 30 pixels with an object each."""
+
+    classes = ("thing",)
+    ids = ["a", "b", "c"]  # noqa: RUF012
+
+    def __len__(self) -> int:
+        return 3
+
+    def image(self, index: int) -> Tensor:
+        return torch.randint(0, 256, (3, 20, 30), generator=torch.Generator().manual_seed(index), dtype=torch.uint8)
+
+    def target(self, index: int) -> dict[str, Tensor]:
+        return {"boxes": torch.tensor([[1.0, 2.0, 11.0, 12.0]]) + index, "labels": torch.tensor([1])}
+
+
+PROPOSALS = {name: [[0, 0, 10, 10], [3, 4, 25, 18], [1, 1, 5, 5]] for name in Noise.ids}
+EXAMPLES = Examples(Noise(), PROPOSALS, short=40, long=60, top=2)
+
+
+def sequence(seed: int = 0, scales: tuple[int, ...] = SCALES, flips: bool = True) -> TrainingExamples:
+    return TrainingExamples(EXAMPLES, seed=seed, flips=flips, scales=scales)
+
+
+def same(a: Example, b: Example) -> bool:
+    return (
+        (a.id, a.position, a.scale) == (b.id, b.position, b.scale)
+        and torch.equal(a.image, b.image)
+        and torch.equal(a.proposals, b.proposals)
+        and torch.equal(a.target["boxes"], b.target["boxes"])
+    )
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000))
+def test_a_function_of_seed_and_position(seed: int, position: int) -> None:
+    assert same(sequence(seed)[position], sequence(seed)[position])
+
+
+def test_one_scale_is_that_of_all_images() -> None:
+    without = TrainingExamples(EXAMPLES, seed=3, flips=True)
+    assert all(same(without[p], sequence(3, (40,))[p]) for p in range(12))
+    assert all(same(without[p], sequence(3, ())[p]) for p in range(12))
+    assert {without[p].scale for p in range(12)} == {2.0}
+
+
+def test_scales_change_nothing_but_the_size() -> None:
+    """Order and flips are those of one scale: each image is resized, with all that is on it."""
+    for position in range(12):
+        one, several = sequence(3, (40,))[position], sequence(3)[position]
+        assert one.id == several.id
+        torch.testing.assert_close(one.proposals / one.scale, several.proposals / several.scale)
+        torch.testing.assert_close(one.target["boxes"] / one.scale, several.target["boxes"] / several.scale)
+        assert list(several.image.shape[1:]) == [round(20 * several.scale), round(30 * several.scale)]
+
+
+def test_every_scale_is_drawn_about_equally_often_and_as_the_seed_says() -> None:
+    shorts = [[round(20 * sequence(seed)[p].scale) for p in range(300)] for seed in (0, 1)]
+    # 60 is the highest long side, so that 48 becomes 40.
+    counts = Counter(shorts[0])
+    assert set(counts) == {24, 32, 40}
+    assert min(counts.values()) > 70
+    assert shorts[0] != shorts[1]
+
+
+def test_scale_and_flip_are_drawn_apart() -> None:
+    drawn = Counter()
+    for position in range(200):
+        shown = sequence(scales=(20, 40))[position]
+        image = resize(EXAMPLES.data.image(Noise.ids.index(shown.id)), shown.scale)
+        drawn[shown.scale, torch.equal(image, shown.image)] += 1
+    assert len(drawn) == 4
+    assert min(drawn.values()) > 30
+
+
+def test_picture_in_several_sizes() -> None:
+    image = Noise().image(0)
+    shown = picture("a", image, [[0, 0, 10, 10]], shorts=(10, 40, 30), long=60)
+    assert shown.scales == (0.5, 2.0, 1.5)
+    assert shown.size == (20, 30)
+    assert shown.proposals.tolist() == [[0, 0, 10, 10]]
+    assert all(torch.equal(a, resize(image, s)) for a, s in zip(shown.images, shown.scales, strict=True))
+
+
+def test_sizes_that_the_long_side_makes_one_are_looked_at_once() -> None:
+    shown = picture("a", Noise().image(0), [], shorts=(30, 48, 50, 30), long=60)
+    assert shown.scales == (1.5, 2.0)
+    assert shown.proposals.shape == (0, 4)
+
+
+@pytest.mark.parametrize("shorts", [(40,), (20, 40)])
+def test_pictures_have_the_pixels_of_examples(shorts: tuple[int, ...]) -> None:
+    pictures = Pictures(Noise(), PROPOSALS, shorts=shorts, long=60, top=2)
+    assert len(pictures) == 3
+    for i in range(3):
+        shown, example = pictures[i], EXAMPLES[i]
+        assert shown.id == example.id
+        assert shown.scales[-1] == example.scale == scale_factor(20, 30, 40, 60)
+        assert torch.equal(shown.images[-1], example.image)
+        assert torch.equal(shown.proposals * shown.scales[-1], example.proposals)
 
 
 def test_boxes_are_resized_and_the_area_of_the_original_is_left_behind() -> None:

@@ -29,6 +29,18 @@ def test_formats_cannot_be_mixed(tmp_path: Path) -> None:
             open_dataset(sources)
 
 
+def test_annotations_may_be_missing_in_voc_s_layout_where_that_is_said(tmp_path: Path) -> None:
+    folder, coco = make_toy(tmp_path / "voc"), make_toy_coco(tmp_path / "coco")[0]
+    (folder / "Annotations" / "a.xml").unlink()
+    with pytest.raises(InputError, match=r"a\.xml does not exist"):
+        open_dataset([f"{folder}:train"])
+    assert not open_dataset([f"{folder}:train"], annotated=False).annotated
+    assert open_dataset([coco], annotated=False).annotated
+    Path(coco.rpartition(":")[0]).unlink()
+    with pytest.raises(InputError, match="do not exist"):
+        open_dataset([coco], annotated=False)
+
+
 def test_without_a_source() -> None:
     with pytest.raises(InputError, match="the list of sources is empty"):
         open_dataset([])

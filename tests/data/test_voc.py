@@ -279,6 +279,21 @@ def test_object_without_box(folder: Path) -> None:
     refused(folder, r"object 1 of .*a\.xml has no <bndbox>: add one")
 
 
+def test_annotations_may_be_missing_where_that_is_said(folder: Path) -> None:
+    assert VOCDetection(f"{folder}:train", annotated=False).annotated
+    (folder / "Annotations" / "b.xml").unlink()
+    with pytest.raises(InputError, match=r"b\.xml does not exist"):
+        VOCDetection(f"{folder}:train")
+    dataset = VOCDetection(f"{folder}:train", annotated=False)
+    assert not dataset.annotated
+    assert dataset.size(1) == (30, 40)
+    assert len(dataset.target(0)["boxes"]) == 2
+    assert dataset.target(1)["boxes"].shape == (0, 4)
+    (folder / "Annotations" / "a.xml").write_text("<annotation>")
+    with pytest.raises(InputError, match="well-formed"):
+        VOCDetection(f"{folder}:train", annotated=False)
+
+
 def test_damaged_images(folder: Path) -> None:
     """A damaged header is found on construction, damage behind it when the image is read."""
     path = folder / "JPEGImages/a.png"

@@ -1,12 +1,19 @@
-"""From scores and regressions to detections, by hand."""
+"""From scores and regressions to detections, by hand; box voting by hand, by definition and by reference."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.ops import box_iou, nms
 
-from ohem.detection.inference import PostProcess
+from ohem.boxes import from_inclusive
+from ohem.detection.inference import PostProcess, vote
+from tests.make_rois import random_boxes
+from tests.shared import needs_shared, reference
 
 SIZE = (90, 120)
 UNIT = [0.0, 0.0, 10.0, 10.0]
@@ -107,3 +114,115 @@ def test_boxes_without_area_are_dropped_and_take_no_place() -> None:
 def test_no_proposals() -> None:
     found = detect([], [])
     assert found == {"boxes": [], "labels": [], "scores": []}
+
+
+# ------------------------------------------------------------------------------------------------------------- voting
+
+BOX = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+HALF = torch.tensor([[0.0, 0.0, 10.0, 5.0]])  # IoU 1/2 with it
+
+
+def drawn(seed: int, n: int = 4, c: int = 30) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes, candidates around them and everywhere, and their scores."""
+    rng = torch.Generator().manual_seed(seed)
+    boxes = random_boxes(n, rng)
+    near = boxes.repeat_interleave(c // n, dim=0)
+    near = near + torch.randint(-5, 6, near.shape, generator=rng)
+    candidates = torch.cat([boxes, near, random_boxes(c, rng)])
+    return boxes, candidates, torch.rand(len(candidates), generator=rng)
+
+
+@needs_shared
+def test_reference_values() -> None:
+    """Their boxes have inclusive ends, so they are voted on in our convention and taken back."""
+    cases = reference("bbox_voting")["cases"]
+    assert len(cases) == 3
+    for case in cases:
+        rows = torch.tensor(case["candidates"], dtype=torch.float64)
+        candidates, scores = from_inclusive(rows[:, :4]), rows[:, 4]
+        passing = (scores > case["score_thresh"]).nonzero()[:, 0]
+        keep = passing[nms(candidates[passing], scores[passing], case["nms_iou"])]
+        assert rows[keep].tolist() == case["nms_dets"]
+        voted = vote(candidates[keep], candidates, scores, case["vote_iou"], at_least=True, added=case["add_val"])
+        expected = torch.tensor(case["voted_dets"], dtype=torch.float64)
+        torch.testing.assert_close(from_inclusive(expected[:, :4]), voted, rtol=0, atol=1e-9)
+
+
+def test_by_hand() -> None:
+    """Weights 3 and 1: three quarters of the way from the second to the first; the third is too far to vote."""
+    candidates = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 8.0], [5.0, 0.0, 15.0, 10.0]])
+    assert vote(BOX, candidates, torch.tensor([0.75, 0.25, 0.9])).tolist() == [[0.0, 0.0, 10.0, 9.5]]
+    assert vote(BOX, candidates, torch.tensor([0.75, 0.25, 0.9]), 0.8).tolist() == BOX.tolist()
+    third = vote(BOX, candidates, torch.tensor([0.25, 0.25, 0.5]), 0.3)
+    torch.testing.assert_close(third, torch.tensor([[2.5, 0.0, 12.5, 9.5]]))
+
+
+def test_an_iou_of_exactly_the_threshold() -> None:
+    both, scores = torch.cat([BOX, HALF]), torch.tensor([0.5, 0.5])
+    assert torch.equal(vote(BOX, both, scores, 0.5), BOX)
+    assert vote(BOX, both, scores, 0.5, at_least=True).tolist() == [[0.0, 0.0, 10.0, 7.5]]
+
+
+def test_scores_below_0_do_not_vote_unless_added_to() -> None:
+    both = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 8.0]])
+    scores = torch.tensor([0.375, -0.125])
+    assert torch.equal(vote(BOX, both, scores), BOX)
+    assert vote(BOX, both, scores, added=0.375).tolist() == [[0.0, 0.0, 10.0, 9.5]]
+
+
+def test_one_candidate_is_the_identity() -> None:
+    boxes, _, scores = drawn(1)
+    for box, score in zip(boxes.split(1), scores[: len(boxes)].split(1), strict=True):
+        assert torch.equal(vote(box, box, score), box)
+
+
+def test_without_voters_a_box_stays() -> None:
+    boxes, candidates, scores = drawn(2)
+    assert torch.equal(vote(boxes, torch.zeros(0, 4), torch.zeros(0)), boxes)
+    assert torch.equal(vote(boxes, candidates, torch.zeros_like(scores)), boxes)
+    assert torch.equal(vote(boxes, candidates + 1000, scores), boxes)
+    assert vote(torch.zeros(0, 4), candidates, scores).shape == (0, 4)
+
+
+def test_nan_does_not_vote() -> None:
+    four = torch.cat([BOX, torch.full((1, 4), math.nan), BOX + 1, BOX + 2])
+    assert torch.equal(vote(BOX, four, torch.tensor([0.5, 0.5, math.nan, 0.5]), 0.4), BOX + 1)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.3, 0.5, 0.7]), st.booleans(), st.sampled_from([0.0, 0.2]))
+def test_equals_the_definition(seed: int, iou: float, at_least: bool, added: float) -> None:
+    boxes, candidates, scores = drawn(seed)
+    ious = box_iou(boxes.double(), candidates.double())
+    found = vote(boxes.double(), candidates.double(), scores.double(), iou, at_least=at_least, added=added)
+    for i in range(len(boxes)):
+        weights = [max(0.0, s + added) for s in scores.tolist()]
+        near = [j for j in range(len(candidates)) if (ious[i, j] >= iou if at_least else ious[i, j] > iou)]
+        expected = np.average(candidates[near].numpy(), axis=0, weights=[weights[j] for j in near])
+        np.testing.assert_allclose(found[i].numpy(), expected, rtol=0, atol=1e-6)
+
+
+@given(st.integers(0, 10_000), st.floats(0.25, 4), st.floats(-50, 50))
+def test_scale_and_place_do_not_matter(seed: int, scale: float, shift: float) -> None:
+    boxes, candidates, scores = (values.double() for values in drawn(seed))
+    voted = vote(boxes * scale + shift, candidates * scale + shift, scores, 0.5123)
+    torch.testing.assert_close(voted, vote(boxes, candidates, scores, 0.5123) * scale + shift, rtol=0, atol=1e-6)
+
+
+@given(st.integers(0, 10_000))
+def test_the_order_and_the_unit_of_the_scores_do_not_matter(seed: int) -> None:
+    boxes, candidates, scores = drawn(seed)
+    order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(seed))
+    voted = vote(boxes, candidates, scores)
+    torch.testing.assert_close(vote(boxes, candidates[order], 7 * scores[order]), voted, rtol=0, atol=1e-3)
+    assert (voted >= candidates.min(dim=0).values - 1e-3).all()
+    assert (voted <= candidates.max(dim=0).values + 1e-3).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_precision_stays_also_under_autocast(dtype: torch.dtype) -> None:
+    boxes, candidates, scores = (values.to(dtype) for values in drawn(3))
+    plain = vote(boxes, candidates, scores)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = vote(boxes, candidates, scores)
+    assert plain.dtype == mixed.dtype == dtype
+    torch.testing.assert_close(mixed, plain, rtol=0, atol=1e-4)

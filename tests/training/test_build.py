@@ -8,14 +8,20 @@ import pytest
 import scipy.io
 import torch
 
+from ohem.detection.inference import PostProcess
+from ohem.detection.multiscale import nearest, union
+from ohem.detection.refinement import BoxRefinement
 from ohem.errors import InputError
 from ohem.samplers import AllSampler, OHEMSampler, RandomSampler
+from ohem.training import recipes
 from ohem.training.build import (
     build_data,
     build_model,
     build_optimizer,
     build_proposals,
+    build_refinement,
     build_sampler,
+    sides_to_test,
     with_classes,
 )
 from ohem.training.recipes import RECIPES, ProposalConfig, SamplerConfig, SolverConfig
@@ -73,6 +79,44 @@ def test_dropout_of_the_recipe() -> None:
         model = build_model(replace(recipe, model=replace(recipe.model, dropout=dropout)), AllSampler())
         found = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
         assert found == [dropout, dropout]
+
+
+def test_the_detector_tests_as_the_recipe_says() -> None:
+    recipe = with_classes(RECIPES["demo-ohem"].recipe, ("a",))
+    model = build_model(recipe, AllSampler())
+    assert (model.post_process, model.refinement, model.merge) == (PostProcess(0.001, 0.3, 300), None, union)
+    test = recipes.TestConfig(merge="nearest", iterations=2, score=0.1, nms_iou=0.4, max_detections=7)
+    model = build_model(replace(recipe, test=test), AllSampler())
+    assert (model.post_process, model.merge) == (PostProcess(0.1, 0.4, 7), nearest)
+    assert model.refinement == BoxRefinement(2, voting=False)
+
+
+def test_refinement_of_the_recipe() -> None:
+    plain = recipes.TestConfig()
+    assert build_refinement(plain) is None
+    assert build_refinement(replace(plain, iterations=2, voting=True)) == BoxRefinement()
+    options = {
+        "iterations": 3,
+        "rescore_score": 0.2,
+        "first_nms_iou": 0.95,
+        "first_top": 200,
+        "voting": True,
+        "vote_iou": 0.6,
+        "vote_at_least": True,
+        "vote_added": 1.5,
+        "voters": "scored",
+    }
+    assert build_refinement(replace(plain, **options)) == BoxRefinement(**options)  # type: ignore[arg-type]
+    for name in ("voting", "first_nms_iou", "first_top"):
+        assert build_refinement(replace(plain, **{name: options[name]})) is not None
+
+
+def test_sides_of_the_recipe() -> None:
+    recipe = RECIPES["small-ohem"].recipe
+    assert sides_to_test(recipe) == ((400,), 667)
+    assert sides_to_test(replace(recipe, data=replace(recipe.data, scales=(320, 480)))) == ((400,), 667)
+    test = recipes.TestConfig(scales=(480, 320), long=1000)
+    assert sides_to_test(replace(recipe, test=test)) == ((480, 320), 1000)
 
 
 def test_mat_files_take_the_place_of_selective_search(data: Path, tmp_path: Path) -> None:

@@ -56,6 +56,23 @@ def test_60_and_40_steps_are_100(data: Path, tmp_path: Path, recipe: str) -> Non
     assert timeless[0] == timeless[1]
 
 
+def test_scales_are_drawn_anew_where_a_run_stopped(data: Path, tmp_path: Path) -> None:
+    scales = ["--data.scales", 48, 56, 64]
+    one, straight, halved = tmp_path / "one", tmp_path / "straight", tmp_path / "halved"
+    assert ohem("train", one, *training(data, steps=10)).code == 0
+    assert ohem("train", straight, *training(data, steps=10), *scales).code == 0
+    assert ohem("train", halved, *training(data, steps=5), *scales).code == 0
+    assert ohem("train", halved, *training(data, steps=10), *scales).code == 0
+    assert same(weights(straight), weights(halved))
+    assert not same(weights(straight), weights(one))
+
+
+def test_the_one_scale_drawn_is_the_one_scale(data: Path, tmp_path: Path) -> None:
+    assert ohem("train", tmp_path / "a", *training(data, steps=5)).code == 0
+    assert ohem("train", tmp_path / "b", *training(data, steps=5), "--data.scales", 64).code == 0
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
 def test_seed_decides_everything(data: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert ohem("train", tmp_path / name, *training(data, steps=3), "--solver.seed", seed).code == 0
@@ -170,6 +187,7 @@ def test_a_sampler_that_ignores_losses_leaves_their_columns_empty(data: Path, tm
         ["--run.precision", "bf16-mixed"],
         ["--data.workers", "1"],
         ["--data.no-flip", "--sampler.nms-iou", "1"],
+        ["--data.scales", "48", "64", "--test.scales", "48", "64", "--test.iterations", "2", "--test.voting"],
     ],
 )
 def test_every_option_trains_and_evaluates(data: Path, tmp_path: Path, options: list[str]) -> None:

@@ -50,9 +50,12 @@ class DetectionSet(ABC):
     Args:
         source: a source, or several of them.
         classes: names of the labels 1..K; if None, those that the annotations give.
+        annotated: False takes images without an annotation file of their own, such as the test images of the VOC
+            server, as images without objects. COCO's annotations are one file, which is always needed.
 
     Attributes:
         classes: names of the labels 1..K.
+        annotated: whether every image's annotation file is there.
         ids: a unique name per image: that of its source, or `FOLDER/NAME` for all if two sources share one.
         sources: the sources, in order.
 
@@ -65,7 +68,10 @@ class DetectionSet(ABC):
     """How a source of this format is written."""
     sources: Sequence[Source]
 
-    def __init__(self, source: str | Sequence[str], classes: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, source: str | Sequence[str], classes: Sequence[str] | None = None, *, annotated: bool = True
+    ) -> None:
+        self._must_be_annotated = annotated
         self._annotations: list[Annotation] = []
         defects = Defects()
         sources: list[Source] = []
@@ -77,6 +83,7 @@ class DetectionSet(ABC):
         if not sources:
             raise InputError(f"the list of sources is empty: give at least one {self.form}")
         self.sources = sources
+        self.annotated = all(file.exists() for file in {annotation.file for annotation in self._annotations})
         self.ids = _unique_ids(sources)
         self.classes = self._given_classes() if classes is None else tuple(classes)
         self._labels = _numbered(self.classes, self._annotations)

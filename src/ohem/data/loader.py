@@ -14,6 +14,9 @@ from torch.utils.data import Dataset
 
 from ohem.data.transforms import flip, flip_boxes, resize, scale_factor
 
+# Seeds of one run that must not meet; the training loop uses streams 2 and 3.
+ORDER, FLIP, SCALE = 0, 1, 4
+
 
 class DetectionData(Protocol):
     """A data set as the loader and the evaluation need it."""
@@ -42,6 +45,21 @@ class Example:
     """Resized pixels per pixel of the original."""
 
 
+@dataclass(frozen=True)
+class Picture:
+    """One image as a trained detector looks at it: in one or several sizes."""
+
+    id: str
+    images: tuple[Tensor, ...]
+    """uint8 RGB (3, H, W) each, resized."""
+    scales: tuple[float, ...]
+    """Resized pixels per pixel of the original, of each."""
+    proposals: Tensor
+    """(P, 4) float32, pixels of the original."""
+    size: tuple[int, int]
+    """(height, width) of the original."""
+
+
 def seed_of(*numbers: int) -> int:
     """A seed in [0, 2**63) that depends on all of `numbers` and on nothing else."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
@@ -51,7 +69,7 @@ def prepare(
     name: str,
     image: Tensor,
     proposals: Any,
-    target: dict[str, Tensor] | None = None,
+    target: dict[str, Tensor],
     *,
     short: int,
     long: int,
@@ -60,13 +78,22 @@ def prepare(
 ) -> Example:
     """Resizes, and mirrors if asked, an image (3, H, W) with its proposals (P, 4) and ground truth."""
     height, width = image.shape[1:]
-    boxes = torch.as_tensor(np.array(proposals, dtype=np.float32)).reshape(-1, 4)
-    target = target or {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    boxes = _as_boxes(proposals)
     truth, rest = target["boxes"], {key: target[key] for key in target if key not in ("boxes", "area")}
     if mirrored:
         image, boxes, truth = flip(image), flip_boxes(boxes, width), flip_boxes(truth, width)
     scale = scale_factor(height, width, short, long)
     return Example(name, position, resize(image, scale), boxes * scale, {**rest, "boxes": truth * scale}, scale)
+
+
+def picture(name: str, image: Tensor, proposals: Any, *, shorts: Sequence[int], long: int) -> Picture:
+    """An image (3, H, W) with its proposals (P, 4) in pixels of it, resized to each of the short sides `shorts`.
+
+    Short sides that `long` limits to the same size are one.
+    """
+    height, width = image.shape[1:]
+    scales = tuple(dict.fromkeys(scale_factor(height, width, short, long) for short in shorts))
+    return Picture(name, tuple(resize(image, s) for s in scales), scales, _as_boxes(proposals), (height, width))
 
 
 class Examples(Dataset[Example]):
@@ -92,27 +119,65 @@ class Examples(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         return self.example(index, index, mirrored=False)
 
-    def example(self, index: int, position: int, mirrored: bool) -> Example:
-        """Image `index`, mirrored or not."""
+    def example(self, index: int, position: int, mirrored: bool, short: int | None = None) -> Example:
+        """Image `index`, mirrored or not, its short side `short` or that of all."""
         name = self.data.ids[index]
         image, target, boxes = self.data.image(index), self.data.target(index), self.proposals[name][: self.top]
-        sides = {"short": self.short, "long": self.long}
+        sides = {"short": short or self.short, "long": self.long}
         return prepare(name, image, boxes, target, position=position, mirrored=mirrored, **sides)
 
 
 class TrainingExamples(Dataset[Example]):
-    """The endless sequence of a training run, indexed by position: a new order each epoch, half of it mirrored."""
+    """The endless sequence of a training run, indexed by position: a new order each epoch, half of it mirrored.
 
-    def __init__(self, examples: Examples, *, seed: int, flips: bool) -> None:
+    Args:
+        examples: the images.
+        seed: of the run.
+        flips: mirror half of the images.
+        scales: short sides in pixels, one of which is drawn for each position; that of `examples` if none is given.
+    """
+
+    def __init__(self, examples: Examples, *, seed: int, flips: bool, scales: Sequence[int] = ()) -> None:
         self.examples = examples
         self.seed = seed
         self.flips = flips
+        self.scales = scales or (examples.short,)
 
     def __getitem__(self, position: int) -> Example:
         epoch, offset = divmod(position, len(self.examples))
-        order = np.random.default_rng(seed_of(self.seed, 0, epoch)).permutation(len(self.examples))
-        mirrored = self.flips and bool(seed_of(self.seed, 1, position) & 1)
-        return self.examples.example(int(order[offset]), position, mirrored)
+        order = np.random.default_rng(seed_of(self.seed, ORDER, epoch)).permutation(len(self.examples))
+        mirrored = self.flips and bool(seed_of(self.seed, FLIP, position) & 1)
+        short = self.scales[seed_of(self.seed, SCALE, position) % len(self.scales)]
+        return self.examples.example(int(order[offset]), position, mirrored, short)
+
+
+class Pictures(Dataset[Picture]):
+    """Images with proposals for a trained detector, in one or several sizes each, indexed in order.
+
+    Args:
+        data: the images.
+        proposals: image id -> (P, 4) boxes in pixels of the original image.
+        shorts: short sides in pixels.
+        long: highest long side in pixels, as for `scale_factor`.
+        top: most proposals used of an image.
+    """
+
+    def __init__(
+        self, data: DetectionData, proposals: Mapping[str, Any], *, shorts: Sequence[int], long: int, top: int
+    ) -> None:
+        self.data = data
+        self.proposals = proposals
+        self.shorts = shorts
+        self.long = long
+        self.top = top
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Picture:
+        name = self.data.ids[index]
+        boxes = self.proposals[name][: self.top]
+        return picture(name, self.data.image(index), boxes, shorts=self.shorts, long=self.long)
 
 
 def positions(first_step: int, last_step: int, images: int, rank: int = 0, world: int = 1) -> list[list[int]]:
@@ -123,3 +188,7 @@ def positions(first_step: int, last_step: int, images: int, rank: int = 0, world
 def as_list(examples: Sequence[Example]) -> list[Example]:
     """Collates to a plain list: images of a mini-batch have different sizes and numbers of boxes."""
     return list(examples)
+
+
+def _as_boxes(proposals: Any) -> Tensor:
+    return torch.as_tensor(np.array(proposals, dtype=np.float32)).reshape(-1, 4)

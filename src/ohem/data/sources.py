@@ -10,8 +10,12 @@ from ohem.errors import InputError
 FORMS = f"{VOCDetection.form} or {COCODetection.form}"
 
 
-def open_dataset(sources: Sequence[str], classes: Sequence[str] | None = None) -> DetectionSet:
+def open_dataset(
+    sources: Sequence[str], classes: Sequence[str] | None = None, *, annotated: bool = True
+) -> DetectionSet:
     """The data set of `sources`, all of them `FOLDER:SPLIT` or all `ANNOTATIONS.json:IMAGES`.
+
+    `classes` and `annotated` are as for `DetectionSet`.
 
     Raises:
         InputError: the sources are of both kinds, or as `DetectionSet` does.
@@ -23,4 +27,5 @@ def open_dataset(sources: Sequence[str], classes: Sequence[str] | None = None) -
             f"{other!r} is in VOC layout and {coco[0]!r} in COCO's format, which cannot be mixed (their names for "
             "the same classes differ): convert one of them"
         )
-    return COCODetection(sources, classes) if coco else VOCDetection(sources, classes)
+    kind = COCODetection if coco else VOCDetection
+    return kind(sources, classes, annotated=annotated)

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from ohem.data.annotation import Annotation, Defects
 from ohem.data.dataset import DetectionSet, Source
+from ohem.data.image import image_size
 from ohem.data.voc_xml import read_annotation
 from ohem.errors import InputError
 
@@ -41,7 +44,9 @@ class VOCDetection(DetectionSet):
                     f"{folder / 'JPEGImages'} has no image of the id {stem!r} in {_split_file(folder, split)}: "
                     f"add {stem}.jpg, or remove the id"
                 )
-            annotations.append(read_annotation(folder / "Annotations" / f"{stem}.xml", images[stem], defects))
+            path = folder / "Annotations" / f"{stem}.xml"
+            read = self._must_be_annotated or path.exists()
+            annotations.append(read_annotation(path, images[stem], defects) if read else _none(path, images[stem]))
         return Source(f"{folder}:{split}", folder, split, tuple(ids)), annotations
 
     def _given_classes(self) -> tuple[str, ...]:
@@ -91,6 +96,11 @@ def _without_flag(line: str) -> str:
     """The id of a line; a class's split file has -1, 0 or 1 behind it. An id may hold blanks itself."""
     columns = line.rsplit(maxsplit=1)
     return columns[0] if columns[-1] in {"-1", "0", "1"} else line
+
+
+def _none(path: Path, image: Path) -> Annotation:
+    """What stands for an annotation that is not there."""
+    return Annotation(path, image, image_size(image), [], np.zeros((0, 4), np.float32), [])
 
 
 def _image_files(folder: Path) -> dict[str, Path]:

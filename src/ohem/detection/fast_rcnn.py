@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torchvision.ops import roi_pool
 
 from ohem.detection.backbones import Backbone
-from ohem.detection.inference import PostProcess
+from ohem.detection.inference import Outputs, PostProcess
+from ohem.detection.multiscale import Merge, View, union
 from ohem.detection.readonly import read_only
+from ohem.detection.refinement import BoxRefinement
 from ohem.losses import detection_loss, roi_losses
 from ohem.rois import BOX_MEAN, BOX_STD, RoIs, match
 from ohem.samplers import RoISampler
@@ -25,7 +27,8 @@ class FastRCNN(nn.Module):
     """Conv network + RoI network on given proposals.
 
     In train mode `model(images, proposals, targets)` returns `{"loss_classifier": ..., "loss_box_reg": ...}`; in eval
-    mode `model(images, proposals)` returns per image `{"boxes": (D, 4), "labels": (D,), "scores": (D,)}`.
+    mode `model(images, proposals)` returns per image `{"boxes": (D, 4), "labels": (D,), "scores": (D,)}`; `detect` does
+    so for one image that is looked at in several sizes.
 
     Args:
         backbone: conv network and the RoI network up to its two output layers.
@@ -35,6 +38,8 @@ class FastRCNN(nn.Module):
             RoIs, then the regular RoI network on the chosen; "loss_layer": one pass over all RoIs with gradient, in
             which the losses of those not chosen are set to 0 (paper, section 4.2: equal gradients, more time).
         post_process: turns scores and regressions into detections.
+        refinement: iterative box regression with voting (the paper's B); None for neither.
+        merge: of the sizes that `detect` is given (the paper's M): `multiscale.union` or `multiscale.nearest`.
         box_mean, box_std: normalisation of the regression targets, (4,) or per class (K + 1, 4).
     """
 
@@ -49,6 +54,8 @@ class FastRCNN(nn.Module):
         *,
         implementation: Literal["read_only", "loss_layer"] = "read_only",
         post_process: PostProcess | None = None,
+        refinement: BoxRefinement | None = None,
+        merge: Merge = union,
         box_mean: Tensor | Sequence[float] = BOX_MEAN,
         box_std: Tensor | Sequence[float] = BOX_STD,
     ) -> None:
@@ -58,6 +65,8 @@ class FastRCNN(nn.Module):
         self.sampler = sampler
         self.implementation = implementation
         self.post_process = post_process or PostProcess()
+        self.refinement = refinement
+        self.merge = merge
         self.scores = nn.Linear(backbone.dim, num_classes)
         self.deltas = nn.Linear(backbone.dim, 4 * num_classes)
         for layer, std in ((self.scores, 0.01), (self.deltas, 0.001)):
@@ -84,7 +93,9 @@ class FastRCNN(nn.Module):
         """
         features = self.backbone(images)
         if not self.training:
-            return self._detect(features, images, proposals)
+            sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+            views = [[self._view(features[i : i + 1], 1.0)] for i in range(len(images))]
+            return [self._detections(*each) for each in zip(views, proposals, sizes, strict=True)]
         if targets is None:
             raise ValueError("FastRCNN in train mode needs targets; call .eval() for detections")
         rois = match(proposals, targets, mean=self.box_mean, std=self.box_std)
@@ -95,6 +106,23 @@ class FastRCNN(nn.Module):
         keep = self.sampler(rois, lambda: self.read_only_losses(features, rois))
         scores, deltas = self.head(features, rois[keep])
         return detection_loss(scores, deltas, rois[keep])
+
+    def detect(
+        self, images: Sequence[Tensor], scales: Sequence[float], proposals: Tensor, size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Detections of one image that is given in several sizes; its features are computed once in each.
+
+        Args:
+            images: S uint8 RGB (3, h, w), the image resized.
+            scales: S pixels of these per pixel of the image.
+            proposals: float (P, 4) in pixels of the image.
+            size: (height, width) of the image.
+
+        Returns:
+            `boxes` (D, 4) in pixels of the image, `labels` (D,), `scores` (D,), highest score first.
+        """
+        views = [self._view(self.backbone([image]), scale) for image, scale in zip(images, scales, strict=True)]
+        return self._detections(views, proposals, size)
 
     def head(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """RoI network: scores (R, K + 1) and normalised deltas (R, K + 1, 4) of `rois` on `features` (N, C, H, W)."""
@@ -137,17 +165,22 @@ class FastRCNN(nn.Module):
         keep = self.sampler(rois, lambda: torch.stack(roi_losses(scores.detach(), deltas.detach(), rois)).sum(dim=0))
         return detection_loss(scores, deltas, rois, chosen=keep)
 
-    def _detect(
-        self, features: Tensor, images: Sequence[Tensor], proposals: Sequence[Tensor]
-    ) -> list[dict[str, Tensor]]:
-        found = []
-        for i, (image, boxes) in enumerate(zip(images, proposals, strict=True)):
-            rois = match([boxes], [_no_objects(boxes)], mean=self.box_mean, std=self.box_std)
-            scores, deltas = self._all_outputs(features[i : i + 1], rois)
-            size = (image.shape[-2], image.shape[-1])
-            deltas = deltas.float() * self.box_std + self.box_mean
-            found.append(self.post_process(scores.float().softmax(dim=1), deltas, boxes, size))
-        return found
+    def _view(self, features: Tensor, scale: float) -> View:
+        """`features` (1, C, H, W) of an image that was resized by `scale`, to be asked about boxes in the image."""
+
+        def look(boxes: Tensor) -> Outputs:
+            rois = match([boxes * scale], [_no_objects(boxes)], mean=self.box_mean, std=self.box_std)
+            scores, deltas = self._all_outputs(features, rois)
+            return Outputs(scores.float().softmax(dim=1), deltas.float() * self.box_std + self.box_mean)
+
+        return View(look, scale)
+
+    def _detections(self, views: Sequence[View], proposals: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        looks = self.merge(views)
+        if self.refinement is not None:
+            return self.refinement(looks, proposals, size, self.post_process)
+        scores, deltas = (torch.cat(column) for column in zip(*(look(proposals) for look in looks), strict=True))
+        return self.post_process(scores, deltas, proposals.repeat(len(looks), 1), size)
 
 
 def _no_objects(boxes: Tensor) -> dict[str, Tensor]:

@@ -9,24 +9,39 @@ import torch
 from torch import nn
 
 from ohem.data.dataset import DetectionSet
-from ohem.data.loader import Examples
+from ohem.data.loader import Examples, Pictures
 from ohem.data.sources import FORMS, open_dataset
 from ohem.detection.backbones import BACKBONES, init_head
 from ohem.detection.fast_rcnn import FastRCNN
+from ohem.detection.inference import PostProcess
+from ohem.detection.multiscale import nearest, union
+from ohem.detection.refinement import BoxRefinement
 from ohem.detection.weights import load_weights
 from ohem.errors import InputError
 from ohem.proposals.generate import cache_name, cache_path, generate
 from ohem.proposals.matlab import read_mat
 from ohem.rois import match, target_statistics
 from ohem.samplers import AllSampler, OHEMSampler, RandomSampler, RoISampler
-from ohem.training.recipes import DataConfig, ProposalConfig, Recipe, SamplerConfig, SolverConfig
+from ohem.training.recipes import DataConfig, ProposalConfig, Recipe, SamplerConfig, SolverConfig, TestConfig
 
 
-def build_data(sources: Sequence[str], classes: Sequence[str], option: str) -> DetectionSet:
-    """The data set of `sources`; `classes` () takes the names found. `option` is what the remedy names."""
+def check(recipe: Recipe) -> None:
+    """Raises InputError where an option has a value that nothing can be done with."""
+    for option, sides in (("--data.scales", recipe.data.scales), ("--test.scales", recipe.test.scales)):
+        if min(sides, default=1) < 1:
+            raise InputError(f"{option} {min(sides)} is no length: give short sides in pixels")
+    if recipe.test.iterations < 1:
+        raise InputError(f"--test.iterations {recipe.test.iterations} leaves no box: give 1 or more")
+
+
+def build_data(sources: Sequence[str], classes: Sequence[str], option: str, *, annotated: bool = True) -> DetectionSet:
+    """The data set of `sources`; `classes` () takes the names found. `option` is what the remedy names.
+
+    Unless `annotated`, images in VOC layout may be without an annotation file.
+    """
     if not sources:
         raise InputError(f"no data set is given: name one with {option} {FORMS}")
-    return open_dataset(sources, classes or None)
+    return open_dataset(sources, classes or None, annotated=annotated)
 
 
 def build_proposals(data: DetectionSet, config: ProposalConfig) -> Mapping[str, Any]:
@@ -67,6 +82,17 @@ def build_examples(data: DetectionSet, proposals: Mapping[str, Any], recipe: Rec
     return Examples(data, proposals, short=recipe.data.short, long=recipe.data.long, top=recipe.proposals.top)
 
 
+def sides_to_test(recipe: Recipe) -> tuple[tuple[int, ...], int]:
+    """Short sides that the recipe tests at, and the highest long side."""
+    return recipe.test.scales or (recipe.data.short,), recipe.test.long or recipe.data.long
+
+
+def build_pictures(data: DetectionSet, proposals: Mapping[str, Any], recipe: Recipe) -> Pictures:
+    """Images with proposals in the sizes that the recipe tests at."""
+    shorts, long = sides_to_test(recipe)
+    return Pictures(data, proposals, shorts=shorts, long=long, top=recipe.proposals.top)
+
+
 def build_sampler(config: SamplerConfig) -> RoISampler:
     """The strategy that the recipe names."""
     if config.name == "all":
@@ -83,7 +109,33 @@ def build_model(recipe: Recipe, sampler: RoISampler) -> FastRCNN:
     for layer in backbone.roi_head.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = recipe.model.dropout
-    return FastRCNN(backbone, len(recipe.data.classes) + 1, sampler, implementation=recipe.model.implementation)
+    test = recipe.test
+    return FastRCNN(
+        backbone,
+        len(recipe.data.classes) + 1,
+        sampler,
+        implementation=recipe.model.implementation,
+        post_process=PostProcess(test.score, test.nms_iou, test.max_detections),
+        refinement=build_refinement(test),
+        merge={"union": union, "nearest": nearest}[test.merge],
+    )
+
+
+def build_refinement(config: TestConfig) -> BoxRefinement | None:
+    """Iterative box regression with voting as the recipe has it; None where it asks for nothing of the kind."""
+    refinement = BoxRefinement(
+        config.iterations,
+        config.rescore_score,
+        config.first_nms_iou,
+        config.first_top,
+        config.voting,
+        config.vote_iou,
+        config.vote_at_least,
+        config.vote_added,
+        config.voters,
+    )
+    unlimited = config.first_nms_iou is None and config.first_top is None
+    return None if config.iterations == 1 and unlimited and not config.voting else refinement
 
 
 def initialise(model: FastRCNN, examples: Examples, recipe: Recipe) -> None:

@@ -9,23 +9,25 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from ohem.data.image import read_image
-from ohem.data.loader import Example, prepare
+from ohem.data.loader import Picture, picture
 from ohem.detection.draw import draw_detections
 from ohem.errors import InputError
 from ohem.files import replacing
 from ohem.proposals.selective_search import selective_search
+from ohem.training.build import sides_to_test
 from ohem.training.evaluate import detect, load_detector
-from ohem.training.recipes import Recipe
+from ohem.training.recipes import Recipe, TestConfig
 from ohem.training.runs import read_run
 
 NAME = "detections.json"
 
 
-def detect_files(run: Path, files: Sequence[Path], out: Path, score: float) -> None:
+def detect_files(run: Path, files: Sequence[Path], out: Path, score: float, test: TestConfig | None = None) -> None:
     """Detects in `files` with the newest checkpoint of `run`; writes pictures and detections.json into `out`.
 
     The JSON is a list with, per file, `image`, `boxes` ([x1, y1, x2, y2] in pixels), `labels` (names) and `scores`,
-    best first; the pictures, named as the files, show those of at least `score`.
+    best first; the pictures, named as the files, show those of at least `score`. `test` takes the place of what the
+    recipe of the run says about testing.
 
     Raises:
         InputError: no file is given, one cannot be read, or two have the same name.
@@ -37,11 +39,11 @@ def detect_files(run: Path, files: Sequence[Path], out: Path, score: float) -> N
     if twice is not None:
         raise InputError(f"{twice} shares its name with another picture: detect in them one folder at a time")
     images = [read_image(path) for path in files]
-    model, recipe, _ = load_detector(run, Fabric(accelerator=read_run(run).run.accelerator, devices=1))
+    model, recipe, _ = load_detector(run, Fabric(accelerator=read_run(run).run.accelerator, devices=1), test)
     out.mkdir(parents=True, exist_ok=True)
-    examples = [_example(str(path), image, recipe) for path, image in zip(files, images, strict=True)]
+    pictures = [_picture(str(path), image, recipe) for path, image in zip(files, images, strict=True)]
     entries = []
-    for name, path, image, found in zip(names, files, images, detect(model, examples), strict=True):
+    for name, path, image, found in zip(names, files, images, detect(model, pictures), strict=True):
         labels = [recipe.data.classes[i - 1] for i in found["labels"].tolist()]
         entries.append(
             {"image": str(path), "boxes": found["boxes"].tolist(), "labels": labels, "scores": found["scores"].tolist()}
@@ -65,7 +67,8 @@ def save_picture(picture: Tensor, path: Path) -> None:
         to_pil_image(picture).save(beside, format="JPEG", quality=92)
 
 
-def _example(name: str, image: Tensor, recipe: Recipe) -> Example:
+def _picture(name: str, image: Tensor, recipe: Recipe) -> Picture:
     bgr = image.flip(0).permute(1, 2, 0).contiguous().numpy()
     boxes = selective_search(bgr, recipe.proposals.mode, recipe.proposals.seed)[: recipe.proposals.top]
-    return prepare(name, image, boxes, short=recipe.data.short, long=recipe.data.long)
+    shorts, long = sides_to_test(recipe)
+    return picture(name, image, boxes, shorts=shorts, long=long)

@@ -2,9 +2,11 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -13,30 +15,44 @@ from rich.progress import track
 from torch import Tensor
 
 from ohem.data.coco import COCODetection
-from ohem.data.loader import Example, Examples
+from ohem.data.dataset import DetectionSet
+from ohem.data.loader import Example, Picture
+from ohem.data.voc import VOCDetection
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.errors import InputError
 from ohem.evaluation.coco import write_results
+from ohem.evaluation.submission import write_submission
 from ohem.files import replacing
 from ohem.rois import IGNORE, match
 from ohem.samplers import AllSampler
 from ohem.training import checkpoint
-from ohem.training.build import build_data, build_examples, build_model, build_proposals
-from ohem.training.recipes import Recipe
+from ohem.training.build import build_data, build_examples, build_model, build_pictures, build_proposals, check
+from ohem.training.recipes import Recipe, TestConfig
 from ohem.training.runs import read_run
 from ohem.training.scores import Metric, score, usual_metric
 
+T_co = TypeVar("T_co", covariant=True)
 
-def load_detector(run: Path, fabric: Fabric) -> tuple[FastRCNN, Recipe, int]:
+
+class _Indexed(Protocol[T_co]):
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> T_co: ...
+
+
+def load_detector(run: Path, fabric: Fabric, test: TestConfig | None = None) -> tuple[FastRCNN, Recipe, int]:
     """The detector of a run in eval mode, its recipe, and the step of its newest checkpoint.
 
+    `test` takes the place of what the recipe says about testing.
+
     Raises:
-        InputError: the folder is not a run, or has no checkpoint.
+        InputError: the folder is not a run, or has no checkpoint, or `test` makes no sense.
     """
     recipe = read_run(run)
     state = checkpoint.load(run)
     if state is None:
         raise InputError(f"{run} has no checkpoint yet: let `ohem train` reach its first (run.checkpoint_every)")
+    recipe = replace(recipe, test=test or recipe.test)
+    check(recipe)
     model = build_model(recipe, AllSampler())
     model.load_state_dict(state["model"])
     model.eval().to(fabric.device)
@@ -44,13 +60,13 @@ def load_detector(run: Path, fabric: Fabric) -> tuple[FastRCNN, Recipe, int]:
 
 
 @torch.inference_mode()
-def detect(model: FastRCNN, examples: Iterable[Example]) -> Iterator[dict[str, Tensor]]:
+def detect(model: FastRCNN, pictures: Iterable[Picture]) -> Iterator[dict[str, Tensor]]:
     """Per image its detections on the CPU, boxes in pixels of the image as it was before it was resized."""
     device = model.box_mean.device
-    for example in examples:
-        found = model([example.image.to(device)], [example.proposals.to(device)])[0]
-        found = {name: value.cpu() for name, value in found.items()}
-        yield {**found, "boxes": found["boxes"] / example.scale}
+    for shown in pictures:
+        images = [image.to(device) for image in shown.images]
+        found = model.detect(images, shown.scales, shown.proposals.to(device), shown.size)
+        yield {name: value.cpu() for name, value in found.items()}
 
 
 @torch.inference_mode()
@@ -67,28 +83,45 @@ def mean_loss(model: FastRCNN, examples: Iterable[Example]) -> float:
 
 
 def evaluate_run(
-    run: Path, sources: Sequence[str] = (), metric: Metric | None = None, loss: bool = False
+    run: Path,
+    sources: Sequence[str] = (),
+    metric: Metric | None = None,
+    loss: bool = False,
+    test: TestConfig | None = None,
+    submit: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates the newest checkpoint of `run` on `sources` (its test data if empty) and writes RUN/eval.json.
 
     The metric is by default that of the data's kind; detections in COCO data are also written, as RUN/detections.json.
-    `loss` adds the mean loss over all RoIs of the training images.
+    `loss` adds the mean loss over all RoIs of the training images; `test` takes the place of the recipe's. `submit`
+    gets the result files of the VOC server, whose test images may be without annotations: then nothing is scored.
+
+    Raises:
+        InputError: the run, the data or `test` is of no use, or `submit` is given with COCO data.
     """
     recipe = read_run(run)
     fabric = Fabric(accelerator=recipe.run.accelerator, devices=1)
-    model, recipe, step = load_detector(run, fabric)
-    data = build_data(sources or recipe.data.test, recipe.data.classes, "--data")
-    examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
+    model, recipe, step = load_detector(run, fabric, test)
+    data = build_data(sources or recipe.data.test, recipe.data.classes, "--data", annotated=submit is None)
+    stems = _stems(data) if submit else []
+    pictures = build_pictures(data, build_proposals(data, recipe.proposals), recipe)
     started = time.perf_counter()
-    found = list(detect(model, _shown(examples, "evaluating")))
+    found = list(detect(model, _shown(pictures, "evaluating")))
     seconds = time.perf_counter() - started
-    figures, table = score(found, data, metric or usual_metric(data))
     report: dict[str, Any] = {
-        **figures,
         "images": len(data),
         "step": step,
         "seconds_per_image": seconds / max(len(data), 1),
+        "test": asdict(recipe.test),
     }
+    if submit:
+        write_submission(submit, stems, found, data.classes)
+        print(f"{submit}: the detections in {len(data)} images, one file for each of {len(data.classes)} classes")
+    if not data.annotated:
+        print("some images have no annotation: nothing is scored")
+        return report
+    figures, table = score(found, data, metric or usual_metric(data))
+    report = figures | report
     if loss:
         trained = build_data(recipe.data.train, recipe.data.classes, "--data.train")
         shown = build_examples(trained, build_proposals(trained, recipe.proposals), recipe)
@@ -110,7 +143,19 @@ def _write_detections(run: Path, found: Sequence[dict[str, Tensor]], data: COCOD
         write_results(path, found[source.indices], source.image_ids, category_ids)
 
 
-def _shown(examples: Examples, description: str) -> Iterator[Example]:
-    return iter(
-        track((examples[i] for i in range(len(examples))), description, len(examples), console=Console(stderr=True))
-    )
+def _stems(data: DetectionSet) -> list[str]:
+    """The ids by which the VOC server knows the images."""
+    if not isinstance(data, VOCDetection):
+        raise InputError(
+            "--submit writes the files of the VOC server, and the data are in COCO's format: leave it out, "
+            "COCO's result file is always written, as RUN/detections.json"
+        )
+    stems = [stem for source in data.sources for stem in source.ids]
+    twice = [stem for stem, count in Counter(stems).items() if count > 1]
+    if twice:
+        raise InputError(f"two images have the id {twice[0]}, which is all that --submit tells: give one data set")
+    return stems
+
+
+def _shown(items: _Indexed[T_co], description: str) -> Iterator[T_co]:
+    return iter(track((items[i] for i in range(len(items))), description, len(items), console=Console(stderr=True)))

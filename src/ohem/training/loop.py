@@ -27,7 +27,7 @@ from ohem.training.metrics import MetricsLog, ProgressBar, Window
 from ohem.training.recipes import Recipe
 from ohem.training.signals import Stopped, collect_signals
 
-# Seeds of one run that must not meet: `Examples` uses streams 0 and 1.
+# Seeds of one run that must not meet: `TrainingExamples` uses streams 0, 1 and 4.
 INITIAL, STEP = 2, 3
 
 
@@ -110,8 +110,9 @@ class Trainer:
     def _batches(self, last: int) -> Iterator[list[Example]]:
         solver, fabric = self.recipe.solver, self.fabric
         shown = positions(self.step, last, solver.images, fabric.global_rank, fabric.world_size)
-        sequence = TrainingExamples(self.examples, seed=solver.seed, flips=self.recipe.data.flip)
-        workers = self.recipe.data.workers
+        config = self.recipe.data
+        sequence = TrainingExamples(self.examples, seed=solver.seed, flips=config.flip, scales=config.scales)
+        workers = config.workers
         try:
             yield from DataLoader(sequence, batch_sampler=shown, collate_fn=as_list, num_workers=workers)
         except InputError as error:

@@ -38,6 +38,8 @@ class DataConfig:
     """Short side of the resized image, in pixels."""
     long: int = 1000
     """Highest long side of the resized image, in pixels."""
+    scales: tuple[int, ...] = ()
+    """Short sides, one of which is drawn each time an image is trained on (M); `short` alone if not given."""
     flip: bool = True
     """Show half of the images mirrored, at random."""
     workers: int = 0
@@ -113,6 +115,42 @@ class SolverConfig:
 
 
 @dataclass(frozen=True)
+class TestConfig:
+    """How a trained detector looks at an image: may differ when a run is resumed, and at each evaluation."""
+
+    scales: tuple[int, ...] = ()
+    """Short sides in pixels, at all of which an image is looked at (M); data.short alone if not given."""
+    long: int | None = None
+    """Highest long side in pixels; data.long if not given."""
+    merge: Literal["union", "nearest"] = "union"
+    """Several scales: the boxes of all of them, or each box at the scale that brings its area nearest to 224 x 224."""
+    iterations: int = 1
+    """Times that boxes are scored and relocated; 2 with `voting` is the paper's B."""
+    rescore_score: float = 0.05
+    """Boxes below this score are not scored and relocated again."""
+    first_nms_iou: float | None = None
+    """IoU of an NMS of the proposals of a class before the first relocation; MR-CNN has 0.95."""
+    first_top: int | None = None
+    """Most proposals of a class that are relocated; MR-CNN has 200."""
+    voting: bool = False
+    """Each detection becomes the mean, weighted by score, of the boxes of its class around it."""
+    vote_iou: float = 0.5
+    """Boxes above this IoU with a detection vote."""
+    vote_at_least: bool = False
+    """Boxes of exactly that IoU vote too, as in MR-CNN."""
+    vote_added: float = 0.0
+    """Added to the scores that votes are weighted by; MR-CNN has 1.5 for those of SVMs."""
+    voters: Literal["all", "scored"] = "all"
+    """Who votes: every box of every iteration, or those of at least `score`."""
+    score: float = 0.001
+    """Detections below it are dropped."""
+    nms_iou: float = 0.3
+    """IoU of the per-class NMS."""
+    max_detections: int = 300
+    """Highest number an image."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """The machine, logs and checkpoints: may differ when a run is resumed."""
 
@@ -137,6 +175,7 @@ class Recipe:
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
+    test: TestConfig = field(default_factory=TestConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
 

@@ -14,8 +14,8 @@ from ohem.training.metrics import read_metrics
 from ohem.training.recipes import Recipe
 
 NAME = "recipe.yaml"
-# What may differ when a run goes on: the machine, how much is logged, how far it is to go, and what it is tested on.
-FREE = ("run.", "solver.steps", "data.test", "data.workers", "proposals.jobs", "proposals.folder")
+# What may differ when a run goes on: the machine, how much is logged, how far it is to go, and how it is tested.
+FREE = ("run.", "test.", "solver.steps", "data.test", "data.workers", "proposals.jobs", "proposals.folder")
 
 
 def open_run(run: Path, name: str, recipe: Recipe) -> None:

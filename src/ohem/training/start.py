@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ohem.errors import InputError
-from ohem.training.build import build_data, build_examples, build_proposals, with_classes
+from ohem.training.build import build_data, build_examples, build_proposals, check, with_classes
 from ohem.training.launch import launched
 from ohem.training.loop import train
 from ohem.training.recipes import Recipe
@@ -22,6 +22,7 @@ def start(run: Path, name: str, recipe: Recipe, devices: str | None = None) -> N
     """
     if devices is not None:
         recipe = replace(recipe, run=replace(recipe.run, devices=devices))
+    check(recipe)
     data = build_data(recipe.data.train, recipe.data.classes, "--data.train")
     if not any(len(data.target(i)["labels"]) for i in range(len(data))):
         raise InputError(f"{', '.join(recipe.data.train)} has no object: annotate some, or name another split")
