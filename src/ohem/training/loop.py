@@ -69,26 +69,27 @@ class Trainer:
         fused = recipe.run.precision != "16-mixed"
         self.model, self.optimizer = fabric.setup(model, build_optimizer(model, recipe.solver, fused=fused))
         self.step = 0
+        self.window = Window()
         if state is not None:
             self.optimizer.load_state_dict(state["optimizer"])
             fabric.strategy.precision.load_state_dict(state["precision"])
             self.step = state["step"]
+            self.window = Window(**state["window"])
 
     def run_to(self, last: int) -> None:
         """Trains up to step `last`, logging and saving as the recipe says."""
         settings, main = self.recipe.run, self.fabric.is_global_zero
         bar = ProgressBar(self.step, last, self.recipe.solver.images, main)
         with collect_signals() as received, bar, MetricsLog(self.run, self.step) if main else nullcontext() as log:
-            window = Window()
             for batch in self._batches(last):
                 logged = (self.step + 1) % settings.log_every == 0 or self.step + 1 == last
-                window.add(self._train_step(batch, logged))
+                self.window.add(self._train_step(batch, logged))
                 self.step += 1
-                bar.update(self.step, window.last["loss"], window.last["lr"])
+                bar.update(self.step, self.window.last["loss"], self.window.last["lr"])
                 if logged:
                     if log:
-                        log.write({"step": self.step, **window.means()})
-                    window = Window()
+                        log.write({"step": self.step, **self.window.means()})
+                    self.window = Window()
                 signum = self._agreed(max(received, default=0))
                 if signum or self.step % settings.checkpoint_every == 0 or self.step == last:
                     self.save()
@@ -100,6 +101,7 @@ class Trainer:
         if self.fabric.is_global_zero:
             state = {
                 "step": self.step,
+                "window": {"sums": self.window.sums, "counts": self.window.counts},
                 "model": self.detector.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "precision": self.fabric.strategy.precision.state_dict(),

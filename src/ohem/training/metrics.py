@@ -59,9 +59,9 @@ def read_metrics(run: Path) -> list[dict[str, str]]:
 class Window:
     """Means of the numbers of some steps, each over the times it was told."""
 
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
+    def __init__(self, sums: dict[str, float] | None = None, counts: dict[str, int] | None = None) -> None:
+        self.sums = sums or {}
+        self.counts = counts or {}
         self.last: dict[str, float] = {}
 
     def add(self, numbers: dict[str, float]) -> None:
