@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from ohem.rois import match as match
     from ohem.samplers import AllSampler as AllSampler
     from ohem.samplers import OHEMSampler as OHEMSampler
+    from ohem.samplers import ProportionalSampler as ProportionalSampler
     from ohem.samplers import RandomSampler as RandomSampler
+    from ohem.samplers import RankSampler as RankSampler
     from ohem.samplers import RoISampler as RoISampler
 
 # Imported on first use: the command line must answer before torch is loaded.
@@ -22,7 +24,9 @@ _HOME = {
     "FastRCNN": "ohem.detection.fast_rcnn",
     "InputError": "ohem.errors",
     "OHEMSampler": "ohem.samplers",
+    "ProportionalSampler": "ohem.samplers",
     "RandomSampler": "ohem.samplers",
+    "RankSampler": "ohem.samplers",
     "Recorder": "ohem.recording",
     "RoISampler": "ohem.samplers",
     "RoIs": "ohem.rois",

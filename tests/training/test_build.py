@@ -12,7 +12,7 @@ from ohem.detection.inference import PostProcess
 from ohem.detection.multiscale import nearest, union
 from ohem.detection.refinement import BoxRefinement
 from ohem.errors import InputError
-from ohem.samplers import AllSampler, OHEMSampler, RandomSampler
+from ohem.samplers import AllSampler, OHEMSampler, ProportionalSampler, RandomSampler, RankSampler
 from ohem.training import recipes
 from ohem.training.build import (
     build_data,
@@ -50,6 +50,9 @@ def test_samplers_have_the_settings_of_the_recipe() -> None:
     assert build_sampler(config) == OHEMSampler(8, 0.6, False, "label")
     assert build_sampler(replace(config, nms_iou=1.0)) == OHEMSampler(8, None, False, "label")
     assert build_sampler(replace(config, name="all")) == AllSampler()
+    assert build_sampler(replace(config, name="separate")) == OHEMSampler(8, 0.6, False, "label", fg_fraction=0.5)
+    assert build_sampler(replace(config, name="rank", pressure=9.0)) == RankSampler(8, 9.0)
+    assert build_sampler(replace(config, name="proportional")) == ProportionalSampler(8)
 
 
 def test_biases_learn_twice_as_fast_and_do_not_decay() -> None:

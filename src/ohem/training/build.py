@@ -21,7 +21,14 @@ from ohem.errors import InputError
 from ohem.proposals.generate import cache_name, cache_path, generate
 from ohem.proposals.matlab import read_mat
 from ohem.rois import match, target_statistics
-from ohem.samplers import AllSampler, OHEMSampler, RandomSampler, RoISampler
+from ohem.samplers import (
+    AllSampler,
+    OHEMSampler,
+    ProportionalSampler,
+    RandomSampler,
+    RankSampler,
+    RoISampler,
+)
 from ohem.training.recipes import DataConfig, ProposalConfig, Recipe, SamplerConfig, SolverConfig, TestConfig
 
 
@@ -30,6 +37,8 @@ def check(recipe: Recipe) -> None:
     for option, sides in (("--data.scales", recipe.data.scales), ("--test.scales", recipe.test.scales)):
         if min(sides, default=1) < 1:
             raise InputError(f"{option} {min(sides)} is no length: give short sides in pixels")
+    if not recipe.sampler.pressure >= 1:
+        raise InputError(f"--sampler.pressure {recipe.sampler.pressure} prefers easy RoIs: give 1 or more")
     if recipe.test.iterations < 1:
         raise InputError(f"--test.iterations {recipe.test.iterations} leaves no box: give 1 or more")
 
@@ -95,12 +104,18 @@ def build_pictures(data: DetectionSet, proposals: Mapping[str, Any], recipe: Rec
 
 def build_sampler(config: SamplerConfig) -> RoISampler:
     """The strategy that the recipe names."""
+    size = config.batch_size
     if config.name == "all":
         return AllSampler()
     if config.name == "random":
-        return RandomSampler(config.batch_size, config.fg_fraction, bg_iou=(config.bg_lo, 0.5))
+        return RandomSampler(size, config.fg_fraction, bg_iou=(config.bg_lo, 0.5))
+    if config.name == "rank":
+        return RankSampler(size, config.pressure)
+    if config.name == "proportional":
+        return ProportionalSampler(size)
     nms_iou = config.nms_iou if config.nms_iou < 1 else None
-    return OHEMSampler(config.batch_size, nms_iou, config.per_image, config.suppress)
+    fg_fraction = config.fg_fraction if config.name == "separate" else None
+    return OHEMSampler(size, nms_iou, config.per_image, config.suppress, fg_fraction=fg_fraction)
 
 
 def build_model(recipe: Recipe, sampler: RoISampler) -> FastRCNN:

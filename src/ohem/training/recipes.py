@@ -68,20 +68,23 @@ class ProposalConfig:
 class SamplerConfig:
     """Which RoIs are trained on."""
 
-    name: Literal["random", "ohem", "all"] = "ohem"
-    """The heuristic of Fast R-CNN, online hard example mining, or every RoI."""
+    name: Literal["random", "ohem", "all", "separate", "rank", "proportional"] = "ohem"
+    """The heuristic of Fast R-CNN; online hard example mining; every RoI; or what the paper argues against or beside:
+    foreground and background mined apart, a chance that decays with the rank of the loss, or is proportional to it."""
     batch_size: int = 64
     """RoIs of an image (B / N)."""
     fg_fraction: float = 0.25
-    """random: highest share of foreground."""
+    """random, separate: highest share of foreground."""
     bg_lo: float = 0.1
     """random: background has at least this IoU with an object."""
     nms_iou: float = 0.7
-    """ohem: RoIs above this IoU with a harder one are left out; 1 switches it off."""
+    """ohem, separate: RoIs above this IoU with a harder one are left out; 1 switches it off."""
     per_image: bool = True
-    """ohem: the hardest of each image, or of the mini-batch."""
+    """ohem, separate: the hardest of each image, or of the mini-batch."""
     suppress: Literal["image", "label"] = "image"
-    """ohem: NMS within an image, or within an image and label."""
+    """ohem, separate: NMS within an image, or within an image and label."""
+    pressure: float = 100.0
+    """rank: chance of the hardest RoI over that of the easiest."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,44 @@
+"""What every way of choosing RoIs has in common: one signature, with losses that are lazy.
+
+A sampler that needs the losses calls `losses()`, which runs the read-only pass; others never pay for it.
+
+Shapes: R: RoIs of the mini-batch   B: RoIs trained on   N: images
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from ohem.rois import IGNORE, RoIs
+
+
+class RoISampler(Protocol):
+    """Chooses the RoIs of a mini-batch to train on."""
+
+    def __call__(self, rois: RoIs, losses: Callable[[], Tensor]) -> Tensor:
+        """Indices (B,) int64 of the RoIs to train on. Calling `losses()` runs the read-only pass: (R,) float32."""
+        ...
+
+
+def minable(rois: RoIs) -> Tensor:
+    """Indices of the RoIs that may be chosen: all but the ignored ones."""
+    return (rois.labels != IGNORE).nonzero().squeeze(1)
+
+
+def by_image(rois: RoIs) -> list[Tensor]:
+    """The same, image by image."""
+    indices = minable(rois)
+    return [indices[rois.images[indices] == i] for i in range(rois.num_images)]
+
+
+def warn_of_nan(losses: Tensor) -> None:
+    """Warns if some of `losses` (R,) are NaN: whatever is chosen then, something is broken."""
+    if losses.isnan().any():
+        warnings.warn(
+            f"{int(losses.isnan().sum())} of {len(losses)} RoI losses are NaN: they are mined last, "
+            "but the network or its input is broken",
+            RuntimeWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,73 @@
+"""Online hard example mining (paper, section 4)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ohem.mining import hard_rois
+from ohem.rois import RoIs
+from ohem.samplers.base import by_image, minable, warn_of_nan
+
+
+@dataclass(frozen=True)
+class OHEMSampler:
+    """The RoIs of highest loss, de-duplicated by NMS.
+
+    Args:
+        batch_size: RoIs of each image (the paper's B / N).
+        nms_iou: IoU above which a RoI is suppressed by a harder one; None switches NMS off.
+        per_image: the hardest `batch_size` of each image (the paper); otherwise the hardest N x `batch_size` of the
+            mini-batch, whichever image they are of (the authors' code).
+        suppress: NMS among all RoIs of an "image" (the paper), or only among those of the same image and "label" (the
+            authors' code: foreground never suppresses background).
+        inclusive: NMS takes the last pixel of a box as part of it (the authors' "+ 1" in pixels of the resized image).
+        fg_fraction: foreground and background are mined apart, with at most this share of foreground (Simo-Serra et
+            al., 2015, and others after them); None (the paper) lets the losses decide.
+    """
+
+    batch_size: int = 64
+    nms_iou: float | None = 0.7
+    per_image: bool = True
+    suppress: Literal["image", "label"] = "image"
+    inclusive: bool = False
+    fg_fraction: float | None = None
+
+    def __call__(self, rois: RoIs, losses: Callable[[], Tensor]) -> Tensor:
+        values = losses()
+        warn_of_nan(values)
+        if not self.per_image:
+            return self._mine(rois, values, minable(rois), self.batch_size * rois.num_images)
+        return torch.cat([self._mine(rois, values, candidates, self.batch_size) for candidates in by_image(rois)])
+
+    def survivors(self, rois: RoIs, losses: Tensor) -> int:
+        """How many RoIs that may be mined are left by NMS; `losses` (R,) are those it was scored with."""
+        everything = minable(rois)
+        pools = [everything] if self.fg_fraction is None else _apart(rois, everything)
+        return sum(len(self._hardest(rois, losses, pool, len(pool))) for pool in pools)
+
+    def _mine(self, rois: RoIs, losses: Tensor, candidates: Tensor, k: int) -> Tensor:
+        if self.fg_fraction is None:
+            return self._hardest(rois, losses, candidates, k)
+        foreground, background = _apart(rois, candidates)
+        chosen = self._hardest(rois, losses, foreground, round(self.fg_fraction * k))
+        return torch.cat([chosen, self._hardest(rois, losses, background, k - len(chosen))])
+
+    def _hardest(self, rois: RoIs, losses: Tensor, candidates: Tensor, k: int) -> Tensor:
+        if self.suppress not in ("image", "label"):
+            raise ValueError(f'suppress must be "image" or "label", not {self.suppress!r}')
+        groups = rois.images[candidates]
+        if self.suppress == "label":
+            groups = groups + rois.num_images * rois.labels[candidates]
+        boxes = rois.boxes[candidates]
+        if self.inclusive:
+            boxes = boxes + boxes.new_tensor([0, 0, 1, 1])
+        return candidates[hard_rois(losses[candidates], boxes, groups, k, self.nms_iou)]
+
+
+def _apart(rois: RoIs, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of `indices` that are foreground, and the others."""
+    foreground = rois.foreground[indices]
+    return indices[foreground], indices[~foreground]

@@ -1,0 +1,54 @@
+"""Samplers that do not look at losses: every RoI, and Fast R-CNN's heuristic."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ohem.rois import RoIs
+from ohem.samplers.base import minable
+
+
+@dataclass(frozen=True)
+class AllSampler:
+    """Every RoI that is not ignored."""
+
+    def __call__(self, rois: RoIs, losses: Callable[[], Tensor]) -> Tensor:
+        return minable(rois)
+
+
+@dataclass(frozen=True)
+class RandomSampler:
+    """Fast R-CNN's heuristic (paper, section 3.1): a share of foreground, background from a range of IoU, at random.
+
+    Args:
+        batch_size: RoIs of each image (the paper's B / N).
+        fg_fraction: highest share of foreground RoIs.
+        fg_iou: lowest IoU of a foreground RoI sampled; the label already asks for the IoU that `match` was given.
+        bg_iou: background is drawn from [low, high) of IoU: the paper's `bg_lo` and 0.5. Where an image has none there,
+            any of its background RoIs is drawn.
+    """
+
+    batch_size: int = 64
+    fg_fraction: float = 0.25
+    fg_iou: float = 0.5
+    bg_iou: tuple[float, float] = (0.1, 0.5)
+
+    def __call__(self, rois: RoIs, losses: Callable[[], Tensor]) -> Tensor:
+        return torch.cat([self._image(rois, rois.images == i) for i in range(rois.num_images)])
+
+    def _image(self, rois: RoIs, here: Tensor) -> Tensor:
+        foreground = here & rois.foreground & (rois.ious >= self.fg_iou)
+        chosen = _draw(foreground, round(self.fg_fraction * self.batch_size))
+        background = here & (rois.labels == 0)
+        low, high = self.bg_iou
+        in_range = background & (rois.ious >= low) & (rois.ious < high)
+        pool = in_range if in_range.any() else background
+        return torch.cat([chosen, _draw(pool, self.batch_size - len(chosen))])
+
+
+def _draw(mask: Tensor, count: int) -> Tensor:
+    """At most `count` positions where `mask` (R,) is true, at random without replacement."""
+    positions = mask.nonzero().squeeze(1)
+    return positions[torch.randperm(len(positions), device=mask.device)[:count]]
