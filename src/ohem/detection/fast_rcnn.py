@@ -13,6 +13,7 @@ from torchvision.ops import roi_pool
 from ohem.detection.backbones import Backbone
 from ohem.detection.inference import Outputs, PostProcess
 from ohem.detection.multiscale import Merge, View, union
+from ohem.detection.pooling import roi_max_pool
 from ohem.detection.readonly import read_only
 from ohem.detection.refinement import BoxRefinement
 from ohem.losses import detection_loss, roi_losses
@@ -20,7 +21,7 @@ from ohem.rois import BOX_MEAN, BOX_STD, RoIs, match
 from ohem.samplers import RoISampler
 
 # RoIs that go through the read-only pass at once: bounds its memory whatever R is.
-CHUNK = 1024
+CHUNK = 256
 
 
 class FastRCNN(nn.Module):
@@ -157,7 +158,11 @@ class FastRCNN(nn.Module):
         # Under autocast the features may be bfloat16, for which RoIPool has no kernel on the CPU, and in which a window
         # beyond cell 256 would be rounded.
         features = features.to(torch.promote_types(features.dtype, torch.float32))
-        hidden = self.backbone.roi_head(roi_pool(features, windows.to(features), (size, size)))
+        windows = windows.to(features)
+        # torchvision's kernel on the CPU has one thread, and makes ready for a gradient that this pass has none of.
+        no_gradient = features.device.type == "cpu" and not torch.is_grad_enabled()
+        pooled = roi_max_pool(features, windows, size) if no_gradient else roi_pool(features, windows, (size, size))
+        hidden = self.backbone.roi_head(pooled)
         return self.scores(hidden), self.deltas(hidden).unflatten(1, (self.num_classes, 4))
 
     def _loss_layer(self, features: Tensor, rois: RoIs) -> dict[str, Tensor]:

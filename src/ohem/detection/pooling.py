@@ -1,0 +1,97 @@
+"""RoIPool without gradient, for the read-only pass: the same bits as torchvision's, which is slow on the CPU.
+
+A cell of RoIPool is the maximum over a rectangle of the feature map. Four rectangles whose sides are powers of two cover
+any rectangle; their maxima are tables made once an image, so that a cell costs four look-ups, however large it is.
+
+Shapes: R: RoIs   N: images   C, H, W: feature map   S: cells along a side of the pooled RoI
+"""
+
+import torch
+from torch import Tensor
+
+# RoIs pooled at once: what is gathered for them stays in the processor's cache.
+CHUNK = 16
+
+
+@torch.no_grad()
+def roi_max_pool(features: Tensor, windows: Tensor, size: int) -> Tensor:
+    """The maxima over `size` x `size` cells of each window, 0 where a cell lies outside the map.
+
+    Args:
+        features: (N, C, H, W) floating, without NaN.
+        windows: (R, 5): image, first column, first row, last column, last row on the feature map, whole numbers, both
+            ends inclusive.
+        size: S.
+
+    Returns:
+        (R, C, S, S), equal to `torchvision.ops.roi_pool(features, windows, size)` bit for bit.
+    """
+    count, channels, height, width = features.shape
+    pooled = features.new_empty(len(windows), channels, size, size)
+    if not pooled.numel():
+        return pooled
+    whole = windows.long()
+    top, bottom = _bounds(whole[:, 2], whole[:, 4], size, height)
+    left, right = _bounds(whole[:, 1], whole[:, 3], size, width)
+    tables, columns = _tables(features, int((bottom - top).max()), int((right - left).max()))
+    above, below = _corners(top, bottom, columns * count * height * width, width)
+    before, after = _corners(left, right, count * height * width, 1)
+    image = whole[:, 0] * height * width
+    empty = ((bottom <= top)[:, :, None] | (right <= left)[:, None, :]).flatten(1)
+    for start in range(0, len(windows), CHUNK):
+        part = slice(start, start + CHUNK)
+        cells = None
+        for row in (above[part], below[part]):
+            for column in (before[part], after[part]):
+                places = (image[part, None, None] + row[:, :, None] + column[:, None, :]).flatten()
+                found = tables.index_select(0, places)
+                cells = found if cells is None else torch.maximum(cells, found, out=cells)
+        assert cells is not None
+        cells = cells.view(-1, size * size, channels)
+        if empty[part].any():
+            cells[empty[part]] = 0
+        pooled[part].flatten(2).copy_(cells.transpose(1, 2))
+    return pooled
+
+
+def _bounds(first: Tensor, last: Tensor, size: int, limit: int) -> tuple[Tensor, Tensor]:
+    """First row of each cell and the one after its last, (R, S) each, rounded in float32 as torchvision does."""
+    step = (last - first + 1).clamp(min=1).float() / size
+    cell = torch.arange(size, device=first.device).float()
+    start = (cell * step[:, None]).floor().long() + first[:, None]
+    end = ((cell + 1) * step[:, None]).ceil().long() + first[:, None]
+    return start.clamp(0, limit), end.clamp(0, limit)
+
+
+def _tables(features: Tensor, tallest: int, widest: int) -> tuple[Tensor, int]:
+    """Maxima over all windows of 2^i rows and 2^j columns that cells of these sizes need, and the number of j.
+
+    Returns:
+        (I x J x N x H x W, C): the window that begins at a place of the map. One that reaches beyond it is not used.
+    """
+    rows, columns = (max(side, 1).bit_length() for side in (tallest, widest))
+    shape = (rows, columns, *features.permute(0, 2, 3, 1).shape)
+    tables = features.new_empty(shape)
+    tables[0, 0] = features.permute(0, 2, 3, 1)
+    for j in range(1, columns):
+        _wider(tables[0, j - 1], tables[0, j], 2, 1 << (j - 1))
+    for i in range(1, rows):
+        for j in range(columns):
+            _wider(tables[i - 1, j], tables[i, j], 1, 1 << (i - 1))
+    return tables.flatten(0, 4), columns
+
+
+def _wider(half: Tensor, whole: Tensor, dim: int, by: int) -> None:
+    """Windows twice as long along `dim` as those of `half`: the maximum of two that lie `by` apart."""
+    length = half.shape[dim] - by
+    if length > 0:
+        torch.maximum(half.narrow(dim, 0, length), half.narrow(dim, by, length), out=whole.narrow(dim, 0, length))
+
+
+def _corners(start: Tensor, end: Tensor, level: int, stride: int) -> tuple[Tensor, Tensor]:
+    """Where the two windows that cover [start, end) lie in the tables; `level` apart are those of twice the length."""
+    length = (end - start).clamp(min=1)
+    exponent = (length.float().log2() + 1e-4).floor().long()
+    # Of an empty cell at the end of the map, any window will do.
+    first = start.minimum((end - 1).clamp(min=0))
+    return level * exponent + stride * first, level * exponent + stride * (first + length - (1 << exponent))
