@@ -1,5 +1,7 @@
 """The command line. Imports only what parsing needs: torch waits until a command runs, so `--help` is quick."""
 
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,10 +15,14 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from ohem.errors import InputError
-from ohem.training.recipes import RECIPES, ProposalConfig, Recipe, TestConfig
+from ohem.experiments.place import Place
+from ohem.training.config import ProposalConfig, Recipe, TestConfig
+from ohem.training.recipes import RECIPES
 
 Metric = Literal["voc07", "voc10", "coco"]
 TESTING = {("eval",), ("detect",)}
+EXPERIMENTS = {("compare",)}
+DEFAULT_RECIPE = "small-frcn"
 
 
 def _defaults(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -27,6 +33,8 @@ def _defaults(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
         Dict(_read_yaml(path), source=str(path), use_commands_as_keys=False)(app, commands, arguments)
     if "--recipe" in given:
         Dict(_set_values(asdict(_named(given["--recipe"]))), use_commands_as_keys=False)(app, commands, arguments)
+    elif commands in EXPERIMENTS:
+        Dict(_set_values(asdict(_named(DEFAULT_RECIPE))), use_commands_as_keys=False)(app, commands, arguments)
     elif commands in TESTING and "RUN" in given:
         from ohem.training.runs import read_run
 
@@ -119,6 +127,7 @@ def evaluate(
     metric: Metric | None = None,
     loss: bool = False,
     submit: Path | None = None,
+    out: Path | None = None,
     test: TestConfig = TestConfig(),  # noqa: B008  frozen
 ) -> None:
     """Evaluate a run: print a table and write RUN/eval.json, for COCO data also RUN/detections.json.
@@ -136,12 +145,14 @@ def evaluate(
     submit
         Folder that gets the result files of the VOC server, comp4_det_test_CLASS.txt; annotations may be missing. Not
         for COCO data.
+    out
+        File to write in place of RUN/eval.json.
     test
         As the run's recipe has it where not given.
     """
     from ohem.training.evaluate import evaluate_run
 
-    evaluate_run(run, data, metric, loss, test, submit)
+    evaluate_run(run, data, metric, loss, test, submit, out)
 
 
 @app.command
@@ -174,11 +185,90 @@ def detect(
 
 
 @app.command
+def compare(
+    out: Path = Path("runs/compare"),
+    /,
+    *,
+    arms: tuple[str, ...] = ("frcn", "ohem"),
+    seeds: int = 3,
+    jobs: int = 1,
+    recipe: str = DEFAULT_RECIPE,
+    config: Path | None = None,
+    metric: Metric | None = None,
+    settings: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008  frozen
+) -> None:
+    """Does mining help on my data? Trains each arm with each seed, and tells the difference and how sure it is.
+
+    The same line goes on where it stopped.
+
+    Parameters
+    ----------
+    out
+        Folder that gets the runs, ARM-SEED, compare.json and compare.html.
+    arms
+        Ways of training, the first of which is what the others are compared with: frcn, frcn-bg0, frcn-n1, all, ohem,
+        ohem-n1, ohem-no-nms, ohem-release, separate, rank, proportional; or one with options, ohem,sampler.nms-iou=0.5
+    seeds
+        Runs of each arm.
+    jobs
+        Runs at once; the cores are shared among them.
+    recipe
+        Named recipe that gives every option below its value in all arms.
+    config
+        YAML file that overrides the recipe: the options below, nested as they are named.
+    metric
+        11-point AP of VOC2007, area under the curve of VOC2010, or COCO's AP; by default the data's own.
+    """
+    from ohem.experiments.compare import compare as run_compare
+
+    run_compare(out, recipe, settings, arms, seeds, jobs, metric)
+
+
+@app.command
+def reproduce(
+    table: Literal["table1", "table3", "table4", "table5", "table6", "figure3"],
+    /,
+    *extra: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    out: Path = Path("runs/reproduce"),
+    small: bool = False,
+    data: Place = Place(),  # noqa: B008  frozen
+    networks: tuple[Literal["vggm", "vgg16"], ...] = ("vggm", "vgg16"),
+    seeds: int = 1,
+    jobs: int = 1,
+    dry_run: bool = False,
+) -> None:
+    """Run the rows of a table or figure of the paper, and print ours beside the paper's.
+
+    Any option of `ohem train` goes to every training. The same line goes on where it stopped.
+
+    Parameters
+    ----------
+    table
+        Of the paper.
+    out
+        Folder of the runs, which the tables share: a training that two of them need is done once.
+    small
+        The small recipes, on --data.train and --data.test, in place of the paper's on VOC and COCO.
+    networks
+        Of those that the paper has; vggm needs --model.weights VGG_CNN_M_1024.caffemodel.
+    seeds
+        Runs of each row.
+    jobs
+        Runs at once; the cores are shared among them.
+    dry_run
+        Print the lines, and do nothing.
+    """
+    from ohem.experiments.reproduce import reproduce as run_table
+
+    run_table(table, out, data, small=small, networks=networks, seeds=seeds, jobs=jobs, dry_run=dry_run, extra=extra)
+
+
+@app.command
 def recipes() -> None:
     """List the recipes: the command of each, the paper's mAP, and ours where measured."""
     for name, entry in RECIPES.items():
         figures = [f"paper {entry.paper}" if entry.paper else "", f"ours {entry.ours}" if entry.ours else ""]
-        print(f"{name:20}{entry.about}", *(f"mAP {figure}" for figure in figures if figure), sep=", ")
+        print(name, entry.about, *(f"mAP {figure}" for figure in figures if figure), sep=", ")
         print(f"    {entry.command(name)}")
 
 
@@ -190,6 +280,9 @@ def main(tokens: Sequence[str] | None = None) -> None:
     except (InputError, CycloptsError) as error:
         print(f"ohem: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:  # `ohem recipes | head`: nobody reads on, and Python must not try once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
         if error.filename is None:
             raise

@@ -11,9 +11,10 @@ from rich.table import Table
 from ohem.data.scenes import CLASSES, make_scenes
 from ohem.detection.draw import draw_detections, draw_side_by_side
 from ohem.training.build import build_data, build_pictures, build_proposals
+from ohem.training.config import Recipe
 from ohem.training.detect import draw_found, save_picture
 from ohem.training.evaluate import detect, evaluate_run, load_detector
-from ohem.training.recipes import RECIPES, Recipe
+from ohem.training.recipes import RECIPES
 from ohem.training.start import start
 
 ARMS = ("frcn", "ohem")

@@ -24,7 +24,8 @@ from ohem.training.build import (
     sides_to_test,
     with_classes,
 )
-from ohem.training.recipes import RECIPES, ProposalConfig, SamplerConfig, SolverConfig
+from ohem.training.config import ProposalConfig, SamplerConfig, SolverConfig
+from ohem.training.recipes import RECIPES
 from tests.command_line import ohem, sentence
 from tests.toy import make_toy, training
 

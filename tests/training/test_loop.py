@@ -13,8 +13,8 @@ import torch
 
 from ohem.training import checkpoint
 from ohem.training.build import learning_rate
+from ohem.training.config import SolverConfig
 from ohem.training.metrics import COLUMNS, read_metrics
-from ohem.training.recipes import SolverConfig
 from tests.command_line import ohem
 from tests.toy import make_toy, training
 

@@ -1,7 +1,7 @@
 """RoIPool without gradient, for the read-only pass: the same bits as torchvision's, which is slow on the CPU.
 
-A cell of RoIPool is the maximum over a rectangle of the feature map. Four rectangles whose sides are powers of two cover
-any rectangle; their maxima are tables made once an image, so that a cell costs four look-ups, however large it is.
+A cell of RoIPool is the maximum over a rectangle of the feature map. Four rectangles whose sides are powers of two
+cover any rectangle; their maxima are tables made once an image: a cell costs four look-ups, however large it is.
 
 Shapes: R: RoIs   N: images   C, H, W: feature map   S: cells along a side of the pooled RoI
 """

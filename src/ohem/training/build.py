@@ -29,7 +29,7 @@ from ohem.samplers import (
     RankSampler,
     RoISampler,
 )
-from ohem.training.recipes import DataConfig, ProposalConfig, Recipe, SamplerConfig, SolverConfig, TestConfig
+from ohem.training.config import DataConfig, ProposalConfig, Recipe, SamplerConfig, SolverConfig, TestConfig
 
 
 def check(recipe: Recipe) -> None:

@@ -1,10 +1,10 @@
-"""Recipes: everything that a training run needs, as frozen nested dataclasses, and the named ones of the paper.
+"""What a training run needs, whole, as frozen nested dataclasses.
 
 The field names are the options of the command line (`--solver.lr 0.002`) and the keys of `RUN/recipe.yaml`.
 This module imports nothing heavy: `ohem --help` must answer at once.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -180,70 +180,3 @@ class Recipe:
     solver: SolverConfig = field(default_factory=SolverConfig)
     test: TestConfig = field(default_factory=TestConfig)
     run: RunConfig = field(default_factory=RunConfig)
-
-
-@dataclass(frozen=True)
-class NamedRecipe:
-    """A recipe with its figures: the paper's mAP, and ours where it has been measured."""
-
-    recipe: Recipe
-    about: str
-    train: str = "FOLDER:trainval"
-    test: str = "FOLDER:test"
-    paper: float | None = None
-    ours: str | None = None
-
-    def command(self, name: str) -> str:
-        """The line that trains it, as the recipe `name`."""
-        return f"ohem train runs/{name} --recipe {name} --data.train {self.train} --data.test {self.test}"
-
-
-FRCN = SamplerConfig(name="random")
-OHEM = SamplerConfig(name="ohem")
-VOC07 = Recipe(solver=SolverConfig(steps=80_000, lr=0.001, decay_every=30_000))
-VOC0712 = Recipe(solver=SolverConfig(steps=200_000, lr=0.001, decay_every=40_000))
-VGG16 = ModelConfig(backbone="vgg16", weights="torchvision:IMAGENET1K_V1")
-# torchvision has no VGG_CNN_M_1024: name its .caffemodel with --model.weights.
-VGGM = ModelConfig(backbone="vgg_cnn_m_1024")
-SMALL = Recipe(
-    model=ModelConfig(backbone="squeezenet1_0", weights="torchvision:IMAGENET1K_V1", dropout=0.0),
-    data=DataConfig(short=400, long=667),
-    solver=SolverConfig(steps=1600, lr=0.002, decay_every=1200, warmup=100, clip=10.0),
-    run=RunConfig(checkpoint_every=200),
-)
-DEMO = Recipe(
-    model=ModelConfig(backbone="tiny", dropout=0.0),
-    data=DataConfig(short=240, long=400, flip=False),  # a mirrored digit is a distractor of the scenes
-    solver=SolverConfig(steps=1800, lr=0.02, decay_every=1350, warmup=50, clip=10.0),
-    run=RunConfig(checkpoint_every=450),
-)
-
-VOC07_DATA = {"train": "VOC2007:trainval", "test": "VOC2007:test"}
-VOC0712_DATA = {"train": "VOC2007:trainval VOC2012:trainval", "test": "VOC2007:test"}
-
-
-def _paper(base: Recipe, model: ModelConfig, sampler: SamplerConfig, about: str, paper: float) -> NamedRecipe:
-    data = VOC07_DATA if base is VOC07 else VOC0712_DATA
-    return NamedRecipe(replace(base, model=model, sampler=sampler), about, **data, paper=paper)
-
-
-RECIPES: dict[str, NamedRecipe] = {
-    "voc07-vgg16-frcn": _paper(VOC07, VGG16, FRCN, "VGG16 on VOC07, heuristic sampling", 67.2),
-    "voc07-vgg16-ohem": _paper(VOC07, VGG16, OHEM, "VGG16 on VOC07, OHEM", 69.9),
-    "voc07-vggm-frcn": _paper(VOC07, VGGM, FRCN, "VGG_CNN_M_1024 on VOC07, heuristic sampling", 59.6),
-    "voc07-vggm-ohem": _paper(VOC07, VGGM, OHEM, "VGG_CNN_M_1024 on VOC07, OHEM", 62.0),
-    "voc0712-vgg16-frcn": _paper(VOC0712, VGG16, FRCN, "VGG16 on VOC07+12, heuristic sampling", 70.0),
-    "voc0712-vgg16-ohem": _paper(VOC0712, VGG16, OHEM, "VGG16 on VOC07+12, OHEM", 74.6),
-    "small-frcn": NamedRecipe(
-        replace(SMALL, sampler=FRCN), "SqueezeNet at 400 pixels for one CPU, heuristic sampling", ours="92.1 on cards"
-    ),
-    "small-ohem": NamedRecipe(
-        replace(SMALL, sampler=OHEM), "SqueezeNet at 400 pixels for one CPU, OHEM", ours="93.2 on cards"
-    ),
-    "demo-frcn": NamedRecipe(
-        replace(DEMO, sampler=FRCN), "small network from scratch (`ohem demo`), heuristic sampling", ours="64.1"
-    ),
-    "demo-ohem": NamedRecipe(
-        replace(DEMO, sampler=OHEM), "small network from scratch (`ohem demo`), OHEM", ours="70.6"
-    ),
-}

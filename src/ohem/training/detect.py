@@ -15,8 +15,8 @@ from ohem.errors import InputError
 from ohem.files import replacing
 from ohem.proposals.selective_search import selective_search
 from ohem.training.build import sides_to_test
+from ohem.training.config import Recipe, TestConfig
 from ohem.training.evaluate import detect, load_detector
-from ohem.training.recipes import Recipe, TestConfig
 from ohem.training.runs import read_run
 
 NAME = "detections.json"

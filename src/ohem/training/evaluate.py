@@ -27,7 +27,7 @@ from ohem.rois import IGNORE, match
 from ohem.samplers import AllSampler
 from ohem.training import checkpoint
 from ohem.training.build import build_data, build_examples, build_model, build_pictures, build_proposals, check
-from ohem.training.recipes import Recipe, TestConfig
+from ohem.training.config import Recipe, TestConfig
 from ohem.training.runs import read_run
 from ohem.training.scores import Metric, score, usual_metric
 
@@ -89,10 +89,12 @@ def evaluate_run(
     loss: bool = False,
     test: TestConfig | None = None,
     submit: Path | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluates the newest checkpoint of `run` on `sources` (its test data if empty) and writes RUN/eval.json.
+    """Evaluates the newest checkpoint of `run` on `sources` (its test data if empty) and writes `out`, RUN/eval.json.
 
-    The metric is by default that of the data's kind; detections in COCO data are also written, as RUN/detections.json.
+    The metric is by default that of the data's kind; detections in COCO data are also written, as detections.json in
+    the folder of `out`.
     `loss` adds the mean loss over all RoIs of the training images; `test` takes the place of the recipe's. `submit`
     gets the result files of the VOC server, whose test images may be without annotations: then nothing is scored.
 
@@ -100,6 +102,8 @@ def evaluate_run(
         InputError: the run, the data or `test` is of no use, or `submit` is given with COCO data.
     """
     recipe = read_run(run)
+    if out and not out.parent.is_dir():
+        raise InputError(f"the folder of --out {out} does not exist: make it, or name another")
     fabric = Fabric(accelerator=recipe.run.accelerator, devices=1)
     model, recipe, step = load_detector(run, fabric, test)
     data = build_data(sources or recipe.data.test, recipe.data.classes, "--data", annotated=submit is None)
@@ -126,19 +130,19 @@ def evaluate_run(
         trained = build_data(recipe.data.train, recipe.data.classes, "--data.train")
         shown = build_examples(trained, build_proposals(trained, recipe.proposals), recipe)
         report["loss_all_rois"] = mean_loss(model, _shown(shown, "loss over all RoIs"))
-    with replacing(run / "eval.json") as beside:
+    with replacing(out or run / "eval.json") as beside:
         beside.write_text(json.dumps(report, indent=2) + "\n")
     if isinstance(data, COCODetection):
-        _write_detections(run, found, data)
+        _write_detections(out.parent if out else run, found, data)
     Console().print(table)
     return report
 
 
-def _write_detections(run: Path, found: Sequence[dict[str, Tensor]], data: COCODetection) -> None:
+def _write_detections(folder: Path, found: Sequence[dict[str, Tensor]], data: COCODetection) -> None:
     """A result file for each of the annotation files, whose numbers of images and classes it uses."""
     labels = {name: label for label, name in enumerate(data.classes, start=1)}
     for number, source in enumerate(data.sources, start=1):
-        path = run / (f"detections-{number}.json" if len(data.sources) > 1 else "detections.json")
+        path = folder / (f"detections-{number}.json" if len(data.sources) > 1 else "detections.json")
         category_ids = {labels[name]: category for name, category in source.category_ids if name in labels}
         write_results(path, found[source.indices], source.image_ids, category_ids)
 

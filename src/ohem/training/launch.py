@@ -9,7 +9,7 @@ import torch.distributed
 from lightning_fabric import Fabric
 
 from ohem.errors import InputError
-from ohem.training.recipes import RunConfig
+from ohem.training.config import RunConfig
 
 
 @contextmanager

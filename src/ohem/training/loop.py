@@ -23,8 +23,8 @@ from ohem.files import replacing
 from ohem.recording import Recorder
 from ohem.training import checkpoint
 from ohem.training.build import build_model, build_optimizer, build_sampler, initialise, learning_rate
+from ohem.training.config import Recipe
 from ohem.training.metrics import MetricsLog, ProgressBar, Window
-from ohem.training.recipes import Recipe
 from ohem.training.signals import Stopped, collect_signals
 
 # Seeds of one run that must not meet: `TrainingExamples` uses streams 0, 1 and 4.

@@ -10,8 +10,8 @@ import yaml
 from ohem.errors import InputError
 from ohem.files import replacing
 from ohem.training import checkpoint
+from ohem.training.config import Recipe
 from ohem.training.metrics import read_metrics
-from ohem.training.recipes import Recipe
 
 NAME = "recipe.yaml"
 # What may differ when a run goes on: the machine, how much is logged, how far it is to go, and how it is tested.
@@ -30,7 +30,7 @@ def open_run(run: Path, name: str, recipe: Recipe) -> None:
         before_name, before = _read(run)
         changed = [
             (key, old, new)
-            for (key, old), (_, new) in zip(_flat(asdict(before)), _flat(asdict(recipe)), strict=True)
+            for (key, old), (_, new) in zip(flat(asdict(before)), flat(asdict(recipe)), strict=True)
             if old != new and not key.startswith(FREE)
         ]
         if changed:
@@ -87,10 +87,11 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The options of nested settings by their dotted names: `solver.lr`, 0.001."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

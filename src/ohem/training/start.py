@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ohem.errors import InputError
 from ohem.training.build import build_data, build_examples, build_proposals, check, with_classes
+from ohem.training.config import Recipe
 from ohem.training.launch import launched
 from ohem.training.loop import train
-from ohem.training.recipes import Recipe
 from ohem.training.runs import open_run
 from ohem.training.signals import Stopped
 

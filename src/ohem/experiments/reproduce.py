@@ -1,0 +1,214 @@
+"""`ohem reproduce`: the rows of a table of the paper as trainings, ours beside the paper's figures."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ohem.data.sources import FORMS
+from ohem.errors import InputError
+from ohem.experiments.arms import changed, shown, words
+from ohem.experiments.outcomes import Outcome, read_outcome
+from ohem.experiments.place import LARGER, SERVER, Place
+from ohem.experiments.runner import Job, run_jobs
+from ohem.experiments.statistics import mean_of
+from ohem.experiments.tables import TABLES, PaperTable, Row
+from ohem.files import replacing
+from ohem.training.recipes import PAPER_M, RECIPES, SMALL_M
+
+SMALL = "small"
+# The arms of figure 3, and how many times the weights of a training of theirs are kept.
+CURVES = {row.variant for row in TABLES["figure3"].rows}
+SNAPSHOTS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A row with one network.
+
+    Args:
+        row: what the paper reports.
+        network: of the row's, or `SMALL`.
+        recipe: the named one that it is trained by.
+        train: sources.
+        test: sources, none where the server has the annotations.
+        options: of the evaluation, besides where it writes.
+        file: what the evaluation writes in the folder of the run.
+    """
+
+    row: Row
+    network: str
+    recipe: str
+    train: Sequence[str]
+    test: Sequence[str]
+    options: Sequence[str]
+    file: str
+
+    def run(self, out: Path, seed: int) -> Path:
+        larger = "-larger" if self.network == SMALL and self.row.data in LARGER else ""
+        return out / f"{self.recipe}{larger}-{seed}"
+
+    def training(self, out: Path, seed: int, extra: Sequence[str]) -> list[str]:
+        """Words of the training command, the same in every table."""
+        test = ["--data.test", *self.test] if self.test else []
+        line = ["train", str(self.run(out, seed)), "--recipe", self.recipe, "--data.train", *self.train, *test]
+        if self.row.variant in CURVES:
+            every = RECIPES[self.recipe].recipe.solver.steps // SNAPSHOTS
+            line += ["--run.snapshot-every", str(every)]
+        return [*line, *extra, "--solver.seed", str(seed)]
+
+    def evaluation(self, out: Path, seed: int) -> list[str]:
+        """Words of the evaluation command."""
+        run = self.run(out, seed)
+        where = "--out" if self.file.endswith(".json") else "--submit"
+        return ["eval", str(run), *self.options, where, str(run / self.file)]
+
+
+def reproduce(
+    name: str,
+    out: Path,
+    place: Place,
+    *,
+    small: bool,
+    networks: Sequence[str],
+    seeds: int,
+    jobs: int,
+    dry_run: bool,
+    extra: Sequence[str],
+) -> None:
+    """Runs what is missing of the table `name` into `out` and prints it; with `dry_run`, prints the lines alone.
+
+    Args:
+        name: key of `TABLES`.
+        out: folder of the runs, shared by all tables, so that a training that two of them need is done once.
+        place: the data.
+        small: the small recipes, on `place.train` and `place.test`.
+        networks: of those that the paper has, "vggm" and "vgg16"; unused if `small`.
+        seeds: runs of each row.
+        jobs: runs at once.
+        dry_run: whether to print the lines and do nothing.
+        extra: words that every training line ends in.
+
+    Raises:
+        InputError: data that are needed were not given, or a line failed.
+    """
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds} trains nothing: give 1 or more")
+    table = TABLES[name]
+    if small and not (place.train and place.test):
+        raise InputError(f"--small needs data: name it with --data.train and --data.test, {FORMS}")
+    cells = list(_cells(table, place, small, networks))
+    numbers = range(seeds)
+    made = _jobs(out, cells, numbers, extra)
+    if dry_run:
+        for job in made:
+            for line in (job.train, *job.evaluations.values()):
+                print(shown(line))
+        return
+    sources = dict.fromkeys(source for cell in cells for source in (*cell.train, *cell.test))
+    run_jobs(made, jobs, ["propose", *sources, *_proposal_words(extra)])
+    found = {cell: _outcomes(cell, out, numbers) for cell in cells}
+    Console().print(_printed(table, found, small))
+    with replacing(out / f"{name}.json") as beside:
+        beside.write_text(json.dumps(_as_json(table, found), indent=2) + "\n")
+
+
+def _cells(table: PaperTable, place: Place, small: bool, networks: Sequence[str]) -> Iterator[Cell]:
+    left_out = set()
+    for row in table.rows:
+        for network in [SMALL] if small else [each for each in row.paper if each in networks]:
+            sources = place.small(row.data) if small else place.paper(row.data)
+            if sources is None:
+                left_out.add(LARGER[row.data])
+                continue
+            recipe = f"small-{row.variant}" if small else f"{row.data}-{network}-{row.variant}"
+            yield Cell(row, network, recipe, *sources, *_tested(table, row, recipe, place, small))
+    for larger in sorted(left_out):
+        print(f"the rows of {larger} need a second source with --data.train: left out")
+
+
+def _tested(table: PaperTable, row: Row, recipe: str, place: Place, small: bool) -> tuple[list[str], str]:
+    """Options of the evaluation of `row`, and the name of what it writes."""
+    settings = RECIPES[recipe].recipe
+    options = words(changed(row.test(settings, SMALL_M if small else PAPER_M), settings.test, "test."))
+    name = "-".join([table.metric, *(word.removeprefix("--test.") for word in options)])
+    if row.data in SERVER and not small:
+        return [*options, "--data", place.server()], f"submission-{name}"
+    # The loss does not depend on the test: told once.
+    return ["--metric", table.metric, *(options or ["--loss"])], f"eval-{name}.json"
+
+
+def _jobs(out: Path, cells: Sequence[Cell], seeds: Sequence[int], extra: Sequence[str]) -> list[Job]:
+    """A job for each training, with the evaluations of all rows that it serves."""
+    jobs: dict[Path, Job] = {}
+    for seed in seeds:
+        for cell in cells:
+            run = cell.run(out, seed)
+            before = jobs[run].evaluations if run in jobs else {}
+            evaluations = {**before, run / cell.file: cell.evaluation(out, seed)}
+            jobs[run] = Job(run, cell.training(out, seed, extra), evaluations)
+    return list(jobs.values())
+
+
+def _outcomes(cell: Cell, out: Path, seeds: Sequence[int]) -> list[Outcome]:
+    """Of its runs; none where the server scores them."""
+    if not cell.file.endswith(".json"):
+        return []
+    return [read_outcome(cell.run(out, seed), cell.run(out, seed) / cell.file) for seed in seeds]
+
+
+def _proposal_words(extra: Sequence[str]) -> list[str]:
+    """What `extra` says about proposals, as `ohem propose` takes it."""
+    kept, found = False, []
+    for word in extra:
+        kept = word.startswith("--proposals.") if word.startswith("--") else kept
+        found += [word.replace("--proposals.", "--")] if kept else []
+    return found
+
+
+def _printed(table: PaperTable, found: Mapping[Cell, Sequence[Outcome]], small: bool) -> Table:
+    networks = list(dict.fromkeys(name for cell in found for name in cell.row.paper))
+    printed = Table("", *(f"paper, {name}" for name in networks), title=table.title)
+    for column in ["ours"] if small else [f"ours, {name}" for name in networks]:
+        printed.add_column(column, style="bold", no_wrap=True)
+    printed.add_column("loss, all RoIs")
+    for row in dict.fromkeys(cell.row for cell in found):
+        cells = {cell.network: runs for cell, runs in found.items() if cell.row == row}
+        ours = [_told(cells.get(name)) for name in ([SMALL] if small else networks)]
+        paper = ["" if row.paper.get(name) is None else str(row.paper[name]) for name in networks]
+        printed.add_row(row.label, *paper, *ours, ", ".join(_loss(runs) for runs in cells.values()))
+    return printed
+
+
+def _told(runs: Sequence[Outcome] | None) -> str:
+    if runs is None:
+        return ""
+    if not runs:
+        return "the server's"
+    maps = [run.map for run in runs if run.map is not None]
+    return str(mean_of(maps)) if maps else "nothing to find"
+
+
+def _loss(runs: Sequence[Outcome]) -> str:
+    losses = [run.loss for run in runs if run.loss is not None]
+    return f"{mean_of(losses).mean:.4f}" if losses else ""
+
+
+def _as_json(table: PaperTable, found: Mapping[Cell, Sequence[Outcome]]) -> dict[str, Any]:
+    rows = [
+        {
+            "row": cell.row.label,
+            "network": cell.network,
+            "recipe": cell.recipe,
+            "paper": dict(cell.row.paper),
+            "maps": [run.map for run in runs],
+            "loss_all_rois": [run.loss for run in runs],
+            "seconds_per_step": [run.seconds for run in runs],
+        }
+        for cell, runs in found.items()
+    ]
+    return {"title": table.title, "metric": table.metric, "rows": rows}

@@ -1,0 +1,150 @@
+"""`ohem compare` on toy data, as a new user would run it: its figures are those of its runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.command_line import Result, ohem, sentence
+from tests.toy import make_toy
+
+
+class Comparison(NamedTuple):
+    words: list[object]
+    out: Path
+    result: Result
+
+
+ARMS = ["frcn", "ohem,sampler.nms-iou=0.5"]
+
+
+def _words(data: Path, out: Path, steps: int = 30, arms: Sequence[str] = ARMS) -> list[object]:
+    return [
+        *["compare", out, "--recipe", "demo-frcn", "--arms", *arms, "--seeds", 2, "--jobs", 2],
+        *["--data.train", f"{data}:train", "--data.test", f"{data}:test", "--data.short", 64, "--data.long", 80],
+        *["--solver.steps", steps, "--run.accelerator", "cpu", "--proposals.jobs", 1],
+    ]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    folder = tmp_path_factory.mktemp("compare")
+    words = _words(make_toy(folder / "toy"), folder / "out")
+    return Comparison(words, folder / "out", ohem(*words))
+
+
+def _report(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "eval.json").read_text())
+    return found
+
+
+def test_figures_are_those_of_the_runs(done: Comparison) -> None:
+    assert done.result.code == 0, done.result
+    told = json.loads((done.out / "compare.json").read_text())
+    arms = {arm["name"]: arm for arm in told["arms"]}
+    reports = {name: [_report(done.out / f"{name}-{seed}") for seed in (0, 1)] for name in arms}
+    assert list(arms) == ["frcn", "ohem-sampler.nms-iou=0.5"]
+    for name, arm in arms.items():
+        assert arm["maps"] == [report["map"] for report in reports[name]]
+        assert arm["map"] == pytest.approx(fmean(arm["maps"]))
+        assert arm["loss_all_rois"] == [report["loss_all_rois"] for report in reports[name]]
+        assert arm["seconds_per_step"] > 0
+    base, mined = arms["frcn"], arms["ohem-sampler.nms-iou=0.5"]
+    assert mined["difference"]["mean"] == pytest.approx(mined["map"] - base["map"])
+    for name, gain in mined["difference"]["per_class"].items():
+        both = [[report["ap"][name] for report in reports[arm]] for arm in arms]
+        assert gain == pytest.approx(fmean(both[1]) - fmean(both[0]))
+    gains = list(mined["difference"]["per_class"].values())
+    assert gains == sorted(gains, reverse=True)
+
+
+def test_arms_differ_in_their_sampler_alone(done: Comparison) -> None:
+    first, second = ((done.out / f"{arm}-1" / "recipe.yaml").read_text().splitlines() for arm in _arms(done))
+    changed = [(a.strip(), b.strip()) for a, b in zip(first, second, strict=True) if a != b]
+    assert changed == [("name: random", "name: ohem"), ("nms_iou: 0.7", "nms_iou: 0.5")]
+
+
+def _arms(done: Comparison) -> list[str]:
+    return [arm["name"] for arm in json.loads((done.out / "compare.json").read_text())["arms"]]
+
+
+def test_it_says_whether_the_difference_is_noise(done: Comparison) -> None:
+    verdict = json.loads((done.out / "compare.json").read_text())["arms"][1]["difference"]["verdict"]
+    assert verdict in ("better", "worse", "within noise")
+    assert f"{verdict}. Most: " in " ".join(done.result.out.split())
+    page = (done.out / "compare.html").read_text()
+    assert f"<strong>{verdict}</strong>" in page
+    assert page.count("<svg") == 2
+    assert "ohem train" in page
+
+
+def test_the_same_line_does_nothing_more(done: Comparison) -> None:
+    files = [path for path in done.out.rglob("*") if path.suffix in (".pt", ".csv") or path.name == "eval.json"]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    again = ohem(*done.words)
+    assert again.code == 0
+    assert "4 of 4 runs are done already" in again.out
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_another_metric_evaluates_anew_and_trains_nothing(done: Comparison, capfd: pytest.CaptureFixture[str]) -> None:
+    before = (done.out / "frcn-0" / "checkpoint.pt").stat().st_mtime_ns
+    assert ohem(*done.words, "--metric", "voc10").code == 0
+    assert _report(done.out / "frcn-0")["metric"] == "voc10"
+    assert (done.out / "frcn-0" / "checkpoint.pt").stat().st_mtime_ns == before
+
+
+def test_a_failing_run_is_told_with_its_own_sentence(done: Comparison) -> None:
+    """The folder of an arm holds a run of other settings: nothing of it is lost."""
+    result = ohem(*done.words, "--solver.lr", 0.5)
+    told = sentence(result)
+    assert "ended with status 2" in told
+    assert "holds a run of recipe" in told
+    assert "solver.lr" in told
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"), [(["ohem"], "two or more"), (["frcn", "ohme"], "did you mean ohem"), (["ohem"] * 2, "twice")]
+)
+def test_arms_that_cannot_be_compared(arms: list[str], message: str, tmp_path: Path) -> None:
+    assert message in sentence(ohem(*_words(tmp_path, tmp_path / "out", arms=arms)))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seeds", 0], "--seeds 0"),
+        (["--jobs", 0], "--jobs 0"),
+        (["--recipe", "small-ohme"], "did you mean small-ohem"),
+    ],
+)
+def test_bad_input(words: list[object], message: str, tmp_path: Path) -> None:
+    left = ["--data.train", f"{tmp_path}:train", "--data.test", f"{tmp_path}:test"]
+    assert message in sentence(ohem("compare", tmp_path / "out", *left, *words))
+
+
+def test_data_are_needed(tmp_path: Path) -> None:
+    assert "--data.train" in sentence(ohem("compare", tmp_path / "out"))
+
+
+def test_a_signal_leaves_checkpoints_and_the_line_goes_on(tmp_path: Path) -> None:
+    words = _words(make_toy(tmp_path / "toy"), tmp_path / "out", steps=100_000)
+    command = [sys.executable, "-m", "ohem.cli", *map(str, words), "--run.log-every", "1"]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE)
+    rows = [tmp_path / "out" / f"{arm}-0" / "metrics.csv" for arm in ("frcn", "ohem-sampler.nms-iou=0.5")]
+    while not all(path.exists() and path.read_text().count("\n") > 2 for path in rows):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert b"the same line goes on from there" in out
+    assert all(path.with_name("checkpoint.pt").exists() for path in rows)
