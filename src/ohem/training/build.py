@@ -30,6 +30,9 @@ def check(recipe: Recipe) -> None:
     for option, sides in (("--data.scales", recipe.data.scales), ("--test.scales", recipe.test.scales)):
         if min(sides, default=1) < 1:
             raise InputError(f"{option} {min(sides)} is no length: give short sides in pixels")
+    for option, steps in (("snapshot", recipe.run.snapshot_every), ("loss", recipe.run.loss_every)):
+        if steps < 0:
+            raise InputError(f"--run.{option}-every {steps} is no number of steps: give 1 or more, or 0 for never")
     if recipe.test.iterations < 1:
         raise InputError(f"--test.iterations {recipe.test.iterations} leaves no box: give 1 or more")
 
