@@ -156,6 +156,25 @@ def evaluate(
 
 
 @app.command
+def loss(*runs: Path, data: tuple[str, ...] = (), plot: Path | None = None) -> None:
+    """Compare runs by the mean loss over all RoIs at every snapshot (the paper's figure 3): a table, RUN/loss_all.csv.
+
+    Parameters
+    ----------
+    runs
+        Folders of one or several runs, trained with --run.snapshot-every or --run.loss-every; of one without, only the
+        newest checkpoint is measured. What RUN/loss_all.csv has of the same weights and data is not measured again.
+    data
+        Data sets, as in training; those that each run was trained on if not given.
+    plot
+        .svg or .png file that gets a chart of all runs; runs named alike but for a trailing -SEED are drawn as one arm.
+    """
+    from ohem.experiments.all_rois import compare_losses
+
+    compare_losses(runs, data, plot)
+
+
+@app.command
 def detect(
     run: Path,
     /,

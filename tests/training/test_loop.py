@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from ohem.training import checkpoint
+from ohem.training import checkpoint, loss_all, snapshots
 from ohem.training.build import learning_rate
 from ohem.training.config import SolverConfig
 from ohem.training.metrics import COLUMNS, read_metrics
@@ -134,7 +134,7 @@ def test_a_finished_run_is_left_alone(data: Path, tmp_path: Path) -> None:
 
 def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
     one, two, torchrun = tmp_path / "one", tmp_path / "two", tmp_path / "torchrun"
-    options = [*training(data, steps=5), "--solver.accumulate"]
+    options = [*training(data, steps=5), "--solver.accumulate", "--run.loss-every", 2, "--run.snapshot-every", 4]
     assert ohem("train", one, *options).code == 0
     for line in (
         subprocess_line(two, [*options, "--devices", 2]),
@@ -148,6 +148,10 @@ def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
         for name, value in weights(one).items():
             torch.testing.assert_close(weights(run)[name], value, rtol=1e-4, atol=1e-5)
         assert [row["step"] for row in read_metrics(run)] == ["5"]
+        assert list(snapshots.found(run)) == [4, 5]
+        for ours, theirs in zip(loss_all.read(run), loss_all.read(one), strict=True):
+            assert (ours.step, ours.images, ours.rois) == (theirs.step, theirs.images, theirs.rois)
+            assert ours.loss == pytest.approx(theirs.loss, rel=1e-3)
 
 
 def test_images_that_processes_cannot_share(data: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Position p of a run is the p-th image it is shown: step x N + slot.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +26,7 @@ class DetectionData(Protocol):
     ids: list[str]
 
     def __len__(self) -> int: ...
+    def path(self, index: int) -> Path: ...
     def image(self, index: int) -> Tensor: ...
     def target(self, index: int) -> dict[str, Tensor]: ...
 

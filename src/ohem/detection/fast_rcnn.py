@@ -131,9 +131,13 @@ class FastRCNN(nn.Module):
 
     def read_only_losses(self, features: Tensor, rois: RoIs) -> Tensor:
         """Loss (R,) of every RoI, classification + box regression, from a pass that leaves no trace."""
+        return torch.stack(self.read_only_parts(features, rois)).sum(dim=0)
+
+    def read_only_parts(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
+        """The same as the two losses (R,) of `roi_losses`."""
         with read_only(self):
             scores, deltas = self._all_outputs(features, rois)
-            return torch.stack(roi_losses(scores, deltas, rois)).sum(dim=0)
+            return roi_losses(scores, deltas, rois)
 
     def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """What `head` returns, for any number of RoIs, without gradient.

@@ -65,7 +65,12 @@ def loss_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]]) -> 
     Args:
         curves: arm -> its runs, each as pairs (step, loss), first step first.
     """
-    return line_chart(curves, x="SGD step", y="mean loss per RoI (all RoIs)")
+    must_be_installed()
+    from matplotlib.ticker import MaxNLocator
+
+    figure = line_chart(curves, x="SGD step", y="mean loss per RoI (all RoIs)")
+    figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
 
 
 def svg(figure: Figure) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ohem.data.sources import FORMS
 from ohem.errors import InputError
+from ohem.experiments.all_rois import compare_losses
 from ohem.experiments.arms import changed, shown, words
 from ohem.experiments.outcomes import Outcome, read_outcome
 from ohem.experiments.place import LARGER, SERVER, Place
@@ -18,6 +19,7 @@ from ohem.experiments.runner import Job, run_jobs
 from ohem.experiments.statistics import mean_of
 from ohem.experiments.tables import TABLES, PaperTable, Row
 from ohem.files import replacing
+from ohem.training import loss_all
 from ohem.training.recipes import PAPER_M, RECIPES, SMALL_M
 
 SMALL = "small"
@@ -64,6 +66,8 @@ class Cell:
     def evaluation(self, out: Path, seed: int) -> list[str]:
         """Words of the evaluation command."""
         run = self.run(out, seed)
+        if self.file == loss_all.NAME:
+            return ["loss", str(run)]
         where = "--out" if self.file.endswith(".json") else "--submit"
         return ["eval", str(run), *self.options, where, str(run / self.file)]
 
@@ -111,6 +115,9 @@ def reproduce(
         return
     sources = dict.fromkeys(source for cell in cells for source in (*cell.train, *cell.test))
     run_jobs(made, jobs, ["propose", *sources, *_proposal_words(extra)])
+    if name == "figure3":
+        compare_losses([cell.run(out, seed) for cell in cells for seed in numbers], plot=out / "figure3.svg")
+        return
     found = {cell: _outcomes(cell, out, numbers) for cell in cells}
     Console().print(_printed(table, found, small))
     with replacing(out / f"{name}.json") as beside:
@@ -133,6 +140,8 @@ def _cells(table: PaperTable, place: Place, small: bool, networks: Sequence[str]
 
 def _tested(table: PaperTable, row: Row, recipe: str, place: Place, small: bool) -> tuple[list[str], str]:
     """Options of the evaluation of `row`, and the name of what it writes."""
+    if table is TABLES["figure3"]:
+        return [], loss_all.NAME
     settings = RECIPES[recipe].recipe
     options = words(changed(row.test(settings, SMALL_M if small else PAPER_M), settings.test, "test."))
     name = "-".join([table.metric, *(word.removeprefix("--test.") for word in options)])

@@ -39,6 +39,9 @@ def check(recipe: Recipe) -> None:
             raise InputError(f"{option} {min(sides)} is no length: give short sides in pixels")
     if not recipe.sampler.pressure >= 1:
         raise InputError(f"--sampler.pressure {recipe.sampler.pressure} prefers easy RoIs: give 1 or more")
+    for option, steps in (("snapshot", recipe.run.snapshot_every), ("loss", recipe.run.loss_every)):
+        if steps < 0:
+            raise InputError(f"--run.{option}-every {steps} is no number of steps: give 1 or more, or 0 for never")
     if recipe.test.iterations < 1:
         raise InputError(f"--test.iterations {recipe.test.iterations} leaves no box: give 1 or more")
 

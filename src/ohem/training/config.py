@@ -167,6 +167,10 @@ class RunConfig:
     """Steps to a row of metrics.csv."""
     checkpoint_every: int = 1000
     """Steps to a checkpoint."""
+    snapshot_every: int = 0
+    """Steps to a snapshot, weights that are kept in RUN/snapshots to look back at; 0 keeps none."""
+    loss_every: int = 0
+    """Steps to a row of RUN/loss_all.csv, the mean loss over all RoIs of the training images; 0 never measures it."""
 
 
 @dataclass(frozen=True)

@@ -6,37 +6,30 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from ohem.data.coco import COCODetection
 from ohem.data.dataset import DetectionSet
-from ohem.data.loader import Example, Picture
+from ohem.data.loader import Picture
 from ohem.data.voc import VOCDetection
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.errors import InputError
 from ohem.evaluation.coco import write_results
 from ohem.evaluation.submission import write_submission
 from ohem.files import replacing
-from ohem.rois import IGNORE, match
 from ohem.samplers import AllSampler
 from ohem.training import checkpoint
 from ohem.training.build import build_data, build_examples, build_model, build_pictures, build_proposals, check
 from ohem.training.config import Recipe, TestConfig
+from ohem.training.loss_all import loss_over_all
+from ohem.training.metrics import tracked
 from ohem.training.runs import read_run
 from ohem.training.scores import Metric, score, usual_metric
-
-T_co = TypeVar("T_co", covariant=True)
-
-
-class _Indexed(Protocol[T_co]):
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> T_co: ...
 
 
 def load_detector(run: Path, fabric: Fabric, test: TestConfig | None = None) -> tuple[FastRCNN, Recipe, int]:
@@ -69,19 +62,6 @@ def detect(model: FastRCNN, pictures: Iterable[Picture]) -> Iterator[dict[str, T
         yield {name: value.cpu() for name, value in found.items()}
 
 
-@torch.inference_mode()
-def mean_loss(model: FastRCNN, examples: Iterable[Example]) -> float:
-    """Mean loss per RoI over all RoIs of `examples`, whichever are trained on (paper, figure 3); dropout is off."""
-    device, total, count = model.box_mean.device, 0.0, 0
-    for example in examples:
-        features = model.backbone([example.image.to(device)])
-        target = {name: value.to(device) for name, value in example.target.items()}
-        rois = match([example.proposals.to(device)], [target], mean=model.box_mean, std=model.box_std)
-        losses = model.read_only_losses(features, rois)[rois.labels != IGNORE]
-        total, count = total + float(losses.double().sum()), count + len(losses)
-    return total / max(count, 1)
-
-
 def evaluate_run(
     run: Path,
     sources: Sequence[str] = (),
@@ -110,7 +90,7 @@ def evaluate_run(
     stems = _stems(data) if submit else []
     pictures = build_pictures(data, build_proposals(data, recipe.proposals), recipe)
     started = time.perf_counter()
-    found = list(detect(model, _shown(pictures, "evaluating")))
+    found = list(detect(model, tracked(pictures, "evaluating")))
     seconds = time.perf_counter() - started
     report: dict[str, Any] = {
         "images": len(data),
@@ -129,7 +109,7 @@ def evaluate_run(
     if loss:
         trained = build_data(recipe.data.train, recipe.data.classes, "--data.train")
         shown = build_examples(trained, build_proposals(trained, recipe.proposals), recipe)
-        report["loss_all_rois"] = mean_loss(model, _shown(shown, "loss over all RoIs"))
+        report["loss_all_rois"] = loss_over_all(model, tracked(shown, "loss over all RoIs")).loss
     with replacing(out or run / "eval.json") as beside:
         beside.write_text(json.dumps(report, indent=2) + "\n")
     if isinstance(data, COCODetection):
@@ -159,7 +139,3 @@ def _stems(data: DetectionSet) -> list[str]:
     if twice:
         raise InputError(f"two images have the id {twice[0]}, which is all that --submit tells: give one data set")
     return stems
-
-
-def _shown(items: _Indexed[T_co], description: str) -> Iterator[T_co]:
-    return iter(track((items[i] for i in range(len(items))), description, len(items), console=Console(stderr=True)))

@@ -4,9 +4,11 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch.distributed
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from ohem.errors import InputError
 from ohem.training.config import RunConfig
@@ -43,3 +45,10 @@ def launched(config: RunConfig) -> Iterator[Fabric]:
         # A process that exits while still connected may abort the ones it is connected to.
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def agreed(fabric: Fabric, number: int) -> int:
+    """The highest of the numbers that the processes give: if one must stop, all must, or they wait for ever."""
+    if fabric.world_size == 1:
+        return number
+    return int(cast(Tensor, fabric.all_reduce(torch.tensor(number, device=fabric.device), reduce_op="max")))

@@ -24,7 +24,9 @@ from ohem.recording import Recorder
 from ohem.training import checkpoint
 from ohem.training.build import build_model, build_optimizer, build_sampler, initialise, learning_rate
 from ohem.training.config import Recipe
+from ohem.training.launch import agreed
 from ohem.training.metrics import MetricsLog, ProgressBar, Window
+from ohem.training.observe import Observer
 from ohem.training.signals import Stopped, collect_signals
 
 # Seeds of one run that must not meet: `TrainingExamples` uses streams 0, 1 and 4.
@@ -36,7 +38,7 @@ def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None
 
     Args:
         recipe: with `data.classes` filled in.
-        run: an existing folder; gets `metrics.csv` and the checkpoints.
+        run: an existing folder; gets `metrics.csv`, the checkpoints, and what the recipe asks for besides.
         examples: the training images with their proposals.
 
     Raises:
@@ -81,6 +83,9 @@ class Trainer:
         settings, main = self.recipe.run, self.fabric.is_global_zero
         bar = ProgressBar(self.step, last, self.recipe.solver.images, main)
         with collect_signals() as received, bar, MetricsLog(self.run, self.step) if main else nullcontext() as log:
+            observer = Observer(self.recipe, self.run, self.examples, self.fabric, self.detector, bar.tell)
+            observer.forget_after(self.step)
+            self._observe(observer, last, received)
             for batch in self._batches(last):
                 logged = (self.step + 1) % settings.log_every == 0 or self.step + 1 == last
                 self.window.add(self._train_step(batch, logged))
@@ -95,6 +100,7 @@ class Trainer:
                     self.save()
                 if signum:
                     raise Stopped(signum, self.step)
+                self._observe(observer, last, received)
 
     def save(self) -> None:
         """Writes the checkpoint of the present step."""
@@ -198,9 +204,10 @@ class Trainer:
             "losses": [] if record.losses is None else [str(value) for value in record.losses.tolist()],
         }
 
+    def _observe(self, observer: Observer, last: int, received: Sequence[int]) -> None:
+        if signum := observer(self.step, last, received):
+            self.save()
+            raise Stopped(signum, self.step)
+
     def _agreed(self, number: int) -> int:
-        """The highest of the numbers that the processes give: if one must stop, all must, or they wait for ever."""
-        if self.fabric.world_size == 1:
-            return number
-        agreed = self.fabric.all_reduce(torch.tensor(number, device=self.fabric.device), reduce_op="max")
-        return int(cast(Tensor, agreed))
+        return agreed(self.fabric, number)

@@ -3,13 +3,13 @@
 import csv
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from ohem.files import replacing
 
@@ -81,7 +81,7 @@ class ProgressBar:
 
     def __init__(self, done: int, total: int, images: int, enabled: bool) -> None:
         self.images, self.total = images, total
-        self.console = Console(stderr=True)
+        self.console, self.enabled = Console(stderr=True), enabled
         self.plain = enabled and not sys.stderr.isatty()
         self.started, self.first, self.last_line = time.monotonic(), done, 0.0
         self.bar = Progress(
@@ -114,3 +114,21 @@ class ProgressBar:
             left = (self.total - step) * self.images / max(rate, 1e-9)
             self.console.print(f"step {step}/{self.total}  {numbers}  {left / 60:.1f} min left", highlight=False)
             self.last_line = now
+
+    def tell(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        if self.enabled:
+            self.console.print(text, highlight=False)
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class _Indexed(Protocol[T_co]):
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> T_co: ...
+
+
+def tracked(items: _Indexed[T_co], description: str) -> Iterator[T_co]:
+    """The items, one after the other, behind a progress bar."""
+    return iter(track((items[i] for i in range(len(items))), description, len(items), console=Console(stderr=True)))

@@ -120,7 +120,7 @@ def _varied(base: Recipe, variant: str, train: tuple[int, ...], test: tuple[int,
 
 
 RECIPES: dict[str, NamedRecipe] = {"-".join(row[:3]): _paper(*row) for row in PAPER}
-for _variant in (*VARIANTS, "frcn-mb", "ohem-mb"):
+for _variant in (*VARIANTS, "frcn-mb", "ohem-m", "ohem-mb"):
     RECIPES |= _small("small", SMALL, _variant, "SqueezeNet at 400 pixels for one CPU")
 for _variant in ("frcn", "ohem"):
     RECIPES |= _small("demo", DEMO, _variant, "small network from scratch (`ohem demo`)")

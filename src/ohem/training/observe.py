@@ -1,0 +1,96 @@
+"""What is kept and measured of a run beside its training: snapshots, and the loss over all RoIs (paper, figure 3)."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from ohem.data.loader import Examples
+from ohem.detection.fast_rcnn import FastRCNN
+from ohem.training import loss_all, snapshots
+from ohem.training.config import Recipe
+from ohem.training.digests import digest_of_examples, digest_of_weights
+from ohem.training.launch import agreed
+from ohem.training.loss_all import MeanLoss, Row
+
+
+class Observer:
+    """Called after each step, and where a run goes on: leaves the training after it as it would be without.
+
+    Args:
+        recipe: says at which steps.
+        run: an existing folder.
+        examples: the training images with their proposals.
+        detector: as it is trained, without what Fabric wraps it in.
+        tell: is given a line to show.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Path,
+        examples: Examples,
+        fabric: Fabric,
+        detector: FastRCNN,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.recipe, self.run, self.examples = recipe, run, examples
+        self.fabric, self.detector, self.tell = fabric, detector, tell
+
+    def forget_after(self, step: int) -> None:
+        """Removes what an earlier try left behind `step`, from which the run goes on."""
+        if self.fabric.is_global_zero:
+            snapshots.drop_after(self.run, step)
+            loss_all.drop_after(self.run, step)
+
+    def __call__(self, step: int, last: int, received: Sequence[int]) -> int:
+        """Does what is due at `step` and not yet done.
+
+        Returns:
+            The highest number in `received`, to which signals are added as they come, or 0. A signal ends a
+            measurement, which is then taken up where the run goes on.
+        """
+        settings = self.recipe.run
+        if _due(settings.snapshot_every, step, last) and self.fabric.is_global_zero:
+            snapshots.keep(self.run, step, self.detector.state_dict())
+        return self._measure(step, received) if _due(settings.loss_every, step, last) else 0
+
+    def _measure(self, step: int, received: Sequence[int]) -> int:
+        main, started = self.fabric.is_global_zero, time.perf_counter()
+        weights = digest_of_weights(self.detector.state_dict()) if main else ""
+        if agreed(self.fabric, int(main and loss_all.known(self.run, step, self._data_digest, weights))):
+            return 0
+        total = torch.zeros(loss_all.TERMS, dtype=torch.float64)
+        share, processes = self.fabric.global_rank, self.fabric.world_size
+        for first in range(0, len(self.examples), processes):
+            if signum := agreed(self.fabric, max(received, default=0)):
+                return signum
+            if first + share < len(self.examples):
+                total += loss_all.loss_sums(self.detector, self.examples[first + share])
+        mean = MeanLoss.of(self._added_up(total))
+        if main:
+            data = " ".join(self.recipe.data.train)
+            row = Row(step, data, **asdict(mean), data_digest=self._data_digest, weights_digest=weights)
+            loss_all.record(self.run, row)
+            self.tell(f"step {step}: loss over all RoIs {mean.loss:.4g} ({time.perf_counter() - started:.0f} s)")
+        return agreed(self.fabric, max(received, default=0))
+
+    @cached_property
+    def _data_digest(self) -> str:
+        return digest_of_examples(self.examples)
+
+    def _added_up(self, numbers: Tensor) -> Tensor:
+        """Over the processes."""
+        if self.fabric.world_size == 1:
+            return numbers
+        return cast(Tensor, self.fabric.all_reduce(numbers.to(self.fabric.device), reduce_op="sum")).cpu()
+
+
+def _due(every: int, step: int, last: int) -> bool:
+    return every > 0 and step > 0 and (step % every == 0 or step == last)

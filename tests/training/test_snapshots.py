@@ -1,0 +1,64 @@
+"""Snapshots: what is written is what is read."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ohem.errors import InputError
+from ohem.training import snapshots
+
+WEIGHTS = {
+    "layer.weight": torch.arange(6.0).reshape(2, 3).t(),
+    "scale": torch.tensor(2.0),
+    "order": torch.tensor([2, 1]),
+}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    assert snapshots.found(tmp_path) == {}
+    for step in (1200, 5, 12_345_678):
+        snapshots.keep(tmp_path, step, WEIGHTS)
+    found = snapshots.found(tmp_path)
+    assert list(found) == [5, 1200, 12_345_678]
+    assert found[1200] == tmp_path / "snapshots" / "step-0001200.safetensors"
+    read = snapshots.load(found[1200])
+    assert read.keys() == WEIGHTS.keys()
+    assert all(torch.equal(value, WEIGHTS[name]) and value.dtype == WEIGHTS[name].dtype for name, value in read.items())
+    assert {path.name[0] for path in (tmp_path / "snapshots").iterdir()} == {"s"}  # none is left half-written
+
+
+def test_equal_weights_are_equal_files_and_readable_by_others(tmp_path: Path) -> None:
+    snapshots.keep(tmp_path, 1, WEIGHTS)
+    snapshots.keep(tmp_path, 2, dict(reversed(WEIGHTS.items())))
+    one, two = snapshots.found(tmp_path).values()
+    assert one.read_bytes() == two.read_bytes()
+    beside = tmp_path / "beside"
+    beside.touch()
+    assert one.stat().st_mode == beside.stat().st_mode
+
+
+def test_one_that_is_there_is_left(tmp_path: Path) -> None:
+    snapshots.keep(tmp_path, 1, WEIGHTS)
+    (path,) = snapshots.found(tmp_path).values()
+    before = path.read_bytes()
+    snapshots.keep(tmp_path, 1, {"other": torch.zeros(1)})
+    assert path.read_bytes() == before
+
+
+def test_those_behind_a_step_are_removed_and_other_files_are_not(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        snapshots.keep(tmp_path, step, WEIGHTS)
+    note = tmp_path / "snapshots" / "step-of-mine.txt"
+    note.touch()
+    snapshots.drop_after(tmp_path, 1)
+    assert list(snapshots.found(tmp_path)) == [1]
+    assert note.exists()
+
+
+def test_a_damaged_one(tmp_path: Path) -> None:
+    snapshots.keep(tmp_path, 1, WEIGHTS)
+    (path,) = snapshots.found(tmp_path).values()
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(InputError, match=r"step-0000001\.safetensors cannot be read"):
+        snapshots.load(path)
