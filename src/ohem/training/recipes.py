@@ -30,7 +30,7 @@ VGGM = ModelConfig(backbone="vgg_cnn_m_1024")
 SMALL = Recipe(
     model=ModelConfig(backbone="squeezenet1_0", weights="torchvision:IMAGENET1K_V1", dropout=0.0),
     data=DataConfig(short=400, long=667),
-    solver=SolverConfig(steps=1600, lr=0.002, decay_every=1200, warmup=100, clip=10.0),
+    solver=SolverConfig(steps=4800, lr=0.002, decay_every=3600, warmup=100, clip=10.0),
     run=RunConfig(checkpoint_every=200),
 )
 DEMO = Recipe(
