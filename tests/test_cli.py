@@ -52,7 +52,8 @@ def test_recipes_lists_each_with_its_command_and_the_papers_figure() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_paper_s_settings(name: str) -> None:
     recipe = RECIPES[name].recipe
-    assert recipe.solver.images * recipe.sampler.batch_size == 128
+    assert recipe.solver.images * recipe.sampler.batch_size == (2048 if "-all" in name else 128)
+    assert recipe.solver.images == (1 if "-n1" in name else 2)
     assert (recipe.solver.momentum, recipe.solver.weight_decay, recipe.solver.gamma) == (0.9, 0.0005, 0.1)
     if name.startswith("voc"):
         assert (recipe.data.short, recipe.data.long) == (600, 1000)

@@ -13,7 +13,7 @@ from ohem.detection.multiscale import nearest, union
 from ohem.detection.refinement import BoxRefinement
 from ohem.errors import InputError
 from ohem.samplers import AllSampler, OHEMSampler, ProportionalSampler, RandomSampler, RankSampler
-from ohem.training import recipes
+from ohem.training import config
 from ohem.training.build import (
     build_data,
     build_model,
@@ -89,14 +89,14 @@ def test_the_detector_tests_as_the_recipe_says() -> None:
     recipe = with_classes(RECIPES["demo-ohem"].recipe, ("a",))
     model = build_model(recipe, AllSampler())
     assert (model.post_process, model.refinement, model.merge) == (PostProcess(0.001, 0.3, 300), None, union)
-    test = recipes.TestConfig(merge="nearest", iterations=2, score=0.1, nms_iou=0.4, max_detections=7)
+    test = config.TestConfig(merge="nearest", iterations=2, score=0.1, nms_iou=0.4, max_detections=7)
     model = build_model(replace(recipe, test=test), AllSampler())
     assert (model.post_process, model.merge) == (PostProcess(0.1, 0.4, 7), nearest)
     assert model.refinement == BoxRefinement(2, voting=False)
 
 
 def test_refinement_of_the_recipe() -> None:
-    plain = recipes.TestConfig()
+    plain = config.TestConfig()
     assert build_refinement(plain) is None
     assert build_refinement(replace(plain, iterations=2, voting=True)) == BoxRefinement()
     options = {
@@ -119,7 +119,7 @@ def test_sides_of_the_recipe() -> None:
     recipe = RECIPES["small-ohem"].recipe
     assert sides_to_test(recipe) == ((400,), 667)
     assert sides_to_test(replace(recipe, data=replace(recipe.data, scales=(320, 480)))) == ((400,), 667)
-    test = recipes.TestConfig(scales=(480, 320), long=1000)
+    test = config.TestConfig(scales=(480, 320), long=1000)
     assert sides_to_test(replace(recipe, test=test)) == ((480, 320), 1000)
 
 
