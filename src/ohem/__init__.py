@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ohem.detection.fast_rcnn import FastRCNN as FastRCNN
     from ohem.errors import InputError as InputError
+    from ohem.losses import OHEMLoss as OHEMLoss
     from ohem.mining import hard_examples as hard_examples
     from ohem.mining import hard_rois as hard_rois
     from ohem.recording import Recorder as Recorder
@@ -23,6 +24,7 @@ _HOME = {
     "AllSampler": "ohem.samplers",
     "FastRCNN": "ohem.detection.fast_rcnn",
     "InputError": "ohem.errors",
+    "OHEMLoss": "ohem.losses",
     "OHEMSampler": "ohem.samplers",
     "ProportionalSampler": "ohem.samplers",
     "RandomSampler": "ohem.samplers",

@@ -1,0 +1,211 @@
+"""`OHEMLoss`: by hand-countable cases, by identity with the masked loss, and by its limits."""
+
+import copy
+import math
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, multiprocessing, nn
+
+from ohem import OHEMLoss
+
+
+def given_losses(values: Tensor, _: Tensor) -> Tensor:
+    """A criterion whose losses are its input."""
+    return values
+
+
+NOTHING = torch.zeros(0)
+
+
+def kept(loss: OHEMLoss, values: list[float]) -> float:
+    return loss(torch.tensor(values), NOTHING).item()
+
+
+@pytest.mark.parametrize(
+    ("keep", "min_kept", "expected"),
+    [
+        (0.25, 1, 4.0),  # round(0.25 x 4) = 1
+        (0.5, 1, 3.5),
+        (0.5, 3, 3.0),
+        (1.0, 1, 2.5),
+        (0.0, 0, 0.0),
+        (0.0, 2, 3.5),
+        (0.0, 4, 2.5),
+        (0.0, 99, 2.5),
+    ],
+)
+def test_the_number_kept(keep: float, min_kept: int, expected: float) -> None:
+    loss = OHEMLoss(given_losses, keep, min_kept)
+    assert kept(loss, [1.0, 4.0, 2.0, 3.0]) == pytest.approx(expected)
+
+
+def test_classification_with_ignored_samples() -> None:
+    """Losses 0.31, 1.31, 0.31, ignored: half of the three that count, rounded, is the two hardest."""
+    scores = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [9.0, 0.0]])
+    target = torch.tensor([0, 1, 1, -100])
+    one, zero = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
+    loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=0.5)
+    assert loss(scores, target).item() == pytest.approx((zero + one) / 2)
+    assert loss.mining == pytest.approx(
+        {"examples": 3, "kept": 2, "loss_kept": (zero + one) / 2, "loss_all": (zero + 2 * one) / 3}
+    )
+
+
+def test_segmentation_of_a_mini_batch_and_per_image() -> None:
+    values = torch.tensor([[[9.0, 8.0], [7.0, 6.0]], [[4.0, 3.0], [2.0, 1.0]]])
+    assert OHEMLoss(given_losses, 0.5)(values, NOTHING).item() == pytest.approx(7.5)
+    assert OHEMLoss(given_losses, 0.5, per_image=True)(values, NOTHING).item() == pytest.approx((9 + 8 + 4 + 3) / 4)
+
+
+def test_ignore_index_of_the_criterion_or_given() -> None:
+    scores = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    target = torch.full((1, 4, 4), 255)
+    target[0, 0] = 1
+    criterion = nn.CrossEntropyLoss(reduction="none", ignore_index=255)
+    expected = nn.CrossEntropyLoss(ignore_index=255)(scores, target)
+    assert OHEMLoss(criterion, keep=1.0)(scores, target).item() == pytest.approx(expected.item())
+    by_hand = OHEMLoss(lambda s, t: criterion(s, t), keep=1.0, ignore_index=255)
+    assert by_hand(scores, target).item() == pytest.approx(expected.item())
+
+
+def test_regression_ranks_coordinates_or_what_the_criterion_adds_up() -> None:
+    found, wanted = torch.tensor([[3.0, 0.0], [2.0, 2.0]]), torch.zeros(2, 2)
+    squared = nn.MSELoss(reduction="none")
+    assert OHEMLoss(squared)(found, wanted).item() == 9.0
+    assert OHEMLoss(lambda a, b: squared(a, b).sum(1))(found, wanted).item() == 9.0
+    assert OHEMLoss(lambda a, b: (a - b).abs().sum(1))(found, wanted).item() == 4.0
+
+
+def test_everything_ignored_is_zero_with_a_graph() -> None:
+    scores = torch.randn(2, 3, requires_grad=True)
+    loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"))(scores, torch.tensor([-100, -100]))
+    loss.backward()
+    assert loss.item() == 0
+    assert scores.grad is not None
+    assert not scores.grad.any()
+
+
+def test_no_example_at_all() -> None:
+    for loss in (OHEMLoss(given_losses), OHEMLoss(given_losses, per_image=True)):
+        values = torch.zeros(0, 3, requires_grad=True)
+        loss(values, NOTHING).backward()
+        assert values.grad is not None
+
+
+@given(st.integers(0, 2**31), st.floats(0, 1), st.integers(0, 5), st.booleans())
+def test_the_gradient_is_that_of_the_masked_mean(seed: int, keep: float, min_kept: int, per_image: bool) -> None:
+    """Those not kept have none, those kept an equal share."""
+    rng = torch.Generator().manual_seed(seed)
+    values = torch.rand(3, 4, generator=rng, requires_grad=True)
+    valid = torch.rand(3, 4, generator=rng) < 0.7
+    loss = OHEMLoss(given_losses, keep, min_kept, per_image=per_image)
+    loss(values, NOTHING, valid).backward()
+    assert values.grad is not None
+    groups = (
+        list(zip(values.detach(), valid, strict=True)) if per_image else [(values.detach().flatten(), valid.flatten())]
+    )
+    hardest = []
+    for losses, here in groups:
+        count = max(min_kept, round(keep * int(here.sum())))
+        hardest += sorted(losses[here].tolist(), reverse=True)[:count]
+    mask = torch.isin(values.detach(), torch.tensor(hardest))
+    expected = mask / max(len(hardest), 1)
+    torch.testing.assert_close(values.grad, expected)
+
+
+def test_keeping_everything_is_the_plain_mean() -> None:
+    rng = torch.Generator().manual_seed(0)
+    scores, target = torch.randn(6, 4, generator=rng), torch.randint(0, 4, (6,), generator=rng)
+    loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=1.0)
+    torch.testing.assert_close(loss(scores, target), nn.CrossEntropyLoss()(scores, target))
+
+
+@pytest.mark.parametrize(
+    ("threshold", "min_kept", "expected"), [(2.0, 1, 3.5), (2.0, 3, 3.0), (9.0, 1, 4.0), (9.0, 0, 0.0), (0.0, 1, 2.5)]
+)
+def test_threshold(threshold: float, min_kept: int, expected: float) -> None:
+    """Those above it, strictly, and at least `min_kept`."""
+    loss = OHEMLoss(given_losses, min_kept=min_kept, threshold=threshold)
+    assert kept(loss, [1.0, 4.0, 2.0, 3.0]) == pytest.approx(expected)
+
+
+def test_half_precision_is_ranked_and_averaged_in_float32() -> None:
+    """A mean of 40000 losses of 8 adds up to more than float16 holds."""
+    values = torch.full((40_000,), 8.0, dtype=torch.float16)
+    assert OHEMLoss(given_losses, keep=1.0)(values, NOTHING).item() == 8.0
+
+
+def test_nan_is_told_and_mined_last() -> None:
+    with pytest.warns(RuntimeWarning, match="NaN"):
+        assert kept(OHEMLoss(given_losses, 0.5), [math.nan, 1.0, 3.0, math.nan]) == 2.0
+
+
+def test_a_loss_that_is_ignored_may_be_nan() -> None:
+    loss = OHEMLoss(given_losses, 1.0)
+    assert loss(torch.tensor([math.nan, 1.0]), NOTHING, torch.tensor([False, True])).item() == 1.0
+
+
+@pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss(), nn.MSELoss(reduction="sum")])
+def test_a_criterion_that_reduces_is_refused_with_the_fix(criterion: nn.Module) -> None:
+    with pytest.raises(ValueError, match=rf'{type(criterion).__name__}\(reduction="none"\)'):
+        OHEMLoss(criterion)
+    with pytest.raises(ValueError, match='reduction="none"'):
+        OHEMLoss(lambda a, b: (a - b).mean())(torch.ones(2), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"keep": 1.5}, "keep"),
+        ({"min_kept": -1}, "min_kept"),
+        ({"per_image": True, "global_batch": True}, "choose one"),
+    ],
+)
+def test_settings_out_of_range(words: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OHEMLoss(given_losses, **words)  # type: ignore[arg-type]
+
+
+def test_valid_must_have_the_shape_of_the_losses() -> None:
+    with pytest.raises(ValueError, match="give it that shape"):
+        OHEMLoss(given_losses)(torch.ones(3), NOTHING, torch.ones(2, dtype=torch.bool))
+
+
+def test_it_can_be_copied_and_pickled_and_tells_its_settings() -> None:
+    loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=0.5)
+    loss(torch.zeros(2, 2), torch.tensor([0, 1]))
+    assert copy.deepcopy(loss).mining == pickle.loads(pickle.dumps(loss)).mining == loss.mining
+    assert "keep=0.5" in repr(loss)
+    assert OHEMLoss(nn.L1Loss(reduction="none")).mining == {}
+
+
+MINI_BATCHES = ([5.0, 1.0, 4.0], [3.0, 9.0, 2.0, 0.5, 8.0])
+
+
+def _process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meeting"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=len(MINI_BATCHES))
+    values = torch.tensor(MINI_BATCHES[rank], requires_grad=True)
+    loss = OHEMLoss(given_losses, keep=0.5, global_batch=True)(values, NOTHING)
+    loss.backward()
+    torch.save((loss.detach(), values.grad), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_the_hardest_of_the_global_batch(tmp_path: Path) -> None:
+    """Of all eight losses the hardest four, 9, 8, 5 and 4, wherever they are; the mean over processes is theirs."""
+    multiprocessing.spawn(_process, (str(tmp_path),), nprocs=len(MINI_BATCHES))  # type: ignore[no-untyped-call]
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(len(MINI_BATCHES))]
+    assert sum(loss for loss, _ in found).item() / 2 == pytest.approx((9 + 8 + 5 + 4) / 4)
+    # Over processes DistributedDataParallel takes the mean, half of the sum: each of the four has a share of 1 / 4.
+    assert [(grad / 2).tolist() for _, grad in found] == [[0.25, 0.0, 0.25], [0.0, 0.25, 0.0, 0.0, 0.25]]
+
+
+def test_one_process_needs_no_others() -> None:
+    assert kept(OHEMLoss(given_losses, 0.5, global_batch=True), [1.0, 4.0, 2.0, 3.0]) == 3.5
