@@ -81,10 +81,9 @@ class Trainer:
         settings, main = self.recipe.run, self.fabric.is_global_zero
         bar = ProgressBar(self.step, last, self.recipe.solver.images, main)
         with collect_signals() as received, bar, MetricsLog(self.run, self.step) if main else nullcontext() as log:
-            for batch in self._batches(last):
+            for batch in self.batches(last):
                 logged = (self.step + 1) % settings.log_every == 0 or self.step + 1 == last
-                self.window.add(self._train_step(batch, logged))
-                self.step += 1
+                self.window.add(self.train_step(batch, logged))
                 bar.update(self.step, self.window.last["loss"], self.window.last["lr"])
                 if logged:
                     if log:
@@ -109,7 +108,8 @@ class Trainer:
             checkpoint.save(self.run, state)
         self.fabric.barrier()
 
-    def _batches(self, last: int) -> Iterator[list[Example]]:
+    def batches(self, last: int) -> Iterator[list[Example]]:
+        """The mini-batches of this process from the present step up to step `last`, in order."""
         solver, fabric = self.recipe.solver, self.fabric
         shown = positions(self.step, last, solver.images, fabric.global_rank, fabric.world_size)
         config = self.recipe.data
@@ -121,8 +121,8 @@ class Trainer:
             # A worker process sends its whole traceback as the message; the sentence is its last line.
             raise InputError(str(error).strip().splitlines()[-1].removeprefix("ohem.errors.InputError: ")) from error
 
-    def _train_step(self, batch: list[Example], statistics: bool) -> dict[str, float]:
-        """One update of the weights; numbers to log, those of the mined set only if `statistics`."""
+    def train_step(self, batch: list[Example], statistics: bool) -> dict[str, float]:
+        """One update of the weights by the next of `batches`; numbers to log, the mined set's only if `statistics`."""
         solver, started = self.recipe.solver, time.perf_counter()
         self.model.train()
         rate = learning_rate(solver, self.step)
@@ -144,6 +144,7 @@ class Trainer:
             self._must_be_finite("gradient", norm, batch)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.step += 1
         return {
             **numbers.means(),
             "grad_norm": float(norm),
