@@ -26,7 +26,7 @@ class Measurement:
     seconds: tuple[float, ...]
     """Of each step, those of the warm-up left out."""
     cpu_seconds: tuple[float, ...]
-    """The same, as all cores together were at work: what a busy machine disturbs least."""
+    """The same, as all cores together were at work: which a busy machine disturbs less."""
     warmup_seconds: tuple[float, ...]
     shown: tuple[Mapping[str, Any], ...]
     """What each step was shown, warm-up first."""

@@ -69,7 +69,7 @@ def table(title: str, summary: Mapping[str, Any], paper: Mapping[str, Figures]) 
             _range(row["seconds"]),
             _range(row["seconds_ratio"]),
             f"{row['cpu_seconds']['median']:.3g}",
-            _range(row["cpu_seconds_ratio"]),
+            _number(row["cpu_seconds_ratio"] and row["cpu_seconds_ratio"]["median"]),
             f"{row['built_bytes'] / GB:.2f}",
             f"{row['peak_bytes'] / GB:.2f}",
             _number(row["peak_ratio"]),

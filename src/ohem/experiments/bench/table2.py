@@ -23,7 +23,7 @@ from ohem.training.recipes import Backbone, Recipe
 from ohem.training.start import training_data
 
 NOTE = """\
-s/step: whole training steps, median (lowest-highest). CPU s: of all cores together, hardly disturbed by other programs.
+s/step: whole training steps, median (lowest-highest). CPU s: of all cores together, which other programs disturb less.
 ratio: to frcn, that of ohem-accumulate to frcn-accumulate; of seconds, in the same round, median (lowest-highest).
 built, peak: memory before the first step, and at most; on a CPU the resident set of the process, with interpreter and
 libraries, on a GPU what torch's allocator gave. GB: 10^9 bytes. paper: Caffe on a Titan X."""
@@ -134,5 +134,5 @@ def _print(backbone: str, entry: Mapping[str, Any]) -> None:
     )
     console = Console()
     if not console.is_terminal:
-        console.width = 160  # no window to fit into
+        console.width = 150  # no window to fit into
     console.print(table(title, entry["summary"], PAPER.get(backbone, {})), highlight=False)
