@@ -37,7 +37,8 @@ def test_answering_does_not_load_torch() -> None:
 
 def test_help_and_version() -> None:
     listed = ohem("--help").out
-    assert all(command in listed for command in ("demo", "propose", "train", "eval", "loss", "detect", "recipes"))
+    commands = ("demo", "propose", "train", "eval", "loss", "detect", "compare", "reproduce", "bench", "recipes")
+    assert all(command in listed for command in commands)
     assert "--solver.lr" in ohem("train", "--help").out
     assert ohem("--version").out.strip()
 

@@ -15,8 +15,9 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from ohem.errors import InputError
+from ohem.experiments.bench.arms import ARMS, BACKBONES, Arm
 from ohem.experiments.place import Place
-from ohem.training.config import ProposalConfig, Recipe, TestConfig
+from ohem.training.config import Backbone, ProposalConfig, Recipe, TestConfig
 from ohem.training.recipes import RECIPES
 
 Metric = Literal["voc07", "voc10", "coco"]
@@ -280,6 +281,42 @@ def reproduce(
     from ohem.experiments.reproduce import reproduce as run_table
 
     run_table(table, out, data, small=small, networks=networks, seeds=seeds, jobs=jobs, dry_run=dry_run, extra=extra)
+
+
+@app.command
+def bench(
+    *,
+    backbones: tuple[Backbone, ...] = BACKBONES,
+    arms: tuple[Arm, ...] = ARMS,
+    steps: int = 5,
+    warmup: int = 1,
+    apart: bool = False,
+    out: Path | None = None,
+    settings: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008  frozen
+) -> None:
+    """Seconds and memory of a training step, with and without mining (the paper's table 2): prints a table.
+
+    Every arm is a process of its own and trains on the same images and RoIs from the same weights; they take turns.
+    The threads are those of the environment (OMP_NUM_THREADS).
+
+    Parameters
+    ----------
+    backbones
+        Networks, one after the other.
+    arms
+        Heuristic sampling, OHEM by a read-only pass, each also with accumulated gradients, and OHEM by a loss layer.
+    steps
+        Steps of each arm to report.
+    warmup
+        Steps of each arm before.
+    apart
+        Measure one arm after the other, not in turns: if memory does not hold all of them side by side.
+    out
+        JSON file of all figures.
+    """
+    from ohem.experiments.bench.table2 import run_bench
+
+    run_bench(settings, backbones=backbones, arms=arms, steps=steps, warmup=warmup, apart=apart, out=out)
 
 
 @app.command

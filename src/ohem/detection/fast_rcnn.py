@@ -127,7 +127,7 @@ class FastRCNN(nn.Module):
 
     def head(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """RoI network: scores (R, K + 1) and normalised deltas (R, K + 1, 4) of `rois` on `features` (N, C, H, W)."""
-        return self._roi_network(features, self._windows(rois))
+        return self._roi_network(features, self.windows(rois))
 
     def read_only_losses(self, features: Tensor, rois: RoIs) -> Tensor:
         """Loss (R,) of every RoI, classification + box regression, from a pass that leaves no trace."""
@@ -145,12 +145,12 @@ class FastRCNN(nn.Module):
         RoIPool rounds to the cells of the feature map, so RoIs that round alike have identical outputs: the RoI network
         runs on the distinct windows, in chunks that bound the memory, and its outputs are spread to all RoIs.
         """
-        windows, which = torch.unique(self._windows(rois), dim=0, return_inverse=True)
+        windows, which = torch.unique(self.windows(rois), dim=0, return_inverse=True)
         parts = [self._roi_network(features, part) for part in windows.split(CHUNK)]
         scores, deltas = (torch.cat(column)[which] for column in zip(*parts, strict=True))
         return scores, deltas
 
-    def _windows(self, rois: RoIs) -> Tensor:
+    def windows(self, rois: RoIs) -> Tensor:
         """(R, 5): image, and first and last column and row of the feature map that RoIPool covers, both inclusive."""
         # RoIPool counts the last cell of a box in, so it is given the last pixel, not the one after it.
         last_pixel = rois.boxes - rois.boxes.new_tensor([0, 0, 1, 1])

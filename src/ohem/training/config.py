@@ -7,12 +7,14 @@ This module imports nothing heavy: `ohem --help` must answer at once.
 from dataclasses import dataclass, field
 from typing import Literal
 
+Backbone = Literal["vgg16", "vgg_cnn_m_1024", "squeezenet1_0", "mobilenet_v2", "resnet50", "tiny"]
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The detector."""
 
-    backbone: Literal["vgg16", "vgg_cnn_m_1024", "squeezenet1_0", "mobilenet_v2", "resnet50", "tiny"] = "vgg16"
+    backbone: Backbone = "vgg16"
     """Conv network and RoI network."""
     weights: str = "none"
     """Initial weights: a .safetensors, .pth or .caffemodel file, torchvision:NAME, or none for random ones."""

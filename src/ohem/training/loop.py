@@ -86,10 +86,9 @@ class Trainer:
             observer = Observer(self.recipe, self.run, self.examples, self.fabric, self.detector, bar.tell)
             observer.forget_after(self.step)
             self._observe(observer, last, received)
-            for batch in self._batches(last):
+            for batch in self.batches(last):
                 logged = (self.step + 1) % settings.log_every == 0 or self.step + 1 == last
-                self.window.add(self._train_step(batch, logged))
-                self.step += 1
+                self.window.add(self.train_step(batch, logged))
                 bar.update(self.step, self.window.last["loss"], self.window.last["lr"])
                 if logged:
                     if log:
@@ -115,7 +114,8 @@ class Trainer:
             checkpoint.save(self.run, state)
         self.fabric.barrier()
 
-    def _batches(self, last: int) -> Iterator[list[Example]]:
+    def batches(self, last: int) -> Iterator[list[Example]]:
+        """The mini-batches of this process from the present step up to step `last`, in order."""
         solver, fabric = self.recipe.solver, self.fabric
         shown = positions(self.step, last, solver.images, fabric.global_rank, fabric.world_size)
         config = self.recipe.data
@@ -127,8 +127,8 @@ class Trainer:
             # A worker process sends its whole traceback as the message; the sentence is its last line.
             raise InputError(str(error).strip().splitlines()[-1].removeprefix("ohem.errors.InputError: ")) from error
 
-    def _train_step(self, batch: list[Example], statistics: bool) -> dict[str, float]:
-        """One update of the weights; numbers to log, those of the mined set only if `statistics`."""
+    def train_step(self, batch: list[Example], statistics: bool) -> dict[str, float]:
+        """One update of the weights by the next of `batches`; numbers to log, the mined set's only if `statistics`."""
         solver, started = self.recipe.solver, time.perf_counter()
         self.model.train()
         rate = learning_rate(solver, self.step)
@@ -150,6 +150,7 @@ class Trainer:
             self._must_be_finite("gradient", norm, batch)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.step += 1
         return {
             **numbers.means(),
             "grad_norm": float(norm),

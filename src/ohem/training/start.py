@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from ohem.data.dataset import DetectionSet
 from ohem.errors import InputError
 from ohem.training.build import build_data, build_examples, build_proposals, check, with_classes
 from ohem.training.config import Recipe
@@ -22,11 +23,7 @@ def start(run: Path, name: str, recipe: Recipe, devices: str | None = None) -> N
     """
     if devices is not None:
         recipe = replace(recipe, run=replace(recipe.run, devices=devices))
-    check(recipe)
-    data = build_data(recipe.data.train, recipe.data.classes, "--data.train")
-    if not any(len(data.target(i)["labels"]) for i in range(len(data))):
-        raise InputError(f"{', '.join(recipe.data.train)} has no object: annotate some, or name another split")
-    recipe = with_classes(recipe, data.classes)
+    data, recipe = training_data(recipe)
     if recipe.data.test:
         build_data(recipe.data.test, recipe.data.classes, "--data.test")  # its defects should not wait until evaluation
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
@@ -41,3 +38,16 @@ def start(run: Path, name: str, recipe: Recipe, devices: str | None = None) -> N
             if fabric.is_global_zero:
                 print(f"ohem: {stop}")
             raise SystemExit(128 + stop.signum) from None
+
+
+def training_data(recipe: Recipe) -> tuple[DetectionSet, Recipe]:
+    """The data set that `recipe` is to be trained on, and the recipe with the classes of it.
+
+    Raises:
+        InputError: the options or the data do not fit, or there is no object.
+    """
+    check(recipe)
+    data = build_data(recipe.data.train, recipe.data.classes, "--data.train")
+    if not any(len(data.target(i)["labels"]) for i in range(len(data))):
+        raise InputError(f"{', '.join(recipe.data.train)} has no object: annotate some, or name another split")
+    return data, with_classes(recipe, data.classes)
