@@ -104,16 +104,8 @@ def evaluate_run(
     model, recipe, step = load_detector(run, fabric, test)
     data = build_data(sources or recipe.data.test, recipe.data.classes, "--data", annotated=submit is None)
     stems = _stems(data) if submit else []
-    pictures = build_pictures(data, build_proposals(data, recipe.proposals), recipe)
-    started = time.perf_counter()
-    found = list(detect(model, _shown(pictures, "evaluating")))
-    seconds = time.perf_counter() - started
-    report: dict[str, Any] = {
-        "images": len(data),
-        "step": step,
-        "seconds_per_image": seconds / max(len(data), 1),
-        "test": asdict(recipe.test),
-    }
+    found, made = detect_all(model, data, recipe)
+    report = {"step": step, **made}
     if submit:
         write_submission(submit, stems, found, data.classes)
         print(f"{submit}: the detections in {len(data)} images, one file for each of {len(data.classes)} classes")
@@ -126,19 +118,37 @@ def evaluate_run(
         trained = build_data(recipe.data.train, recipe.data.classes, "--data.train")
         shown = build_examples(trained, build_proposals(trained, recipe.proposals), recipe)
         report["loss_all_rois"] = mean_loss(model, _shown(shown, "loss over all RoIs"))
-    with replacing(run / "eval.json") as beside:
-        beside.write_text(json.dumps(report, indent=2) + "\n")
-    if isinstance(data, COCODetection):
-        _write_detections(run, found, data)
+    write_report(run, report, found, data)
     Console().print(table)
     return report
 
 
-def _write_detections(run: Path, found: Sequence[dict[str, Tensor]], data: COCODetection) -> None:
+def detect_all(model: FastRCNN, data: DetectionSet, recipe: Recipe) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
+    """The detections in every image of `data`, and what a report says of how they were made."""
+    pictures = build_pictures(data, build_proposals(data, recipe.proposals), recipe)
+    started = time.perf_counter()
+    found = list(detect(model, _shown(pictures, "evaluating")))
+    seconds = time.perf_counter() - started
+    return found, {
+        "images": len(data),
+        "seconds_per_image": seconds / max(len(data), 1),
+        "test": asdict(recipe.test),
+    }
+
+
+def write_report(folder: Path, report: dict[str, Any], found: Sequence[dict[str, Tensor]], data: DetectionSet) -> None:
+    """Writes eval.json into `folder`, and for COCO data the detections in its own format."""
+    with replacing(folder / "eval.json") as beside:
+        beside.write_text(json.dumps(report, indent=2) + "\n")
+    if isinstance(data, COCODetection):
+        _write_detections(folder, found, data)
+
+
+def _write_detections(folder: Path, found: Sequence[dict[str, Tensor]], data: COCODetection) -> None:
     """A result file for each of the annotation files, whose numbers of images and classes it uses."""
     labels = {name: label for label, name in enumerate(data.classes, start=1)}
     for number, source in enumerate(data.sources, start=1):
-        path = run / (f"detections-{number}.json" if len(data.sources) > 1 else "detections.json")
+        path = folder / (f"detections-{number}.json" if len(data.sources) > 1 else "detections.json")
         category_ids = {labels[name]: category for name, category in source.category_ids if name in labels}
         write_results(path, found[source.indices], source.image_ids, category_ids)
 
