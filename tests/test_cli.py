@@ -37,7 +37,7 @@ def test_answering_does_not_load_torch() -> None:
 
 def test_help_and_version() -> None:
     listed = ohem("--help").out
-    assert all(command in listed for command in ("demo", "propose", "train", "eval", "detect", "recipes"))
+    assert all(command in listed for command in ("demo", "propose", "train", "eval", "detect", "bootstrap", "recipes"))
     assert "--solver.lr" in ohem("train", "--help").out
     assert ohem("--version").out.strip()
 
