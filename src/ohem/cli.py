@@ -16,12 +16,13 @@ from cyclopts.config import Dict
 
 from ohem.errors import InputError
 from ohem.experiments.bench.arms import ARMS, BACKBONES, Arm
+from ohem.experiments.bootstrap.config import BootstrapConfig
 from ohem.experiments.place import Place
 from ohem.training.config import Backbone, ProposalConfig, Recipe, TestConfig
 from ohem.training.recipes import RECIPES
 
 Metric = Literal["voc07", "voc10", "coco"]
-TESTING = {("eval",), ("detect",)}
+TESTING = {("eval",), ("detect",), ("bootstrap",)}
 EXPERIMENTS = {("compare",)}
 DEFAULT_RECIPE = "small-frcn"
 
@@ -317,6 +318,36 @@ def bench(
     from ohem.experiments.bench.table2 import run_bench
 
     run_bench(settings, backbones=backbones, arms=arms, steps=steps, warmup=warmup, apart=apart, out=out)
+
+
+@app.command
+def bootstrap(
+    run: Path,
+    /,
+    *,
+    data: tuple[str, ...] = (),
+    metric: Metric | None = None,
+    settings: Annotated[BootstrapConfig, Parameter(name="*")] = BootstrapConfig(),  # noqa: B008  frozen
+    test: TestConfig = TestConfig(),  # noqa: B008  frozen
+) -> None:
+    """Classic hard negative mining: an SVM per class on the features of a run, in place of its softmax, evaluated.
+
+    Features of all training RoIs are cached in RUN/bootstrap/. Starting from all objects and random negatives, each
+    round fits the SVMs, drops the easy negatives and harvests those that violate the margin. The run's own box
+    regression stays. Writes RUN/bootstrap/eval.json.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    data, metric
+        As for `ohem eval`.
+    test
+        As the run's recipe has it where not given; scores are the logistic function of the SVMs' margins.
+    """
+    from ohem.experiments.bootstrap.run import bootstrap_run
+
+    bootstrap_run(run, data, metric, settings, test)
 
 
 @app.command

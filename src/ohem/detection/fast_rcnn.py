@@ -3,7 +3,8 @@
 Shapes: R: RoIs of the mini-batch   B: RoIs trained on   N: images   P: proposals of an image   K: foreground classes
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -41,6 +42,8 @@ class FastRCNN(nn.Module):
         post_process: turns scores and regressions into detections.
         refinement: iterative box regression with voting (the paper's B); None for neither.
         merge: of the sizes that `detect` is given (the paper's M): `multiscale.union` or `multiscale.nearest`.
+        probabilities: turns the outputs (P, K + 1) of the layer `scores` into what detections are ranked by; softmax if
+            None, as is right for a layer trained with `detection_loss`.
         box_mean, box_std: normalisation of the regression targets, (4,) or per class (K + 1, 4).
     """
 
@@ -57,6 +60,7 @@ class FastRCNN(nn.Module):
         post_process: PostProcess | None = None,
         refinement: BoxRefinement | None = None,
         merge: Merge = union,
+        probabilities: Callable[[Tensor], Tensor] | None = None,
         box_mean: Tensor | Sequence[float] = BOX_MEAN,
         box_std: Tensor | Sequence[float] = BOX_STD,
     ) -> None:
@@ -68,6 +72,7 @@ class FastRCNN(nn.Module):
         self.post_process = post_process or PostProcess()
         self.refinement = refinement
         self.merge = merge
+        self.probabilities = probabilities or partial(torch.softmax, dim=1)
         self.scores = nn.Linear(backbone.dim, num_classes)
         self.deltas = nn.Linear(backbone.dim, 4 * num_classes)
         for layer, std in ((self.scores, 0.01), (self.deltas, 0.001)):
@@ -127,7 +132,7 @@ class FastRCNN(nn.Module):
 
     def head(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """RoI network: scores (R, K + 1) and normalised deltas (R, K + 1, 4) of `rois` on `features` (N, C, H, W)."""
-        return self._roi_network(features, self.windows(rois))
+        return self._outputs(self._hidden(features, self.windows(rois)))
 
     def read_only_losses(self, features: Tensor, rois: RoIs) -> Tensor:
         """Loss (R,) of every RoI, classification + box regression, from a pass that leaves no trace."""
@@ -139,16 +144,27 @@ class FastRCNN(nn.Module):
             scores, deltas = self._all_outputs(features, rois)
             return roi_losses(scores, deltas, rois)
 
-    def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
-        """What `head` returns, for any number of RoIs, without gradient.
+    def distinct_features(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
+        """What the two output layers are given, for any number of RoIs.
 
-        RoIPool rounds to the cells of the feature map, so RoIs that round alike have identical outputs: the RoI network
-        runs on the distinct windows, in chunks that bound the memory, and its outputs are spread to all RoIs.
+        RoIPool rounds to the cells of the feature map, so RoIs that round alike have identical features: the RoI
+        network runs on the distinct windows, in chunks that bound the memory.
+
+        Args:
+            features: (N, C, H, W), of the backbone.
+            rois: R of them, in pixels of the images that `features` was computed of.
+
+        Returns:
+            (W, D) float, of the W <= R distinct windows, and (R,) int64, which of them each RoI has.
         """
         windows, which = torch.unique(self.windows(rois), dim=0, return_inverse=True)
-        parts = [self._roi_network(features, part) for part in windows.split(CHUNK)]
-        scores, deltas = (torch.cat(column)[which] for column in zip(*parts, strict=True))
-        return scores, deltas
+        return torch.cat([self._hidden(features, part) for part in windows.split(CHUNK)]), which
+
+    def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
+        """What `head` returns, for any number of RoIs, without gradient."""
+        hidden, which = self.distinct_features(features, rois)
+        scores, deltas = self._outputs(hidden)
+        return scores[which], deltas[which]
 
     def windows(self, rois: RoIs) -> Tensor:
         """(R, 5): image, and first and last column and row of the feature map that RoIPool covers, both inclusive."""
@@ -157,7 +173,7 @@ class FastRCNN(nn.Module):
         cells = (last_pixel / self.backbone.stride + 0.5).floor()
         return torch.cat([rois.images[:, None].to(cells), cells], dim=1)
 
-    def _roi_network(self, features: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
+    def _hidden(self, features: Tensor, windows: Tensor) -> Tensor:
         size = self.backbone.pool_size
         # Under autocast the features may be bfloat16, for which RoIPool has no kernel on the CPU, and in which a window
         # beyond cell 256 would be rounded.
@@ -166,7 +182,10 @@ class FastRCNN(nn.Module):
         # torchvision's kernel on the CPU has one thread, and makes ready for a gradient that this pass has none of.
         no_gradient = features.device.type == "cpu" and not torch.is_grad_enabled()
         pooled = roi_max_pool(features, windows, size) if no_gradient else roi_pool(features, windows, (size, size))
-        hidden = self.backbone.roi_head(pooled)
+        hidden: Tensor = self.backbone.roi_head(pooled)
+        return hidden
+
+    def _outputs(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return self.scores(hidden), self.deltas(hidden).unflatten(1, (self.num_classes, 4))
 
     def _loss_layer(self, features: Tensor, rois: RoIs) -> dict[str, Tensor]:
@@ -180,7 +199,7 @@ class FastRCNN(nn.Module):
         def look(boxes: Tensor) -> Outputs:
             rois = match([boxes * scale], [_no_objects(boxes)], mean=self.box_mean, std=self.box_std)
             scores, deltas = self._all_outputs(features, rois)
-            return Outputs(scores.float().softmax(dim=1), deltas.float() * self.box_std + self.box_mean)
+            return Outputs(self.probabilities(scores.float()), deltas.float() * self.box_std + self.box_mean)
 
         return View(look, scale)
 

@@ -88,16 +88,8 @@ def evaluate_run(
     model, recipe, step = load_detector(run, fabric, test)
     data = build_data(sources or recipe.data.test, recipe.data.classes, "--data", annotated=submit is None)
     stems = _stems(data) if submit else []
-    pictures = build_pictures(data, build_proposals(data, recipe.proposals), recipe)
-    started = time.perf_counter()
-    found = list(detect(model, tracked(pictures, "evaluating")))
-    seconds = time.perf_counter() - started
-    report: dict[str, Any] = {
-        "images": len(data),
-        "step": step,
-        "seconds_per_image": seconds / max(len(data), 1),
-        "test": asdict(recipe.test),
-    }
+    found, made = detect_all(model, data, recipe)
+    report = {"step": step, **made}
     if submit:
         write_submission(submit, stems, found, data.classes)
         print(f"{submit}: the detections in {len(data)} images, one file for each of {len(data.classes)} classes")
@@ -110,12 +102,30 @@ def evaluate_run(
         trained = build_data(recipe.data.train, recipe.data.classes, "--data.train")
         shown = build_examples(trained, build_proposals(trained, recipe.proposals), recipe)
         report["loss_all_rois"] = loss_over_all(model, tracked(shown, "loss over all RoIs")).loss
-    with replacing(out or run / "eval.json") as beside:
-        beside.write_text(json.dumps(report, indent=2) + "\n")
-    if isinstance(data, COCODetection):
-        _write_detections(out.parent if out else run, found, data)
+    write_report(out or run / "eval.json", report, found, data)
     Console().print(table)
     return report
+
+
+def detect_all(model: FastRCNN, data: DetectionSet, recipe: Recipe) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
+    """The detections in every image of `data`, and what a report says of how they were made."""
+    pictures = build_pictures(data, build_proposals(data, recipe.proposals), recipe)
+    started = time.perf_counter()
+    found = list(detect(model, tracked(pictures, "evaluating")))
+    seconds = time.perf_counter() - started
+    return found, {
+        "images": len(data),
+        "seconds_per_image": seconds / max(len(data), 1),
+        "test": asdict(recipe.test),
+    }
+
+
+def write_report(path: Path, report: dict[str, Any], found: Sequence[dict[str, Tensor]], data: DetectionSet) -> None:
+    """Writes `report` to `path`, and beside it, for COCO data, the detections in its own format."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(report, indent=2) + "\n")
+    if isinstance(data, COCODetection):
+        _write_detections(path.parent, found, data)
 
 
 def _write_detections(folder: Path, found: Sequence[dict[str, Tensor]], data: COCODetection) -> None:

@@ -1,0 +1,151 @@
+"""The features of all training RoIs, computed once and kept in one file that is read from where it lies.
+
+Shapes: R: RoIs of an image   W: those of an image that differ   N: those of all images   D: features   K: classes
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from ohem.data.loader import Example
+from ohem.detection.fast_rcnn import FastRCNN
+from ohem.errors import InputError
+from ohem.files import replacing
+from ohem.rois import IGNORE, RoIs, match
+
+FORMAT = 1  # raise it when what the file holds, or how it is computed, changes
+_KEY = "ohem.features"
+
+
+class Overlaps(NamedTuple):
+    """Highest IoU of RoIs with the objects of each class; R as in `overlaps_of`, or N where they are merged."""
+
+    objects: Tensor
+    """(R, K) float32: with those that are not ignored; 0 for a RoI on an ignored region."""
+    anything: Tensor
+    """(R, K) float32: with all, `difficult` ones and crowds among them; 1 for a RoI on an ignored region."""
+
+    def signs(self, positive_iou: float, negative_iou: float) -> NDArray[np.int8]:
+        """What the RoIs are to each class, (R, K): 1 positive, -1 negative, 0 neither.
+
+        Positives have at least `positive_iou` with an object of the class, negatives are below `negative_iou` with all.
+        """
+        positive, negative = self.objects >= positive_iou, self.anything < negative_iou
+        signs: NDArray[np.int8] = (positive.to(torch.int8) - negative.to(torch.int8)).numpy()
+        return signs
+
+
+class RoIFeatures(NamedTuple):
+    """RoIs that round to the same cells of the feature map have the same features, and are one example here."""
+
+    features: Tensor
+    """(N, D) float16 or float32: what the output layers of the RoI network are given."""
+    overlaps: Overlaps
+
+
+def cached_features(
+    path: Path, made_with: Mapping[str, Any], make: Iterable[RoIFeatures], dtype: torch.dtype
+) -> RoIFeatures:
+    """What the file `path` holds, if it was made with the same as now; what `make` yields if not, and `path` holds it.
+
+    The features are read from the file as they are used, so they may be more than fits into memory.
+
+    Args:
+        path: a .safetensors file.
+        made_with: whatever the features depend on, for JSON.
+        make: those of each image.
+        dtype: that features are kept in.
+
+    Raises:
+        InputError: the file cannot be written, there is no RoI at all, or a feature is not finite in `dtype`.
+    """
+    made_with = {"format": FORMAT, **made_with}
+    reason = _reason_to_make(path, made_with)
+    if reason:
+        print(f"{path}: {reason}")
+        try:
+            _write(path, made_with, make, dtype)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: the features cannot be written ({error}): make room") from error
+    with safe_open(path, framework="pt") as file:  # numpy's would copy, torch's maps the file
+        features, objects, anything = (file.get_tensor(name) for name in ("features", "objects", "anything"))
+    return RoIFeatures(features, Overlaps(objects, anything))
+
+
+@torch.inference_mode()
+def roi_features(model: FastRCNN, examples: Iterable[Example]) -> Iterator[RoIFeatures]:
+    """Of each image those of its W RoIs that differ, on the CPU."""
+    device = model.box_mean.device
+    for example in examples:
+        target = {name: value.to(device) for name, value in example.target.items()}
+        rois = match([example.proposals.to(device)], [target])
+        features, which = model.distinct_features(model.backbone([example.image.to(device)]), rois)
+        parts = overlaps_of(rois, target, model.num_classes - 1)
+        merged = (part.new_zeros(len(features), part.shape[1]) for part in parts)
+        index = which[:, None].expand_as(parts.objects)
+        highest = (m.scatter_reduce(0, index, part, "amax").cpu() for m, part in zip(merged, parts, strict=True))
+        yield RoIFeatures(features.cpu(), Overlaps(*highest))
+
+
+def overlaps_of(rois: RoIs, target: Mapping[str, Tensor], classes: int) -> Overlaps:
+    """Of the RoIs of one image with its ground truth, for each of the K `classes`."""
+    ious = box_iou(rois.boxes, target["boxes"])
+    labels = (target["labels"] - 1).expand_as(ious)
+    nothing = ious.new_zeros(len(rois), classes)
+    ignored = (rois.labels == IGNORE)[:, None]
+    objects = nothing.scatter_reduce(1, labels, torch.where(target["ignore"], 0, ious), "amax")
+    anything = nothing.scatter_reduce(1, labels, ious, "amax")
+    return Overlaps(torch.where(ignored, 0, objects), torch.where(ignored, 1, anything))
+
+
+def fingerprint(arrays: Iterable[NDArray[Any]]) -> str:
+    """A digest of their values."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _reason_to_make(path: Path, made_with: Mapping[str, Any]) -> str:
+    """Why the file is of no use, empty if it is."""
+    if not path.exists():
+        return "computing the features of all training RoIs"
+    try:
+        with safe_open(path, framework="pt") as file:
+            before = json.loads(file.metadata()[_KEY])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        return f"not a whole file of features ({error}): made again"
+    changed = [f"{key} {before.get(key)}, now {value}" for key, value in made_with.items() if before.get(key) != value]
+    return f"made with {changed[0]}: made again" if changed else ""
+
+
+def _write(path: Path, made_with: Mapping[str, Any], make: Iterable[RoIFeatures], dtype: torch.dtype) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A safetensors file starts with how many rows there are, so they wait on the disk until that is known.
+    with tempfile.TemporaryFile(dir=path.parent) as raw:
+        overlaps: list[Overlaps] = []
+        for features, found in make:
+            rounded = features.to(dtype)
+            if not rounded.isfinite().all():
+                raise InputError(f"{path}: a feature is not finite in {dtype}: try --precision float32")
+            raw.write(rounded.numpy().tobytes())
+            overlaps.append(found)
+        raw.flush()
+        objects, anything = (torch.cat(column) for column in zip(*overlaps, strict=True))
+        if not len(objects):
+            raise InputError(f"{path}: the training images have no RoI, neither object nor proposal: give other ones")
+        mapped = torch.from_numpy(np.memmap(raw, rounded.numpy().dtype, "r+", shape=(len(objects), features.shape[1])))
+        tensors = {"features": mapped, "objects": objects, "anything": anything}
+        with replacing(path) as beside:
+            save_file(tensors, beside, {_KEY: json.dumps(dict(made_with))})

@@ -1,0 +1,135 @@
+"""`ohem bootstrap`: SVMs of hard negative mining in place of the softmax of a run, evaluated as the run itself is."""
+
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from ohem.data.dataset import DetectionSet
+from ohem.data.loader import Examples
+from ohem.detection.fast_rcnn import FastRCNN
+from ohem.experiments.bootstrap.config import BootstrapConfig
+from ohem.experiments.bootstrap.features import RoIFeatures, cached_features, fingerprint, roi_features
+from ohem.experiments.bootstrap.svm import LinearSVM, Round, linear_svc, mine_negatives
+from ohem.training.build import build_data, build_examples, build_proposals
+from ohem.training.config import Recipe, TestConfig
+from ohem.training.evaluate import detect_all, load_detector, write_report
+from ohem.training.runs import read_run
+from ohem.training.scores import Metric, score, usual_metric
+
+FOLDER, FEATURES = "bootstrap", "features.safetensors"
+
+
+def bootstrap_run(
+    run: Path, sources: Sequence[str], metric: Metric | None, config: BootstrapConfig, test: TestConfig | None = None
+) -> dict[str, Any]:
+    """Trains an SVM for each class on the features of `run`, evaluates them and writes RUN/bootstrap/eval.json.
+
+    `sources`, `metric` and `test` are as for `evaluate_run`, and so is the report, which also tells of the mining.
+
+    Raises:
+        InputError: the run, the data or an option is of no use, or scikit-learn is missing.
+    """
+    config.check()
+    linear_svc()  # no hour of features for want of a package
+    model, recipe, step = load_detector(run, Fabric(accelerator=read_run(run).run.accelerator, devices=1), test)
+    data = build_data(sources or recipe.data.test, recipe.data.classes, "--data")
+    started = time.perf_counter()
+    cached = _features(run / FOLDER / FEATURES, model, recipe, step, config)
+    computed = time.perf_counter()
+    svms = dict(zip(recipe.data.classes, _mine(cached, recipe.data.classes, config), strict=True))
+    mined = time.perf_counter()
+    use_svms(model, list(svms.values()))
+    found, made = detect_all(model, data, recipe)
+    figures, table = score(found, data, metric or usual_metric(data))
+    report = figures | {"step": step, **made} | _told(svms) | {"mining": asdict(config)}
+    report |= {"seconds_features": computed - started, "seconds_mining": mined - computed}
+    write_report(run / FOLDER / "eval.json", report, found, data)
+    Console().print(_table(svms), table)
+    return report
+
+
+@torch.no_grad()
+def use_svms(model: FastRCNN, svms: Sequence[LinearSVM | None]) -> None:
+    """Makes SVMs of the K classes the classifier of `model`, whose box regression stays.
+
+    Margins are mapped to scores in 0..1 by the logistic function, which keeps their order, so that the thresholds of
+    detection mean something. A class without an SVM is never found.
+    """
+    model.scores.weight.zero_()
+    model.scores.bias.fill_(torch.nan)  # what is not a number is no candidate
+    for label, svm in enumerate(svms, start=1):
+        if svm is not None:
+            model.scores.weight[label] = torch.from_numpy(svm.weights)
+            model.scores.bias[label] = svm.bias
+    model.probabilities = torch.sigmoid
+
+
+def _features(path: Path, model: FastRCNN, recipe: Recipe, step: int, config: BootstrapConfig) -> RoIFeatures:
+    """Of all training RoIs, the images as they are, in the recipe's `data.short`."""
+    data = build_data(recipe.data.train, recipe.data.classes, "--data.train")
+    examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
+    made_with = {
+        "step": step,
+        "weights": fingerprint(layer.weight.detach().cpu().numpy() for layer in (model.scores, model.deltas)),
+        "classes": list(recipe.data.classes),
+        "images": fingerprint(_of_images(data, examples)),
+        "short": recipe.data.short,
+        "long": recipe.data.long,
+        "precision": config.precision,
+    }
+    shown = track((examples[i] for i in range(len(data))), "features", len(data), console=Console(stderr=True))
+    make = roi_features(model, shown)
+    return cached_features(path, made_with, make, getattr(torch, config.precision))
+
+
+def _of_images(data: DetectionSet, examples: Examples) -> Iterator[NDArray[Any]]:
+    """What tells the training images, their objects and their proposals from others."""
+    for i, name in enumerate(data.ids):
+        yield np.array(f"{name} {data.path(i).stat().st_size}")
+        yield from (value.numpy() for _, value in sorted(data.target(i).items()))
+        yield np.asarray(examples.proposals[name][: examples.top], np.float32)
+
+
+def _mine(cached: RoIFeatures, classes: Sequence[str], config: BootstrapConfig) -> list[LinearSVM | None]:
+    """`mine_negatives`, told about."""
+    signs = cached.overlaps.signs(config.positive_iou, config.negative_iou)
+    print(f"{len(signs)} RoIs that differ, {(signs > 0).sum()} positives among them")
+    print("round  classes  negatives  dropped  violators  objective")
+
+    def told(each: Round) -> None:
+        counts = f"{each.number:5}{each.classes:9}{each.negatives:11}{each.dropped:9}{each.violators:11}"
+        print(f"{counts}{each.objective:11.5f}", flush=True)
+
+    svms = mine_negatives(cached.features.numpy(), signs, config, told)
+    absent = [name for name, svm in zip(classes, svms, strict=True) if svm is None]
+    if absent:
+        warnings.warn(f"no training object of {', '.join(absent)}: without an SVM none will be found", stacklevel=2)
+    return svms
+
+
+def _told(svms: Mapping[str, LinearSVM | None]) -> dict[str, dict[str, Any]]:
+    """Per class, for JSON."""
+    columns = ("rounds", "positives", "negatives", "objective", "stopped")
+    return {key: {name: svm and getattr(svm, key) for name, svm in svms.items()} for key in columns}
+
+
+def _table(svms: Mapping[str, LinearSVM | None]) -> Table:
+    table = Table("SVM", "rounds", "positives", "negatives", "objective", "stopped by")
+    for name, svm in svms.items():
+        if svm is None:
+            table.add_row(name, "", "0")
+        else:
+            counts = svm.rounds, svm.positives, svm.negatives
+            table.add_row(name, *map(str, counts), f"{svm.objective:.5f}", svm.stopped)
+    return table
