@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from ohem.experiments.bench.measure import measure
 from tests.experiments.bench.workloads import allocating, doing, noting, unbuilt
 
 MB = 1_000_000
+# A shell that runs the tests in the background has them ignore Ctrl-C, and so do their children.
 PROGRAM = """
-import sys
+import signal, sys
 from functools import partial
 from pathlib import Path
 from ohem.experiments.bench.measure import measure
 from tests.experiments.bench.workloads import doing, noting
 log = Path(sys.argv[1])
+signal.signal(signal.SIGINT, signal.default_int_handler)
 measure({"a": partial(noting, "a", log), "b": partial(doing, "sleep", log)}, steps=2, warmup=0, progress=False)
 """
 
@@ -92,22 +95,30 @@ def test_one_sentence_when_a_worker_cannot_be_built() -> None:
 def test_no_process_is_left_behind(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C reaches all processes, the others that measures them alone."""
     log = tmp_path / "log"
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(log)], start_new_session=True, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not log.exists() or "sleep:" not in log.read_text():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == -number
-    assert told.count("Traceback") == (1 if number == signal.SIGINT else 0), told
-    while True:
+    line = [sys.executable, "-c", PROGRAM, str(log)]
+    with subprocess.Popen(line, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
         try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            break
+            _wait_until(lambda: process.poll() is not None or (log.exists() and "sleep:" in log.read_text()))
+            (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+            _, told = process.communicate(timeout=60)
+            assert process.returncode == -number
+            assert told.count("Traceback") == (1 if number == signal.SIGINT else 0), told
+            _wait_until(lambda: not _exists(process.pid))
+        finally:
+            if _exists(process.pid):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
