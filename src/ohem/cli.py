@@ -247,7 +247,7 @@ def compare(
 
 @app.command
 def reproduce(
-    table: Literal["table1", "table3", "table4", "table5", "table6", "figure3"],
+    table: Literal["table1", "table2", "table3", "table4", "table5", "table6", "figure3"],
     /,
     *extra: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     out: Path = Path("runs/reproduce"),

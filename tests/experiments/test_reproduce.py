@@ -108,6 +108,13 @@ def test_the_server_scores_voc_2012() -> None:
     assert all("--data.test" not in line for line in _dry("table4", *PAPER))
 
 
+def test_table_2_is_the_benchmark() -> None:
+    for words, source in ((SMALL, "a:trainval"), (PAPER, "VOC2007:trainval")):
+        (line,) = _dry("table2", *words, "--steps", "3")
+        assert line[:3] == ["bench", "--data.train", source]
+        assert line[-2:] == ["--steps", "3"]
+
+
 def test_rows_of_the_larger_set_need_a_second_source() -> None:
     one = ["--small", "--data.train", "a:trainval", "--data.test", "a:test"]
     result = ohem("reproduce", "table3", "--dry-run", *one)

@@ -15,7 +15,7 @@ from ohem.experiments.all_rois import compare_losses
 from ohem.experiments.arms import changed, shown, words
 from ohem.experiments.outcomes import Outcome, read_outcome
 from ohem.experiments.place import LARGER, SERVER, Place
-from ohem.experiments.runner import Job, run_jobs
+from ohem.experiments.runner import Job, run_jobs, run_line
 from ohem.experiments.statistics import mean_of
 from ohem.experiments.tables import TABLES, PaperTable, Row
 from ohem.files import replacing
@@ -87,7 +87,7 @@ def reproduce(
     """Runs what is missing of the table `name` into `out` and prints it; with `dry_run`, prints the lines alone.
 
     Args:
-        name: key of `TABLES`.
+        name: key of `TABLES`, or table2, which times steps.
         out: folder of the runs, shared by all tables, so that a training that two of them need is done once.
         place: the data.
         small: the small recipes, on `place.train` and `place.test`.
@@ -102,9 +102,12 @@ def reproduce(
     """
     if seeds < 1:
         raise InputError(f"--seeds {seeds} trains nothing: give 1 or more")
-    table = TABLES[name]
     if small and not (place.train and place.test):
         raise InputError(f"--small needs data: name it with --data.train and --data.test, {FORMS}")
+    if name == "table2":
+        _bench(out, place, small, dry_run, extra)
+        return
+    table = TABLES[name]
     cells = list(_cells(table, place, small, networks))
     numbers = range(seeds)
     made = _jobs(out, cells, numbers, extra)
@@ -122,6 +125,17 @@ def reproduce(
     Console().print(_printed(table, found, small))
     with replacing(out / f"{name}.json") as beside:
         beside.write_text(json.dumps(_as_json(table, found), indent=2) + "\n")
+
+
+def _bench(out: Path, place: Place, small: bool, dry_run: bool, extra: Sequence[str]) -> None:
+    """Table 2, on the images of the others."""
+    train, _ = (place.small if small else place.paper)("voc07") or ((), ())
+    line = ["bench", "--data.train", *train, "--out", str(out / "table2.json"), *extra]
+    if dry_run:
+        print(shown(line))
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    run_line(line)
 
 
 def _cells(table: PaperTable, place: Place, small: bool, networks: Sequence[str]) -> Iterator[Cell]:

@@ -71,7 +71,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int, first: Sequence[str]) -> None:
     with collect_signals() as received:
         try:
             if waiting:
-                _do(first)
+                run_line(first)
             while waiting or running:
                 if received:
                     print(f"ohem: stopped by {signal.Signals(received[0]).name}; the same line goes on from there")
@@ -85,7 +85,8 @@ def run_jobs(jobs: Sequence[Job], parallel: int, first: Sequence[str]) -> None:
                 each.stop()
 
 
-def _do(words: Sequence[str]) -> None:
+def run_line(words: Sequence[str]) -> None:
+    """Runs one command, whose output is shown; raises InputError if it fails."""
     print(f"{time.strftime('%H:%M')}  {shown(words)}", flush=True)
     status = subprocess.run(_command(words), check=False).returncode
     if status:
