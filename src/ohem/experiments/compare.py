@@ -55,7 +55,8 @@ def compare(
         print(line)
     with replacing(out / "compare.json") as beside:
         beside.write_text(json.dumps(as_json(summaries), indent=2) + "\n")
-    write_page(out / "compare.html", summaries, [arm.line(_run(out, arm, numbers[0]), numbers[0]) for arm in chosen])
+    lines = [arm.line(_run(out, arm, numbers[0]), numbers[0]) for arm in chosen]
+    write_page(out / "compare.html", summaries, lines, settings.data)
     print(f"{out / 'compare.html'}: the same with training curves and gains per class")
     return summaries
 
@@ -82,7 +83,7 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
     for column in ("arm", "mAP", f"less {base.name}", "95 % interval"):
         table.add_column(column, overflow="fold", no_wrap=column != "arm")
     for column in ("", "loss, all RoIs", "s a step"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for arm in summaries:
         loss = f"{arm.loss.mean:.4f}" if arm.loss else ""
         if arm is base:

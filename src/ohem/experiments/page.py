@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ohem.errors import InputError
 from ohem.experiments.arms import shown
 from ohem.experiments.outcomes import Summary
 from ohem.files import replacing
+from ohem.training.config import DataConfig
 
+POINTS = 60
 MISSING = 'the page needs Jinja and matplotlib: pip install "ohem[experiments]"'
 
 
@@ -21,14 +24,23 @@ def check_page() -> None:
         raise InputError(MISSING) from error
 
 
-def write_page(path: Path, summaries: Sequence[Summary], lines: Sequence[Sequence[str]]) -> None:
-    """Writes the comparison of `summaries`, the first of which is the base, made by the commands `lines`."""
+def write_page(path: Path, summaries: Sequence[Summary], lines: Sequence[Sequence[str]], data: DataConfig) -> None:
+    """Writes the comparison of `summaries`, the first of which is the base, made by the commands `lines` on `data`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(loader=PackageLoader("ohem.experiments"), autoescape=True, undefined=StrictUndefined)
-    text = environment.get_template("compare.html").render(**_content(summaries, lines))
+    text = environment.get_template("compare.html").render(
+        **_content(summaries, lines), train=", ".join(data.train), test=", ".join(data.test)
+    )
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def smoothed(curve: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+    """At most `POINTS` points, each the mean of as many of `curve` that follow each other."""
+    size = -(-len(curve) // POINTS)
+    parts = [curve[start : start + size] for start in range(0, len(curve), max(size, 1))]
+    return [(fmean(x for x, _ in part), fmean(y for _, y in part)) for part in parts]
 
 
 def _content(summaries: Sequence[Summary], lines: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -36,7 +48,7 @@ def _content(summaries: Sequence[Summary], lines: Sequence[Sequence[str]]) -> di
     from ohem.experiments.charts import line_chart, svg
 
     base = summaries[0]
-    curves = {arm.name: [run.curve for run in arm.runs] for arm in summaries}
+    curves = {arm.name: [smoothed(run.curve) for run in arm.runs] for arm in summaries}
     return {
         "base": base,
         "arms": summaries,
