@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ohem.detection.fast_rcnn import FastRCNN as FastRCNN
     from ohem.errors import InputError as InputError
+    from ohem.integrations import with_ohem as with_ohem
     from ohem.losses import OHEMLoss as OHEMLoss
     from ohem.mining import hard_examples as hard_examples
     from ohem.mining import hard_rois as hard_rois
@@ -32,6 +33,7 @@ _HOME = {
     "Recorder": "ohem.recording",
     "RoISampler": "ohem.samplers",
     "RoIs": "ohem.rois",
+    "with_ohem": "ohem.integrations",
     "hard_examples": "ohem.mining",
     "hard_rois": "ohem.mining",
     "match": "ohem.rois",

@@ -15,9 +15,9 @@ from ohem.detection.backbones import Backbone
 from ohem.detection.inference import Outputs, PostProcess
 from ohem.detection.multiscale import Merge, View, union
 from ohem.detection.pooling import roi_max_pool
-from ohem.detection.readonly import read_only
 from ohem.detection.refinement import BoxRefinement
 from ohem.losses import detection_loss, roi_losses
+from ohem.readonly import read_only
 from ohem.rois import BOX_MEAN, BOX_STD, RoIs, match
 from ohem.samplers import RoISampler
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ohem.detection.readonly import read_only
+from ohem.readonly import read_only
 
 
 def network() -> nn.Sequential:

@@ -1,0 +1,1 @@
+"""torchvision's Faster R-CNN, Mask R-CNN and Keypoint R-CNN."""

@@ -1,0 +1,64 @@
+"""`with_ohem`: one line that makes a detector train on what a sampler chooses, and how other detectors join in."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import jit, nn
+
+from ohem.recording import Recorder
+from ohem.samplers import RoISampler
+
+M = TypeVar("M", bound=nn.Module)
+Install = Callable[[Any, Recorder], None]
+
+
+class WithOHEM:
+    """See `with_ohem`."""
+
+    def __init__(self) -> None:
+        self._known: dict[type[nn.Module], Install] = {}
+
+    def __call__(self, model: M, sampler: RoISampler) -> M:
+        """Makes `model` train on the examples that `sampler` chooses; everything else stays as it is.
+
+        Loss keys, `state_dict` keys, and what the model returns in eval mode are unchanged. `model.mining`, a
+        `Recorder`, tells what was chosen; called again on the same model, the new sampler takes the old one's place.
+
+        Args:
+            model: a detector of torchvision, or of a type that was registered.
+            sampler: which examples to train on.
+
+        Returns:
+            The same object.
+
+        Raises:
+            TypeError: nobody has said how to mine in such a model, or it is scripted.
+        """
+        if isinstance(model, jit.ScriptModule):
+            raise TypeError("with_ohem cannot change a scripted model: apply it before torch.jit.script")
+        install = next((self._known[kind] for kind in type(model).__mro__ if kind in self._known), None)
+        if install is None:
+            known = ", ".join(sorted(kind.__name__ for kind in self._known))
+            raise TypeError(
+                f"with_ohem knows {known}, and not {type(model).__name__}: give it one of these, or say how with "
+                f"with_ohem.register({type(model).__name__})"
+            )
+        recorder = Recorder(sampler)
+        install(model, recorder)
+        model.mining = recorder  # type: ignore[assignment]
+        return model
+
+    def register(self, kind: type[nn.Module]) -> Callable[[Install], Install]:
+        """Decorates what makes a model of type `kind`, or one derived from it, ask a sampler: (model, sampler) -> None.
+
+        The sampler it is given is a `Recorder` around the person's; it is called as any `RoISampler`.
+        """
+
+        def remember(install: Install) -> Install:
+            self._known[kind] = install
+            return install
+
+        return remember
+
+
+with_ohem = WithOHEM()
