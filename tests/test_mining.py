@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.ops import batched_nms
 
 from ohem.boxes import from_inclusive
 from ohem.mining import hard_examples, hard_rois
@@ -205,6 +206,28 @@ def brute_force(losses: list[float], boxes: list[list[int]], groups: list[int], 
         if all(groups[i] != groups[j] or overlap(boxes[i], boxes[j]) <= iou for j in kept):
             kept.append(i)
     return kept[:k]
+
+
+def _crowded(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses, boxes and groups of which few survive: most boxes are one of a few places, moved a little."""
+    rng = torch.Generator().manual_seed(seed)
+    corner = 40.0 * torch.randint(0, 12, (n, 2), generator=rng) + torch.rand(n, 2, generator=rng)
+    return (
+        torch.rand(n, generator=rng),
+        torch.cat([corner, corner + 30], dim=1),
+        torch.randint(0, 2, (n,), generator=rng),
+    )
+
+
+@pytest.mark.parametrize("k", [1, 5, 50, 200, 288, 1000])
+def test_the_k_hardest_are_those_of_all_survivors(k: int) -> None:
+    """However far down the ranking they are looked for: of 3000 RoIs at most 288 survive."""
+    losses, boxes, groups = _crowded(3000, seed=k)
+    everything = hard_rois(losses, boxes, groups, len(losses))
+    assert len(everything) <= 288
+    expected = batched_nms(boxes, losses, groups, 0.7)
+    assert torch.equal(everything, expected)
+    assert torch.equal(hard_rois(losses, boxes, groups, k), expected[:k])
 
 
 @given(cases())

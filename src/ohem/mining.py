@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+# RoIs among which the k hardest survivors are looked for first, in units of k: of real ones, half survive.
+FIRST = 4
+
 
 def hard_examples(losses: Tensor, k: int) -> Tensor:
     """Indices of the `k` examples of highest loss.
@@ -56,9 +59,17 @@ def hard_rois(losses: Tensor, boxes: Tensor, groups: Tensor, k: int, nms_iou: fl
             f"not {tuple(losses.shape)}, {tuple(boxes.shape)} and {tuple(groups.shape)}"
         )
     order = _hardest_first(losses)
-    if nms_iou is not None and len(order) > 0:
-        order = order[_survivors(boxes[order], groups[order], nms_iou)]
-    return order[:k]
+    if nms_iou is None or k == 0 or len(order) == 0:
+        return order[:k]
+    apart = _apart(boxes, groups)
+    # Whether a RoI survives depends on harder ones alone: the hardest few settle who the k are, or a few more.
+    size = max(FIRST * k, 64)
+    while True:
+        hardest = order[:size]
+        kept = _survivors(apart[hardest], nms_iou)
+        if len(kept) >= k or size >= len(order):
+            return hardest[kept[:k]]
+        size *= 4
 
 
 def _check(losses: Tensor, k: int) -> None:
@@ -75,14 +86,17 @@ def _hardest_first(losses: Tensor) -> Tensor:
     return torch.cat([order[~last], order[last]])
 
 
-def _survivors(boxes: Tensor, groups: Tensor, iou: float) -> Tensor:
-    """Positions, ascending, that survive suppression of boxes given hardest first."""
-    # Each group is moved to a place of its own, so that one call serves all; float64 keeps the move from rounding, and
-    # numbering the groups keeps it small whatever integers they are.
+def _apart(boxes: Tensor, groups: Tensor) -> Tensor:
+    """The boxes, (R, 4) float64, each group moved to a place of its own, so that one NMS serves all."""
+    # float64 keeps the move from rounding, and numbering the groups keeps it small whatever integers they are.
     boxes = boxes.detach().double()
     span = boxes.max() - boxes.min() + 1
-    place = torch.unique(groups, return_inverse=True)[1].double()
-    apart = boxes + (place * span)[:, None]
+    place: Tensor = torch.unique(groups, return_inverse=True)[1]
+    return boxes + (place.double() * span)[:, None]
+
+
+def _survivors(boxes: Tensor, iou: float) -> Tensor:
+    """Positions, ascending, that survive suppression of boxes given hardest first."""
     rank = torch.arange(len(boxes), 0, -1, device=boxes.device, dtype=boxes.dtype)
-    kept: Tensor = nms(apart, rank, iou)
+    kept: Tensor = nms(boxes, rank, iou)
     return kept
