@@ -1,11 +1,9 @@
 """What was mined: a sampler that wraps a sampler and remembers its last choice."""
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from ohem.rois import IGNORE, RoIs
-from ohem.samplers import OHEMSampler, RoISampler
+from ohem.samplers import Losses, OHEMSampler, RoISampler, ask
 
 # RoIs this far from every object are the easy background that mining is meant to leave out (paper, section 3.1).
 FAR = 0.1
@@ -24,12 +22,15 @@ class Recorder:
         self.chosen: Tensor | None = None
         self.losses: Tensor | None = None
 
-    def __call__(self, rois: RoIs, losses: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         self.losses = None
 
-        def remembered() -> Tensor:
-            if self.losses is None:
-                self.losses = losses()
+        known: dict[tuple[float, float], Tensor] = {}
+
+        def remembered(classifier: float = 1.0, box_reg: float = 1.0) -> Tensor:
+            weights = classifier, box_reg
+            self.losses = known[weights] if weights in known else ask(losses, *weights)
+            known[weights] = self.losses
             return self.losses
 
         self.rois, self.chosen = rois, self.sampler(rois, remembered)

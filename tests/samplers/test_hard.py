@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
+from ohem.losses import weighted
 from ohem.samplers import OHEMSampler
 from tests.make_rois import make_rois
 
@@ -133,4 +135,19 @@ def test_apart_over_the_mini_batch() -> None:
 
 
 def test_defaults_are_those_of_the_paper() -> None:
-    assert OHEMSampler() == OHEMSampler(64, 0.7, True, "image", False, None)
+    assert OHEMSampler() == OHEMSampler(64, 0.7, True, "image", False, None, 1.0, 1.0)
+
+
+def test_presets_are_what_their_projects_do() -> None:
+    assert OHEMSampler.paper() == OHEMSampler()
+    assert OHEMSampler.release(32) == OHEMSampler(32, 0.7, per_image=False, suppress="label", inclusive=True)
+    assert OHEMSampler.rfcn() == OHEMSampler(128, nms_iou=None)
+
+
+def test_mmdetection_ranks_by_the_class_alone_and_apart() -> None:
+    """RoI 1 has the higher sum, RoI 0 the higher class loss."""
+    parts = torch.tensor([3.0, 1.0, 2.0, 5.0]), torch.tensor([0.0, 9.0, 0.0, 0.0])
+    rois = make_rois([1, 1, 0, 0])
+    sampler = OHEMSampler.mmdetection(2, fg_fraction=0.5)
+    assert sampler(rois, partial(weighted, parts)).tolist() == [0, 3]
+    assert OHEMSampler(2, nms_iou=None)(rois, partial(weighted, parts)).tolist() == [1, 3]

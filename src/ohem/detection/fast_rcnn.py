@@ -16,7 +16,7 @@ from ohem.detection.inference import Outputs, PostProcess
 from ohem.detection.multiscale import Merge, View, union
 from ohem.detection.pooling import roi_max_pool
 from ohem.detection.refinement import BoxRefinement
-from ohem.losses import detection_loss, roi_losses
+from ohem.losses import detection_loss, roi_losses, weighted
 from ohem.readonly import read_only
 from ohem.rois import BOX_MEAN, BOX_STD, RoIs, match
 from ohem.samplers import RoISampler
@@ -109,7 +109,7 @@ class FastRCNN(nn.Module):
             return self._loss_layer(features, rois)
         if self.implementation != "read_only":
             raise ValueError(f'implementation must be "read_only" or "loss_layer", not {self.implementation!r}')
-        keep = self.sampler(rois, lambda: self.read_only_losses(features, rois))
+        keep = self.sampler(rois, partial(self.read_only_losses, features, rois))
         scores, deltas = self.head(features, rois[keep])
         return detection_loss(scores, deltas, rois[keep])
 
@@ -134,9 +134,9 @@ class FastRCNN(nn.Module):
         """RoI network: scores (R, K + 1) and normalised deltas (R, K + 1, 4) of `rois` on `features` (N, C, H, W)."""
         return self._outputs(self._hidden(features, self.windows(rois)))
 
-    def read_only_losses(self, features: Tensor, rois: RoIs) -> Tensor:
+    def read_only_losses(self, features: Tensor, rois: RoIs, classifier: float = 1.0, box_reg: float = 1.0) -> Tensor:
         """Loss (R,) of every RoI, classification + box regression, from a pass that leaves no trace."""
-        return torch.stack(self.read_only_parts(features, rois)).sum(dim=0)
+        return weighted(self.read_only_parts(features, rois), classifier, box_reg)
 
     def read_only_parts(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """The same as the two losses (R,) of `roi_losses`."""
@@ -190,7 +190,7 @@ class FastRCNN(nn.Module):
 
     def _loss_layer(self, features: Tensor, rois: RoIs) -> dict[str, Tensor]:
         scores, deltas = self.head(features, rois)
-        keep = self.sampler(rois, lambda: torch.stack(roi_losses(scores.detach(), deltas.detach(), rois)).sum(dim=0))
+        keep = self.sampler(rois, partial(weighted, roi_losses(scores.detach(), deltas.detach(), rois)))
         return detection_loss(scores, deltas, rois, chosen=keep)
 
     def _view(self, features: Tensor, scale: float) -> View:

@@ -1,6 +1,6 @@
 """Losses: that of Fast R-CNN per RoI, and mining for any criterion."""
 
-from ohem.losses.detection import detection_loss, roi_losses
+from ohem.losses.detection import detection_loss, roi_losses, weighted
 from ohem.losses.mined import OHEMLoss
 
-__all__ = ["OHEMLoss", "detection_loss", "roi_losses"]
+__all__ = ["OHEMLoss", "detection_loss", "roi_losses", "weighted"]

@@ -28,6 +28,11 @@ def roi_losses(scores: Tensor, deltas: Tensor, rois: RoIs) -> tuple[Tensor, Tens
     return loss_classifier, torch.where(rois.foreground, loss_box_reg, 0)
 
 
+def weighted(losses: tuple[Tensor, Tensor], classifier: float = 1.0, box_reg: float = 1.0) -> Tensor:
+    """The sum (R,) of the two losses that `roi_losses` gives, with these weights."""
+    return classifier * losses[0] + box_reg * losses[1]
+
+
 def detection_loss(scores: Tensor, deltas: Tensor, rois: RoIs, chosen: Tensor | None = None) -> dict[str, Tensor]:
     """Mean losses over the RoIs trained on, background included; the two add up to the loss of the paper (weights 1:1).
 

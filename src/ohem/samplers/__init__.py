@@ -1,8 +1,17 @@
 """Ways of choosing the RoIs to train on: callables of one signature, injected into the detector."""
 
-from ohem.samplers.base import RoISampler
+from ohem.samplers.base import Losses, RoISampler, ask
 from ohem.samplers.drawn import ProportionalSampler, RankSampler
 from ohem.samplers.hard import OHEMSampler
 from ohem.samplers.heuristic import AllSampler, RandomSampler
 
-__all__ = ["AllSampler", "OHEMSampler", "ProportionalSampler", "RandomSampler", "RankSampler", "RoISampler"]
+__all__ = [
+    "AllSampler",
+    "Losses",
+    "OHEMSampler",
+    "ProportionalSampler",
+    "RandomSampler",
+    "RankSampler",
+    "RoISampler",
+    "ask",
+]

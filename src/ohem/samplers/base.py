@@ -6,7 +6,6 @@ Shapes: R: RoIs of the mini-batch   B: RoIs trained on   N: images
 """
 
 import warnings
-from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -14,12 +13,25 @@ from torch import Tensor
 from ohem.rois import IGNORE, RoIs
 
 
+class Losses(Protocol):
+    """The losses of all RoIs, computed when they are asked for."""
+
+    def __call__(self, classifier: float = 1.0, box_reg: float = 1.0) -> Tensor:
+        """(R,) float32: the sum of classification and box-regression loss, with these weights."""
+        ...
+
+
 class RoISampler(Protocol):
     """Chooses the RoIs of a mini-batch to train on."""
 
-    def __call__(self, rois: RoIs, losses: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         """Indices (B,) int64 of the RoIs to train on. Calling `losses()` runs the read-only pass: (R,) float32."""
         ...
+
+
+def ask(losses: Losses, classifier: float = 1.0, box_reg: float = 1.0) -> Tensor:
+    """`losses` with these weights; without any where they are 1, since a caller's `losses` may know of none."""
+    return losses() if classifier == box_reg == 1 else losses(classifier, box_reg)
 
 
 def minable(rois: RoIs) -> Tensor:

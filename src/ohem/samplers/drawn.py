@@ -4,7 +4,6 @@ Drawing without replacement with the chances w is taking the highest of log w + 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ohem.mining import hard_examples
 from ohem.rois import RoIs
-from ohem.samplers.base import by_image, warn_of_nan
+from ohem.samplers.base import Losses, by_image, warn_of_nan
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class RankSampler:
     batch_size: int = 64
     pressure: float = 100.0
 
-    def __call__(self, rois: RoIs, losses: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         values = losses()
         warn_of_nan(values)
         return torch.cat([self._draw(values, candidates) for candidates in by_image(rois)])
@@ -52,7 +51,7 @@ class ProportionalSampler:
 
     batch_size: int = 64
 
-    def __call__(self, rois: RoIs, losses: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         values = losses()
         warn_of_nan(values)
         chances = values.float().log()

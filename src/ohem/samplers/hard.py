@@ -1,15 +1,14 @@
 """Online hard example mining (paper, section 4)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
 from ohem.mining import hard_rois
 from ohem.rois import RoIs
-from ohem.samplers.base import by_image, minable, warn_of_nan
+from ohem.samplers.base import Losses, ask, by_image, minable, warn_of_nan
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class OHEMSampler:
         inclusive: NMS takes the last pixel of a box as part of it (the authors' "+ 1" in pixels of the resized image).
         fg_fraction: foreground and background are mined apart, with at most this share of foreground (Simo-Serra et
             al., 2015, and others after them); None (the paper) lets the losses decide.
+        classifier, box_reg: weights of the two losses in the ranking; (1, 0) ranks by the class alone.
     """
 
     batch_size: int = 64
@@ -34,9 +34,31 @@ class OHEMSampler:
     suppress: Literal["image", "label"] = "image"
     inclusive: bool = False
     fg_fraction: float | None = None
+    classifier: float = 1.0
+    box_reg: float = 1.0
 
-    def __call__(self, rois: RoIs, losses: Callable[[], Tensor]) -> Tensor:
-        values = losses()
+    @classmethod
+    def paper(cls, batch_size: int = 64) -> Self:
+        """Section 4 of the paper: the defaults."""
+        return cls(batch_size)
+
+    @classmethod
+    def release(cls, batch_size: int = 64) -> Self:
+        """The authors' code: NMS within (image, label), in inclusive pixels, the hardest of the whole mini-batch."""
+        return cls(batch_size, per_image=False, suppress="label", inclusive=True)
+
+    @classmethod
+    def mmdetection(cls, batch_size: int = 512, fg_fraction: float = 0.25) -> Self:
+        """mmdetection's `OHEMSampler`: ranked by class loss, foreground and background apart, no NMS."""
+        return cls(batch_size, nms_iou=None, fg_fraction=fg_fraction, box_reg=0.0)
+
+    @classmethod
+    def rfcn(cls, batch_size: int = 128) -> Self:
+        """R-FCN (Dai et al., 2016, section 2.3): class + box loss, no NMS."""
+        return cls(batch_size, nms_iou=None)
+
+    def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
+        values = ask(losses, self.classifier, self.box_reg)
         warn_of_nan(values)
         if not self.per_image:
             return self._mine(rois, values, minable(rois), self.batch_size * rois.num_images)

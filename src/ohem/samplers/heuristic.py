@@ -1,20 +1,19 @@
 """Samplers that do not look at losses: every RoI, and Fast R-CNN's heuristic."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ohem.rois import RoIs
-from ohem.samplers.base import minable
+from ohem.samplers.base import Losses, minable
 
 
 @dataclass(frozen=True)
 class AllSampler:
     """Every RoI that is not ignored."""
 
-    def __call__(self, rois: RoIs, losses: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         return minable(rois)
 
 
@@ -35,7 +34,7 @@ class RandomSampler:
     fg_iou: float = 0.5
     bg_iou: tuple[float, float] = (0.1, 0.5)
 
-    def __call__(self, rois: RoIs, losses: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         return torch.cat([self._image(rois, rois.images == i) for i in range(rois.num_images)])
 
     def _image(self, rois: RoIs, here: Tensor) -> Tensor:
