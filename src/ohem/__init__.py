@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ohem.rois import RoIs as RoIs
     from ohem.rois import match as match
     from ohem.samplers import AllSampler as AllSampler
+    from ohem.samplers import HierarchicalSampler as HierarchicalSampler
+    from ohem.samplers import IoUBalancedSampler as IoUBalancedSampler
     from ohem.samplers import OHEMSampler as OHEMSampler
     from ohem.samplers import ProportionalSampler as ProportionalSampler
     from ohem.samplers import RandomSampler as RandomSampler
@@ -25,6 +27,8 @@ _HOME = {
     "AllSampler": "ohem.samplers",
     "FastRCNN": "ohem.detection.fast_rcnn",
     "InputError": "ohem.errors",
+    "HierarchicalSampler": "ohem.samplers",
+    "IoUBalancedSampler": "ohem.samplers",
     "OHEMLoss": "ohem.losses",
     "OHEMSampler": "ohem.samplers",
     "ProportionalSampler": "ohem.samplers",

@@ -228,7 +228,8 @@ def compare(
         Folder that gets the runs, ARM-SEED, compare.json and compare.html.
     arms
         Ways of training, the first of which is what the others are compared with: frcn, frcn-bg0, frcn-n1, all, ohem,
-        ohem-n1, ohem-no-nms, ohem-release, separate, rank, proportional; or one with options, ohem,sampler.nms-iou=0.5
+        ohem-n1, ohem-no-nms, ohem-release, separate, mmdetection, iou-balanced, hierarchical, rank, proportional; or
+        one with options of its own, ohem,sampler.nms-iou=0.5
     seeds
         Runs of each arm.
     jobs

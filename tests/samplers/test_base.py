@@ -6,6 +6,8 @@ import pytest
 
 from ohem.samplers import (
     AllSampler,
+    HierarchicalSampler,
+    IoUBalancedSampler,
     OHEMSampler,
     ProportionalSampler,
     RandomSampler,
@@ -35,6 +37,10 @@ from tests.contracts import check_sampler
         (RankSampler(), 64),
         (RankSampler(8, pressure=1.0), 8),
         (ProportionalSampler(8), 8),
+        (IoUBalancedSampler(), 64),
+        (IoUBalancedSampler(7, fg_fraction=0.5, bins=4), 7),
+        (HierarchicalSampler(8, box_reg=1.0), 8),
+        (HierarchicalSampler(64, nms_iou=0.9, box_reg=1.0), 64),
     ],
     ids=str,
 )

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ohem.rois import RoIs
-from ohem.samplers import AllSampler, RandomSampler, RoISampler
+from ohem.samplers import AllSampler, IoUBalancedSampler, RandomSampler, RoISampler
 from tests.contracts import mini_batches
 from tests.make_rois import make_rois
 
@@ -14,7 +14,7 @@ def not_called() -> Tensor:
     raise AssertionError("the read-only pass was run")
 
 
-@pytest.mark.parametrize("sampler", [AllSampler(), RandomSampler()], ids=str)
+@pytest.mark.parametrize("sampler", [AllSampler(), RandomSampler(), IoUBalancedSampler()], ids=str)
 def test_the_losses_are_not_computed_unasked(sampler: RoISampler) -> None:
     for rois in mini_batches().values():
         sampler(rois, not_called)
@@ -100,3 +100,24 @@ def test_every_roi_has_its_turn_and_seeds_differ() -> None:
 
 def test_defaults_are_those_of_the_paper() -> None:
     assert RandomSampler() == RandomSampler(64, 0.25, 0.5, (0.1, 0.5))
+
+
+def _bins(rois: RoIs, chosen: Tensor) -> list[int]:
+    """How many of the background chosen have IoU 0.05, 0.2 and 0.4."""
+    ious = rois[chosen].ious[~rois[chosen].foreground]
+    return [int((ious == value).sum()) for value in torch.tensor([0.05, 0.2, 0.4])]
+
+
+def test_background_is_balanced_over_ranges_of_iou() -> None:
+    rois = make_rois([1] * 50 + [0] * 300, ious=[0.8] * 50 + [0.05] * 200 + [0.2] * 60 + [0.4] * 40)
+    torch.manual_seed(0)
+    chosen = IoUBalancedSampler(64)(rois, not_called)
+    assert rois[chosen].foreground.sum() == 16
+    assert _bins(rois, chosen) == [16, 16, 16]
+
+
+def test_what_a_range_lacks_is_drawn_from_the_others() -> None:
+    rois = make_rois([0] * 215, ious=[0.05] * 200 + [0.2] * 10 + [0.4] * 5)
+    torch.manual_seed(0)
+    easy, middle, close = _bins(rois, IoUBalancedSampler(30)(rois, not_called))
+    assert (easy, middle, close) == (15, 10, 5)

@@ -12,7 +12,15 @@ from ohem.detection.inference import PostProcess
 from ohem.detection.multiscale import nearest, union
 from ohem.detection.refinement import BoxRefinement
 from ohem.errors import InputError
-from ohem.samplers import AllSampler, OHEMSampler, ProportionalSampler, RandomSampler, RankSampler
+from ohem.samplers import (
+    AllSampler,
+    HierarchicalSampler,
+    IoUBalancedSampler,
+    OHEMSampler,
+    ProportionalSampler,
+    RandomSampler,
+    RankSampler,
+)
 from ohem.training import config
 from ohem.training.build import (
     build_data,
@@ -53,6 +61,9 @@ def test_samplers_have_the_settings_of_the_recipe() -> None:
     assert build_sampler(replace(config, name="all")) == AllSampler()
     assert build_sampler(replace(config, name="separate")) == OHEMSampler(8, 0.6, False, "label", fg_fraction=0.5)
     assert build_sampler(replace(config, name="rank", pressure=9.0)) == RankSampler(8, 9.0)
+    assert build_sampler(replace(config, name="iou_balanced")) == IoUBalancedSampler(8, 0.5)
+    assert build_sampler(replace(config, name="hierarchical", box_reg=0.0)) == HierarchicalSampler(8, 0.6)
+    assert build_sampler(replace(config, box_reg=0.0)).box_reg == 0.0  # type: ignore[attr-defined]
     assert build_sampler(replace(config, name="proportional")) == ProportionalSampler(8)
 
 

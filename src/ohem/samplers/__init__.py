@@ -3,10 +3,13 @@
 from ohem.samplers.base import Losses, RoISampler, ask
 from ohem.samplers.drawn import ProportionalSampler, RankSampler
 from ohem.samplers.hard import OHEMSampler
-from ohem.samplers.heuristic import AllSampler, RandomSampler
+from ohem.samplers.heuristic import AllSampler, IoUBalancedSampler, RandomSampler
+from ohem.samplers.hierarchical import HierarchicalSampler
 
 __all__ = [
     "AllSampler",
+    "HierarchicalSampler",
+    "IoUBalancedSampler",
     "Losses",
     "OHEMSampler",
     "ProportionalSampler",

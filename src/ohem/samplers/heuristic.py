@@ -47,6 +47,35 @@ class RandomSampler:
         return torch.cat([chosen, _draw(pool, self.batch_size - len(chosen))])
 
 
+@dataclass(frozen=True)
+class IoUBalancedSampler:
+    """Libra R-CNN's background (Pang et al., 2019): as much from each of several ranges of IoU, at random.
+
+    Args:
+        batch_size: RoIs of each image.
+        fg_fraction: highest share of foreground RoIs, drawn at random.
+        bins: ranges of equal length that [0, `max_iou`) is cut into. What a range lacks is drawn from all of them.
+        max_iou: upper end of the last range.
+    """
+
+    batch_size: int = 64
+    fg_fraction: float = 0.25
+    bins: int = 3
+    max_iou: float = 0.5
+
+    def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
+        return torch.cat([self._image(rois, rois.images == i) for i in range(rois.num_images)])
+
+    def _image(self, rois: RoIs, here: Tensor) -> Tensor:
+        chosen = _draw(here & rois.foreground, round(self.fg_fraction * self.batch_size))
+        left = self.batch_size - len(chosen)
+        background = here & (rois.labels == 0)
+        place = (rois.ious * self.bins / self.max_iou).long()
+        drawn = torch.cat([_draw(background & (place == i), left // self.bins) for i in range(self.bins)])
+        rest = background.index_fill(0, drawn, False)
+        return torch.cat([chosen, drawn, _draw(rest, left - len(drawn))])
+
+
 def _draw(mask: Tensor, count: int) -> Tensor:
     """At most `count` positions where `mask` (R,) is true, at random without replacement."""
     positions = mask.nonzero().squeeze(1)

@@ -1,7 +1,8 @@
 """From a recipe to the things it describes: data, proposals, sampler, detector, optimizer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from ohem.proposals.matlab import read_mat
 from ohem.rois import match, target_statistics
 from ohem.samplers import (
     AllSampler,
+    HierarchicalSampler,
+    IoUBalancedSampler,
     OHEMSampler,
     ProportionalSampler,
     RandomSampler,
@@ -107,18 +110,20 @@ def build_pictures(data: DetectionSet, proposals: Mapping[str, Any], recipe: Rec
 
 def build_sampler(config: SamplerConfig) -> RoISampler:
     """The strategy that the recipe names."""
-    size = config.batch_size
-    if config.name == "all":
-        return AllSampler()
-    if config.name == "random":
-        return RandomSampler(size, config.fg_fraction, bg_iou=(config.bg_lo, 0.5))
-    if config.name == "rank":
-        return RankSampler(size, config.pressure)
-    if config.name == "proportional":
-        return ProportionalSampler(size)
+    size, weights = config.batch_size, (config.classifier, config.box_reg)
     nms_iou = config.nms_iou if config.nms_iou < 1 else None
-    fg_fraction = config.fg_fraction if config.name == "separate" else None
-    return OHEMSampler(size, nms_iou, config.per_image, config.suppress, fg_fraction=fg_fraction)
+    mined = partial(OHEMSampler, size, nms_iou, config.per_image, config.suppress, False)
+    make: dict[str, Callable[[], RoISampler]] = {
+        "all": AllSampler,
+        "random": lambda: RandomSampler(size, config.fg_fraction, bg_iou=(config.bg_lo, 0.5)),
+        "iou_balanced": lambda: IoUBalancedSampler(size, config.fg_fraction),
+        "ohem": lambda: mined(None, *weights),
+        "separate": lambda: mined(config.fg_fraction, *weights),
+        "hierarchical": lambda: HierarchicalSampler(size, config.nms_iou, *weights),
+        "rank": lambda: RankSampler(size, config.pressure),
+        "proportional": lambda: ProportionalSampler(size),
+    }
+    return make[config.name]()
 
 
 def build_model(recipe: Recipe, sampler: RoISampler) -> FastRCNN:

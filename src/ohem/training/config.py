@@ -70,13 +70,14 @@ class ProposalConfig:
 class SamplerConfig:
     """Which RoIs are trained on."""
 
-    name: Literal["random", "ohem", "all", "separate", "rank", "proportional"] = "ohem"
+    name: Literal["random", "ohem", "all", "separate", "rank", "proportional", "iou_balanced", "hierarchical"] = "ohem"
     """The heuristic of Fast R-CNN; online hard example mining; every RoI; or what the paper argues against or beside:
-    foreground and background mined apart, a chance that decays with the rank of the loss, or is proportional to it."""
+    foreground and background mined apart, a chance that decays with the rank of the loss, or is proportional to it; or
+    later ones, background of every range of IoU (Libra R-CNN), ranking by neighbourhood (PISA)."""
     batch_size: int = 64
     """RoIs of an image (B / N)."""
     fg_fraction: float = 0.25
-    """random, separate: highest share of foreground."""
+    """random, separate, iou_balanced: highest share of foreground."""
     bg_lo: float = 0.1
     """random: background has at least this IoU with an object."""
     nms_iou: float = 0.7
@@ -85,6 +86,10 @@ class SamplerConfig:
     """ohem, separate: the hardest of each image, or of the mini-batch."""
     suppress: Literal["image", "label"] = "image"
     """ohem, separate: NMS within an image, or within an image and label."""
+    classifier: float = 1.0
+    """ohem, separate, hierarchical: weight of the classification loss in the ranking."""
+    box_reg: float = 1.0
+    """The same, of the box-regression loss; 0 ranks by the class alone."""
     pressure: float = 100.0
     """rank: chance of the hardest RoI over that of the easiest."""
 

@@ -51,6 +51,12 @@ VARIANTS: dict[str, tuple[str, Variant]] = {
     ),
     "separate": ("foreground and background mined apart, 25 % foreground", _sampler(name="separate", nms_iou=1.0)),
     "rank": ("drawn by rank of loss (Loshchilov and Hutter)", _sampler(name="rank")),
+    "mmdetection": (
+        "mmdetection's rule: class loss alone, foreground and background apart",
+        _sampler(name="separate", nms_iou=1.0, box_reg=0.0),
+    ),
+    "iou-balanced": ("background of every range of IoU (Libra R-CNN)", _sampler(name="iou_balanced")),
+    "hierarchical": ("ranked by neighbourhood (PISA)", _sampler(name="hierarchical", nms_iou=0.5, box_reg=0.0)),
     "proportional": ("drawn in proportion to the loss", _sampler(name="proportional")),
 }
 

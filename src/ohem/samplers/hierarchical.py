@@ -1,0 +1,55 @@
+"""Ranking by neighbourhoods: first the hardest of each, then the second hardest of each, and so on."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from ohem.mining import hard_examples, hard_rois
+from ohem.rois import RoIs
+from ohem.samplers.base import Losses, ask, by_image, warn_of_nan
+
+
+@dataclass(frozen=True)
+class HierarchicalSampler:
+    """After the hierarchical local rank of PISA (Cao et al., 2020, section 4): NMS that postpones instead of dropping.
+
+    A neighbourhood is a RoI that NMS keeps and those that it suppresses. RoIs are ranked within their neighbourhood by
+    loss; of equal rank the harder one goes first.
+
+    Args:
+        batch_size: RoIs of each image.
+        nms_iou: IoU above which a RoI is of the neighbourhood of a harder one.
+        classifier, box_reg: weights of the two losses; PISA ranks by the score alone.
+    """
+
+    batch_size: int = 64
+    nms_iou: float = 0.5
+    classifier: float = 1.0
+    box_reg: float = 0.0
+
+    def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
+        values = ask(losses, self.classifier, self.box_reg)
+        warn_of_nan(values)
+        return torch.cat([c[self._image(values[c], rois.boxes[c])] for c in by_image(rois)])
+
+    def _image(self, losses: Tensor, boxes: Tensor) -> Tensor:
+        """Positions of the chosen among the RoIs of an image."""
+        order = hard_examples(losses, len(losses))
+        place = self._neighbourhoods(losses, boxes)[order]
+        # Sorted by neighbourhood, hardest first in each: the local rank is the distance from its beginning.
+        grouped = place.argsort(stable=True)
+        start = torch.searchsorted(place[grouped].contiguous(), place[grouped].contiguous())
+        rank = torch.empty_like(place).scatter_(0, grouped, torch.arange(len(order), device=order.device) - start)
+        return order[rank.argsort(stable=True)][: self.batch_size]
+
+    def _neighbourhoods(self, losses: Tensor, boxes: Tensor) -> Tensor:
+        """(R,) int64: which survivor of NMS each RoI belongs to, the hardest that it overlaps."""
+        kept = hard_rois(losses, boxes, torch.zeros_like(losses, dtype=torch.int64), len(losses), self.nms_iou)
+        if not len(kept):
+            return kept
+        near = box_iou(boxes[kept].double(), boxes.double()) > self.nms_iou
+        near[torch.arange(len(kept), device=kept.device), kept] = True  # a box without area overlaps nothing
+        first: Tensor = near.int().argmax(dim=0)
+        return first
