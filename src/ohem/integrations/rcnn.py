@@ -7,9 +7,9 @@ torchvision's own, so masks and keypoints are trained on the foreground that was
 Shapes: R: RoIs of the mini-batch   N: images   K: foreground classes
 """
 
-import copy
 import inspect
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 import torchvision
@@ -103,16 +103,9 @@ class OHEMRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision is not typed
         scores, deltas = self.box_predictor(hidden)
         return torch.stack(roi_losses(scores, deltas.unflatten(1, (-1, 4)), rois, beta=BETA)).sum(dim=0)
 
-    def __prepare_scriptable__(self) -> RoIHeads:
-        """What `torch.jit.script` compiles: torchvision's own, which detects the same."""
-        if self.training:
-            raise TypeError(
-                "a scripted model cannot mine: call .eval() before torch.jit.script, or train it unscripted"
-            )
-        plain = copy.copy(self)
-        plain.__class__ = RoIHeads
-        del plain.mining
-        return plain
+    def __prepare_scriptable__(self) -> NoReturn:
+        # Torch would compile, and leave in the model, whatever this returns: it would go on without mining, unnoticed.
+        raise TypeError("a model with mining cannot be scripted: load its state_dict into one without, and script that")
 
 
 @with_ohem.register(FasterRCNN)
