@@ -150,8 +150,8 @@ def _rois(everything: Labelled, truths: Sequence[Tensor]) -> RoIs:
 
 def _highest_iou(boxes: Tensor, truth: Tensor) -> Tensor:
     if len(truth) == 0:
-        return boxes.new_zeros(len(boxes))
-    highest: Tensor = box_iou(boxes, truth.to(boxes)).amax(dim=1)
+        return boxes.new_zeros(len(boxes), dtype=torch.float32)
+    highest: Tensor = box_iou(boxes.float(), truth.float()).amax(dim=1)
     return highest
 
 
