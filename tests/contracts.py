@@ -1,15 +1,21 @@
 """Checks that every implementation of one of the project's interfaces must pass: call them from the tests of yours."""
 
 import copy
+import math
+import pickle
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ohem.data.dataset import DetectionSet
 from ohem.detection.backbones import Backbone, Normalisation
+from ohem.integrations import with_ohem
 from ohem.rois import RoIs, match
 from ohem.samplers import RoISampler
 from tests.make_rois import make_rois, near, random_target
+
+DetectorBatch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
 
 def check_backbone(backbone: Backbone) -> None:
@@ -167,3 +173,92 @@ def _check_target(target: dict[str, Tensor], height: int, width: int, classes: i
     if "area" in target:
         assert (target["area"].dtype, target["area"].shape) == (torch.float32, labels.shape)
         assert (target["area"] >= 0).all()
+
+
+def check_detector(make: Callable[[], nn.Module], sampler: RoISampler, batches: Mapping[str, DetectorBatch]) -> None:
+    """Whether `with_ohem` leaves a detector of torchvision as its user knows it, but for what it is trained on.
+
+    make: the detector, without mining, with the same weights at every call.
+    batches: (images, targets) by what is special about them, with objects in the first; trained on one by one.
+    """
+    _check_state_and_detections(make, sampler, batches)
+    for name, batch in batches.items():
+        plain, mined = make(), with_ohem(make(), sampler)
+        expected, found = (_trained(model, batch) for model in (plain, mined))
+        assert found.keys() == expected.keys(), name
+        assert all(loss.dim() == 0 and loss.isfinite() for loss in found.values()), name
+        assert _with_gradient(plain) <= _with_gradient(mined), name
+        for parameter_name, parameter in mined.named_parameters():
+            assert parameter.grad is None or parameter.grad.isfinite().all(), f"{name}: {parameter_name}"
+        numbers = mined.mining.statistics()
+        assert all(type(number) is float and math.isfinite(number) for number in numbers.values()), name
+        assert {"rois", "chosen", "foreground"} <= numbers.keys(), name
+        assert sum(mined.mining.iou_histogram()) == numbers["chosen"], name
+        again = with_ohem(make(), sampler)
+        assert _trained(again, batch) == found, f"{name}: not the same for the same seed"
+        assert all(map(_equal_gradients, mined.parameters(), again.parameters())), name
+        _check_buffers(plain, mined)
+    _check_copies(make, sampler, next(iter(batches.values())))
+
+
+def _check_state_and_detections(
+    make: Callable[[], nn.Module], sampler: RoISampler, batches: Mapping[str, DetectorBatch]
+) -> None:
+    """Checkpoints are good for one as for the other, and in eval mode the two do not differ."""
+    images, targets = next(iter(batches.values()))
+    plain, mined = make(), make()
+    assert with_ohem(mined, sampler) is mined
+    assert list(mined.state_dict()) == list(plain.state_dict())
+    assert [name for name, _ in mined.named_modules()] == [name for name, _ in plain.named_modules()]
+    optimizer = torch.optim.SGD(mined.parameters(), lr=1e-3)
+    sum(mined(images, targets).values()).backward()
+    optimizer.step()
+    plain.load_state_dict(mined.state_dict())
+    with_ohem(make(), sampler).load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        expected, found = plain.eval()(images), mined.eval()(images)
+    assert any(len(each["boxes"]) for each in expected), "nothing is detected: there is nothing to compare"
+    for each, other in zip(expected, found, strict=True):
+        assert each.keys() == other.keys()
+        assert all(torch.equal(each[key], other[key]) for key in each)
+
+
+def _check_copies(make: Callable[[], nn.Module], sampler: RoISampler, batch: DetectorBatch) -> None:
+    """Copies and pickles train as their original, with a recorder of their own, and hold no mini-batch."""
+    mined = with_ohem(make(), sampler)
+    empty = len(pickle.dumps(mined))
+    buffers = copy.deepcopy(dict(mined.named_buffers()))
+    expected = _trained(mined, batch)
+    mined.zero_grad(set_to_none=True)
+    mined.load_state_dict(buffers, strict=False)
+    assert len(pickle.dumps(mined)) < empty + 4096
+    for twin in (copy.deepcopy(mined), pickle.loads(pickle.dumps(mined))):
+        assert twin.mining is not mined.mining
+        assert twin.mining.statistics() == {}
+        assert _trained(twin, batch) == expected
+        assert twin.mining.statistics() == mined.mining.statistics()
+
+
+def _check_buffers(plain: nn.Module, mined: nn.Module) -> None:
+    """The passes that rank count for nothing: batch norm has seen one mini-batch with mining as without."""
+    after = dict(plain.named_buffers())
+    for name, buffer in mined.named_buffers():
+        assert not name.endswith("num_batches_tracked") or torch.equal(buffer, after[name]), name
+
+
+def _trained(model: nn.Module, batch: DetectorBatch) -> dict[str, Tensor]:
+    """Losses of a step in train mode, after which the gradients are there."""
+    torch.manual_seed(0)
+    losses: dict[str, Tensor] = model.train()(*batch)
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    return {name: loss.detach() for name, loss in losses.items()}
+
+
+def _with_gradient(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def _equal_gradients(one: nn.Parameter, other: nn.Parameter) -> bool:
+    if one.grad is None or other.grad is None:
+        return one.grad is other.grad
+    return torch.equal(one.grad, other.grad)

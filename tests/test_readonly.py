@@ -147,3 +147,20 @@ def test_checkpoints_are_the_same_before_and_after() -> None:
     with read_only(module):
         module(images())
     assert list(module.state_dict()) == names
+
+
+def test_processes_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One may rank more RoIs than another: a pass of `SyncBatchNorm` that asks the others would never end."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4, track_running_stats=False)).train()
+    module = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(plain))
+    assert [type(m) for m in module[1:]] == [nn.SyncBatchNorm] * 2
+    with pytest.raises(ValueError, match="SyncBatchNorm expected input tensor to be on"):
+        module(images())  # it would ask, which it cannot do on the CPU
+    before = buffers(module)
+    with read_only(module):
+        found = module(images())
+    assert all(m.training for m in module.modules())
+    assert_same_buffers(module, before)
+    torch.testing.assert_close(found, plain(images()).detach())

@@ -1,6 +1,8 @@
 """What is told of a choice, counted by hand."""
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -128,6 +130,26 @@ def test_nothing_chosen() -> None:
         assert recorder.statistics() == dict.fromkeys(
             ("rois", "chosen", "foreground", "far", "survivors", "loss_chosen", "loss_all", "nan"), 0
         )
+
+
+def test_the_histogram_of_iou_is_of_the_chosen() -> None:
+    recorder = Recorder(lambda rois, losses: torch.arange(1, len(rois)))
+    assert recorder.iou_histogram() == []
+    ious = [0.5, 0.0, 0.05, *(n / 10 for n in range(1, 10)), 0.99, 1.0, 0.5]  # the first is not chosen
+    recorder(make_rois([0] * len(ious), ious=ious), given())
+    assert recorder.iou_histogram() == [2, 1, 1, 1, 1, 2, 1, 1, 1, 3]
+    recorder(make_rois([0], ious=[0.5]), given())
+    assert recorder.iou_histogram() == [0] * 10
+
+
+def test_copies_and_pickles_hold_the_strategy_alone() -> None:
+    recorder = Recorder(OHEMSampler(2))
+    recorder(mined(), given(2.0, 1.0, 0.5, 100.0, 4.0))
+    for twin in (copy.deepcopy(recorder), pickle.loads(pickle.dumps(recorder))):
+        assert twin.sampler == recorder.sampler
+        assert twin.statistics() == {}
+        assert (twin.rois, twin.chosen, twin.losses) == (None, None, None)
+    assert recorder.statistics()["chosen"] == 2
 
 
 def test_nan_is_counted() -> None:

@@ -13,16 +13,21 @@ def read_only(module: nn.Module) -> Iterator[None]:
     """Within it `module` records no gradient, and batch normalisation in train mode keeps its statistics as they are.
 
     Normalisation still uses the statistics of the batch, and dropout stays on, as in the pass that trains: ranking must
-    see the network that is trained.
+    see the network that is trained. `SyncBatchNorm` uses those of this process alone.
     """
-    norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
+    norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.training]
+    norms = [m for m in norms if m.track_running_stats or isinstance(m, nn.SyncBatchNorm)]
     saved = [(m.running_mean, m.running_var, m.num_batches_tracked) for m in norms]
     try:
         for norm in norms:
             # Without running statistics batch norm in train mode normalises by the batch and updates nothing.
             norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+            if isinstance(norm, nn.SyncBatchNorm):
+                # In train mode it would wait for the other processes, whose passes may be more, or fewer.
+                norm.training = False
         with torch.no_grad():
             yield
     finally:
         for norm, (mean, var, tracked) in zip(norms, saved, strict=True):
             norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, var, tracked
+            norm.training = True

@@ -1,5 +1,8 @@
 """What was mined: a sampler that wraps a sampler and remembers its last choice."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from ohem.rois import IGNORE, RoIs
@@ -36,6 +39,10 @@ class Recorder:
         self.rois, self.chosen = rois, self.sampler(rois, remembered)
         return self.chosen
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies, pickles and checkpoints hold the strategy, and not the tensors of the last mini-batch."""
+        return {**vars(self), "rois": None, "chosen": None, "losses": None}
+
     def statistics(self) -> dict[str, float]:
         """Plain numbers to log, of the last mini-batch; empty before the first.
 
@@ -61,3 +68,10 @@ class Recorder:
             if isinstance(self.sampler, OHEMSampler):
                 numbers["survivors"] = float(self.sampler.survivors(self.rois, self.losses))
         return numbers
+
+    def iou_histogram(self) -> list[int]:
+        """How many of the chosen have an IoU in [0, 0.1), [0.1, 0.2), ..., [0.9, 1]; empty before the first call."""
+        if self.rois is None or self.chosen is None:
+            return []
+        tenths = (self.rois.ious[self.chosen].float() * 10).long().clamp(0, 9)
+        return torch.bincount(tenths, minlength=10).tolist()

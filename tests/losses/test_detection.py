@@ -41,6 +41,9 @@ def test_by_hand() -> None:
     torch.testing.assert_close(classifier, torch.tensor([math.log(2), math.log(4 / 3), 0.0]))
     # Smooth L1 of 0.5, 2, 0 and 1: 0.125 + 1.5 + 0 + 0.5.
     torch.testing.assert_close(box_reg, torch.tensor([0.0, 2.125, 0.0]))
+    # Linear from 0.5 on: 0.25 + 1.75 + 0 + 0.75.
+    box_reg = roi_losses(scores, torch.zeros(3, 2, 4), rois, beta=0.5)[1]
+    torch.testing.assert_close(box_reg, torch.tensor([0.0, 2.75, 0.0]))
 
 
 def test_the_regression_of_the_own_class_counts() -> None:

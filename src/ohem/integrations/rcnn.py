@@ -1,1 +1,166 @@
-"""torchvision's Faster R-CNN, Mask R-CNN and Keypoint R-CNN."""
+"""torchvision's Faster R-CNN, Mask R-CNN and Keypoint R-CNN, trained on the RoIs that a sampler chooses.
+
+torchvision's `RoIHeads` adds the ground truth to the proposals, labels all of them and draws some at random before it
+looks at them. Here that draw leaves nothing out, and the sampler chooses instead; pooling, heads and losses stay
+torchvision's own, so masks and keypoints are trained on the foreground that was chosen.
+
+Shapes: R: RoIs of the mini-batch   N: images   K: foreground classes
+"""
+
+import inspect
+from collections.abc import Sequence
+from functools import partial
+from typing import NoReturn
+
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import box_iou
+
+from ohem.integrations.registry import with_ohem
+from ohem.losses import roi_losses, weighted
+from ohem.readonly import read_only
+from ohem.recording import Recorder
+from ohem.rois import BACKGROUND, RoIs
+
+Column = list[Tensor]
+"""A value of each RoI, image by image."""
+Labelled = tuple[Column, Column, Column, Column]
+"""Boxes (R, 4), index of the matched object (R,), label (R,) and regression target (R, 4) of RoIs."""
+
+BETA = 1 / 9  # of torchvision's smooth L1 loss
+# What is overridden or called here, as torchvision 0.29 has it.
+_PARAMETERS = {
+    "forward": ["self", "features", "proposals", "image_shapes", "targets"],
+    "select_training_samples": ["self", "proposals", "targets"],
+    "subsample": ["self", "labels"],
+}
+
+
+class OHEMRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision is not typed
+    """What `with_ohem` makes of a detector's `roi_heads`: the same modules, with `mining` for the random draw."""
+
+    mining: Recorder
+    chunk: int = 512
+    """RoIs that go through the read-only pass at once: bounds its memory whatever R is."""
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """As in `RoIHeads`."""
+        if not self.training:
+            return super().forward(features, proposals, image_shapes, targets)  # type: ignore[no-any-return]
+        self._looked_at = features, image_shapes  # by the read-only pass; not longer than this call, for they are large
+        try:
+            detections, losses = super().forward(features, proposals, image_shapes, targets)
+        finally:
+            del self._looked_at
+        if self.mining.chosen is not None and len(self.mining.chosen) == 0:
+            # They are those of the stand-in, which keeps every parameter in the graph, as DDP needs.
+            losses |= {name: 0 * losses[name] for name in ("loss_classifier", "loss_box_reg")}
+        return detections, losses
+
+    def subsample(self, labels: Column) -> Column:
+        """Indices of all RoIs, image by image: what is trained on is chosen later, when they are known."""
+        return [torch.arange(len(each), device=each.device) for each in labels]
+
+    def select_training_samples(self, proposals: Column, targets: list[dict[str, Tensor]] | None) -> Labelled:
+        """Those of the proposals and the ground truth that the sampler chooses, in order of their indices."""
+        everything: Labelled = super().select_training_samples(proposals, targets)
+        assert targets is not None  # or torchvision had raised
+        rois = _rois(everything, [target["boxes"] for target in targets])
+        chosen = self.mining(rois, partial(self._read_only_losses, rois)).sort().values
+        if len(chosen) == 0:
+            return _stand_in(everything, self._looked_at[1][0])
+        kept = torch.zeros(len(rois), dtype=torch.bool, device=chosen.device).index_fill(0, chosen, True)
+        masks = torch.split(kept, [len(each) for each in everything[0]])
+        boxes, matched, labels, deltas = (
+            [values[mask] for values, mask in zip(column, masks, strict=True)] for column in everything
+        )
+        return boxes, matched, labels, deltas
+
+    def _read_only_losses(self, rois: RoIs, classifier: float = 1.0, box_reg: float = 1.0) -> Tensor:
+        """Loss (R,) of every RoI, classification + box regression, from a pass that leaves no trace."""
+        losses = torch.zeros(len(rois), device=rois.boxes.device)
+        # Each chunk is a sample of all RoIs, so that batch norm in a box head sees much the same statistics in each.
+        chunks = -(-len(rois) // self.chunk)
+        with read_only(self):
+            for first in range(chunks):
+                part = torch.arange(first, len(rois), chunks, device=losses.device)
+                losses[part] = weighted(self._losses(rois[part]), classifier, box_reg)
+        return losses
+
+    def _losses(self, rois: RoIs) -> tuple[Tensor, Tensor]:
+        features, image_shapes = self._looked_at
+        per_image = torch.split(rois.boxes, torch.bincount(rois.images, minlength=rois.num_images).tolist())
+        hidden = self.box_head(self.box_roi_pool(features, list(per_image), image_shapes))
+        scores, deltas = self.box_predictor(hidden)
+        return roi_losses(scores, deltas.unflatten(1, (-1, 4)), rois, beta=BETA)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        # Torch would compile, and leave in the model, whatever this returns: it would go on without mining, unnoticed.
+        raise TypeError("a model with mining cannot be scripted: load its state_dict into one without, and script that")
+
+
+@with_ohem.register(FasterRCNN)
+@with_ohem.register(MaskRCNN)
+@with_ohem.register(KeypointRCNN)
+@with_ohem.register(GeneralizedRCNN)
+def install(model: GeneralizedRCNN, sampler: Recorder) -> None:
+    """Puts `sampler` in place of the random one of `model.roi_heads`.
+
+    Raises:
+        TypeError: these are other RoI heads than torchvision's, or a torchvision that they are not known of.
+    """
+    if type(model.roi_heads) not in (RoIHeads, OHEMRoIHeads):
+        raise TypeError(
+            f"with_ohem knows torchvision's RoIHeads, and not {type(model.roi_heads).__name__}, whose losses may be "
+            f"others: say how to mine with them with with_ohem.register({type(model).__name__})"
+        )
+    for name, expected in _PARAMETERS.items():
+        if list(inspect.signature(getattr(RoIHeads, name)).parameters) != expected:
+            raise TypeError(
+                f"with_ohem does not know RoIHeads.{name} of torchvision {torchvision.__version__}: "
+                "install torchvision 0.29, or a later ohem"
+            )
+    model.roi_heads.__class__ = OHEMRoIHeads
+    model.roi_heads.mining = sampler
+
+
+def _rois(everything: Labelled, truths: Sequence[Tensor]) -> RoIs:
+    boxes, _, labels, deltas = everything
+    label = torch.cat(labels)
+    number = torch.tensor([len(each) for each in boxes], device=label.device)
+    return RoIs(
+        boxes=torch.cat(boxes),
+        images=torch.arange(len(boxes), device=label.device).repeat_interleave(number),
+        labels=label,
+        # Where an image has no object they are infinite.
+        targets=torch.where((label > BACKGROUND)[:, None], torch.cat(deltas), 0),
+        ious=torch.cat([_highest_iou(*pair) for pair in zip(boxes, truths, strict=True)]),
+        num_images=len(boxes),
+    )
+
+
+def _highest_iou(boxes: Tensor, truth: Tensor) -> Tensor:
+    if len(truth) == 0:
+        return boxes.new_zeros(len(boxes), dtype=torch.float32)
+    highest: Tensor = box_iou(boxes.float(), truth.float()).amax(dim=1)
+    return highest
+
+
+def _stand_in(everything: Labelled, size: tuple[int, int]) -> Labelled:
+    """The whole first image, `size` (height, width), as the only RoI, of the background."""
+    boxes, matched, labels, deltas = ([values[:0] for values in column] for column in everything)
+    boxes[0] = boxes[0].new_tensor([[0, 0, size[1], size[0]]])
+    matched[0], labels[0], deltas[0] = (
+        column[0].new_zeros(1, *column[0].shape[1:]) for column in (matched, labels, deltas)
+    )
+    return boxes, matched, labels, deltas

@@ -35,7 +35,7 @@ class WithOHEM:
             TypeError: nobody has said how to mine in such a model, or it is scripted.
         """
         if isinstance(model, jit.ScriptModule):
-            raise TypeError("with_ohem cannot change a scripted model: apply it before torch.jit.script")
+            raise TypeError("with_ohem cannot change a scripted model: give it the one that was scripted")
         install = next((self._known[kind] for kind in type(model).__mro__ if kind in self._known), None)
         if install is None:
             known = ", ".join(sorted(kind.__name__ for kind in self._known))

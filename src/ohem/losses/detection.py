@@ -10,21 +10,22 @@ from torch.nn import functional
 from ohem.rois import RoIs
 
 
-def roi_losses(scores: Tensor, deltas: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
+def roi_losses(scores: Tensor, deltas: Tensor, rois: RoIs, beta: float = 1.0) -> tuple[Tensor, Tensor]:
     """Classification and box-regression loss of each RoI.
 
     Args:
         scores: (R, K + 1) logits.
         deltas: (R, K + 1, 4) normalised box regressions, one per class.
         rois: the R RoIs that they belong to.
+        beta: of smooth L1, the difference from which on it is linear.
 
     Returns:
         `loss_classifier` (R,): log loss, from `log_softmax` in float32 so that the hardest RoIs do not tie, 0 where the
-        label is -1; `loss_box_reg` (R,): smooth L1 (beta 1) summed over the four coordinates, 0 but for foreground.
+        label is -1; `loss_box_reg` (R,): smooth L1 summed over the four coordinates, 0 but for foreground.
     """
     loss_classifier = functional.cross_entropy(scores.float(), rois.labels, reduction="none", ignore_index=-1)
     own = deltas.float()[torch.arange(len(rois), device=deltas.device), rois.labels.clamp(min=0)]
-    loss_box_reg = functional.smooth_l1_loss(own, rois.targets, reduction="none").sum(dim=1)
+    loss_box_reg = functional.smooth_l1_loss(own, rois.targets, beta=beta, reduction="none").sum(dim=1)
     return loss_classifier, torch.where(rois.foreground, loss_box_reg, 0)
 
 
