@@ -4,5 +4,14 @@ from ohem.samplers.base import RoISampler
 from ohem.samplers.drawn import ProportionalSampler, RankSampler
 from ohem.samplers.hard import OHEMSampler
 from ohem.samplers.heuristic import AllSampler, RandomSampler
+from ohem.samplers.ratio import RatioSampler
 
-__all__ = ["AllSampler", "OHEMSampler", "ProportionalSampler", "RandomSampler", "RankSampler", "RoISampler"]
+__all__ = [
+    "AllSampler",
+    "OHEMSampler",
+    "ProportionalSampler",
+    "RandomSampler",
+    "RankSampler",
+    "RatioSampler",
+    "RoISampler",
+]
