@@ -57,7 +57,7 @@ def hard_rois(losses: Tensor, boxes: Tensor, groups: Tensor, k: int, nms_iou: fl
         )
     order = _hardest_first(losses)
     if nms_iou is not None and len(order) > 0:
-        order = order[_survivors(boxes[order], groups[order], nms_iou)]
+        order = order[_first_survivors(boxes[order], groups[order], k, nms_iou)]
     return order[:k]
 
 
@@ -73,6 +73,19 @@ def _hardest_first(losses: Tensor) -> Tensor:
     order = ranked.argsort(descending=True, stable=True)
     last = ranked[order].isnan()  # sorting puts them first
     return torch.cat([order[~last], order[last]])
+
+
+def _first_survivors(boxes: Tensor, groups: Tensor, k: int, iou: float) -> Tensor:
+    """Positions, ascending, of at least the first `k` that survive, or of all of them where there are fewer."""
+    # Harder ones alone decide about each, and suppression takes time with the square of their number: for few of the
+    # 100 000 anchors of a one-stage detector, most need not be looked at.
+    size = max(4 * k, 1000)
+    while size < len(boxes):
+        kept = _survivors(boxes[:size], groups[:size], iou)
+        if len(kept) >= k:
+            return kept
+        size *= 4
+    return _survivors(boxes, groups, iou)
 
 
 def _survivors(boxes: Tensor, groups: Tensor, iou: float) -> Tensor:
