@@ -41,9 +41,9 @@ class Recorder:
         """Plain numbers to log, of the last mini-batch; empty before the first.
 
         `rois`: RoIs that could be chosen; `chosen`: how many were; `foreground`, `far`: share of the chosen that is
-        foreground, and that has IoU < 0.1; and, if the sampler looked at the losses, `survivors` of NMS (where there are
-        at most 30 000 RoIs), `loss_chosen`, `loss_all`: mean loss of the chosen and of all in the read-only pass;
-        `nan`: losses that are NaN.
+        foreground, and that has IoU < 0.1; and, if the sampler looked at the losses, `survivors` of NMS (of at
+        most 30 000 RoIs), `loss_chosen`, `loss_all`: mean loss of the chosen and of all in the read-only pass; `nan`:
+        losses that are NaN.
         """
         if self.rois is None or self.chosen is None:
             return {}

@@ -1,12 +1,14 @@
-"""The example of a one-stage detector runs as written."""
+"""The example of a one-stage detector, and the page about them, run as written."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "torchvision_ssd.py"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "torchvision_ssd.py"
 
 
 def test_torchvision_ssd_on_generated_scenes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -20,3 +22,12 @@ def test_torchvision_ssd_on_generated_scenes(monkeypatch: pytest.MonkeyPatch, ca
         assert 0 < float(said["chosen"]) < float(said["rois"]) == 2 * 3234
         assert float(said["loss_chosen"]) > float(said["loss_all"]) > 0
         assert float(said["loss"]) > 0
+
+
+def test_python_of_the_page_runs() -> None:
+    [block] = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "one-stage-detectors.md").read_text(), flags=re.DOTALL
+    )
+    names: dict[str, object] = {}
+    exec(compile(block, "one-stage-detectors.md", "exec"), names)
+    assert str(names["model"].mining.sampler).startswith("RatioSampler(")  # type: ignore[attr-defined]
