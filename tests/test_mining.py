@@ -143,6 +143,20 @@ def test_k_counts_survivors_not_candidates() -> None:
     assert choose_rois([5.0, 4.0, 3.0, 2.0], [UNIT, UNIT, UNIT, FAR], [0] * 4, k=2) == [0, 3]
 
 
+@pytest.mark.parametrize("k", [1, 8, 40, 60])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_few_of_very_many_are_the_first_of_all_survivors(k: int, groups: int) -> None:
+    """Few of 6000 boxes in 25 places survive, so that the hardest thousand do not hold `k` of them."""
+    rng = torch.Generator().manual_seed(k)
+    losses, owner = torch.rand(6000, generator=rng), torch.randint(0, groups, (6000,), generator=rng)
+    corner = 50.0 * torch.randint(0, 5, (6000, 2), generator=rng) + torch.rand(6000, 2, generator=rng)
+    losses[corner[:, 0] < 50] += 1  # the hardest are all in one column
+    boxes = torch.cat([corner, corner + 20], dim=1)
+    everything = hard_rois(losses, boxes, owner, 6000)
+    assert len(everything) == 25 * groups
+    assert torch.equal(hard_rois(losses, boxes, owner, k), everything[:k])
+
+
 def test_duplicates_keep_the_lower_index() -> None:
     assert choose_rois([1.0, 1.0, 1.0], [UNIT] * 3, [0, 0, 0]) == [0]
 

@@ -158,3 +158,13 @@ def test_nan_is_counted() -> None:
         recorder(make_rois([0, 0, 0]), given(math.nan, 1.0, math.nan))
     assert recorder.statistics()["nan"] == 2
     assert recorder.statistics()["loss_chosen"] == 1.0
+
+
+def test_survivors_of_very_many_rois_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take minutes for the anchors of a one-stage detector."""
+    recorder = Recorder(OHEMSampler(2))
+    recorder(mined(), given(3.0, 4.0, 1.0, 9.0, 2.0))
+    monkeypatch.setattr("ohem.recording.MOST_COUNTED", 5)
+    assert recorder.statistics()["survivors"] == 3
+    monkeypatch.setattr("ohem.recording.MOST_COUNTED", 4)
+    assert "survivors" not in recorder.statistics()

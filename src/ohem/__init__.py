@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ohem.samplers import ProportionalSampler as ProportionalSampler
     from ohem.samplers import RandomSampler as RandomSampler
     from ohem.samplers import RankSampler as RankSampler
+    from ohem.samplers import RatioSampler as RatioSampler
     from ohem.samplers import RoISampler as RoISampler
 
 # Imported on first use: the command line must answer before torch is loaded.
@@ -34,6 +35,7 @@ _HOME = {
     "ProportionalSampler": "ohem.samplers",
     "RandomSampler": "ohem.samplers",
     "RankSampler": "ohem.samplers",
+    "RatioSampler": "ohem.samplers",
     "Recorder": "ohem.recording",
     "RoISampler": "ohem.samplers",
     "RoIs": "ohem.rois",

@@ -10,6 +10,8 @@ from ohem.samplers import Losses, OHEMSampler, RoISampler, ask
 
 # RoIs this far from every object are the easy background that mining is meant to leave out (paper, section 3.1).
 FAR = 0.1
+# To count what NMS leaves takes time with the square of the RoIs: seconds for so many, minutes for the anchors of some.
+MOST_COUNTED = 30_000
 
 
 class Recorder:
@@ -47,8 +49,9 @@ class Recorder:
         """Plain numbers to log, of the last mini-batch; empty before the first.
 
         `rois`: RoIs that could be chosen; `chosen`: how many were; `foreground`, `far`: share of the chosen that is
-        foreground, and that has IoU < 0.1; and, if the sampler looked at the losses, `survivors` of NMS,
-        `loss_chosen`, `loss_all`: mean loss of the chosen and of all in the read-only pass; `nan`: losses that are NaN.
+        foreground, and that has IoU < 0.1; and, if the sampler looked at the losses, `survivors` of NMS (of at
+        most 30 000 RoIs), `loss_chosen`, `loss_all`: mean loss of the chosen and of all in the read-only pass; `nan`:
+        losses that are NaN.
         """
         if self.rois is None or self.chosen is None:
             return {}
@@ -65,7 +68,7 @@ class Recorder:
             numbers["loss_chosen"] = float(self.losses[self.chosen].sum()) / count
             numbers["loss_all"] = float(self.losses[minable].mean()) if numbers["rois"] else 0.0
             numbers["nan"] = float(self.losses.isnan().sum())
-            if isinstance(self.sampler, OHEMSampler):
+            if isinstance(self.sampler, OHEMSampler) and len(self.rois) <= MOST_COUNTED:
                 numbers["survivors"] = float(self.sampler.survivors(self.rois, self.losses))
         return numbers
 

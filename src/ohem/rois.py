@@ -129,12 +129,12 @@ def _match_image(
         ignore = torch.zeros_like(target["labels"], dtype=torch.bool)
     truth, truth_labels, regions = target["boxes"][~ignore], target["labels"][~ignore], target["boxes"][ignore]
     boxes = torch.cat([truth, proposals]) if add_ground_truth else proposals
-    iou, matched = _highest_iou(boxes, truth)
-    ignored_iou, _ = _highest_iou(boxes, regions)
+    iou, matched = highest_iou(boxes, truth)
+    ignored_iou, _ = highest_iou(boxes, regions)
     foreground = (iou >= fg_iou) & (iou >= ignored_iou)
 
     labels = torch.full((len(boxes),), BACKGROUND, device=boxes.device)
-    labels[_covers(boxes, regions)] = IGNORE
+    labels[covers(boxes, regions)] = IGNORE
     deltas = torch.zeros_like(boxes)
     if len(truth):
         labels = torch.where(foreground, truth_labels[matched], labels)
@@ -142,7 +142,7 @@ def _match_image(
     return boxes, labels, deltas, iou
 
 
-def _highest_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+def highest_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Highest IoU (R,) of each box with `others`, and with which (R,); 0 and 0 where there are none."""
     if len(others) == 0:
         return boxes.new_zeros(len(boxes)), torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
@@ -150,7 +150,7 @@ def _highest_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return highest, which
 
 
-def _covers(boxes: Tensor, regions: Tensor) -> Tensor:
+def covers(boxes: Tensor, regions: Tensor) -> Tensor:
     """(R,) bool: the box and some region share at least half of the smaller one's area."""
     smaller = torch.minimum(box_area(boxes)[:, None], box_area(regions))
     shared = intersection(boxes, regions)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from ohem.losses import weighted
 from ohem.samplers import OHEMSampler
 from tests.make_rois import make_rois
+from tests.shared import needs_shared, reference
 
 UNIT = [0.0, 0.0, 10.0, 10.0]
 FAR = [50.0, 50.0, 60.0, 60.0]
@@ -135,13 +137,61 @@ def test_apart_over_the_mini_batch() -> None:
 
 
 def test_defaults_are_those_of_the_paper() -> None:
-    assert OHEMSampler() == OHEMSampler(64, 0.7, True, "image", False, None, 1.0, 1.0)
+    assert OHEMSampler() == OHEMSampler(64, 0.7, True, "image", False, None, 1.0, 1.0, None, 0)
 
 
 def test_presets_are_what_their_projects_do() -> None:
     assert OHEMSampler.paper() == OHEMSampler()
     assert OHEMSampler.release(32) == OHEMSampler(32, 0.7, per_image=False, suppress="label", inclusive=True)
+    assert OHEMSampler.tensorflow() == OHEMSampler()
     assert OHEMSampler.rfcn() == OHEMSampler(128, nms_iou=None)
+
+
+def _tensorflow_cases() -> list[dict[str, Any]]:
+    """Of TensorFlow's own test, one for each of the ratios, or of the minima, that a case lists."""
+    cases = []
+    for case in reference("tf_hard_example_miner")["cases"]:
+        ratio, least = case.get("max_negatives_per_positive"), case.get("min_negatives_per_image", 0)
+        for i, (loc, classifier) in enumerate(
+            zip(*(_listed(case[k]) for k in ("expect_loc", "expect_cls")), strict=True)
+        ):
+            varied = {"ratio": _listed(ratio)[i] if isinstance(ratio, list) else ratio}
+            varied["least"] = _listed(least)[i] if isinstance(least, list) else least
+            cases.append(case | varied | {"expect_loc": loc, "expect_cls": classifier})
+    return cases
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+@needs_shared
+def test_tensorflow_s_own_cases() -> None:
+    """Sums of the losses that are left, over the images."""
+    cases = _tensorflow_cases()
+    assert len(cases) == 3 + 5 + 6
+    for case in cases:
+        images = len(case["cls_losses"])
+        anchors = torch.tensor(case["boxes"])[:, [1, 0, 3, 2]].float()
+        labels = [int(match >= 0) for match in case.get("match", [0] * len(anchors))]
+        rois = make_rois(
+            labels * images,
+            boxes=anchors.repeat(images, 1).tolist(),
+            images=[i for i in range(images) for _ in labels],
+            num_images=images,
+        )
+        parts = tuple(torch.tensor(case[k]).flatten().float() for k in ("cls_losses", "location_losses"))
+        kind = case["loss_type"]
+        sampler = OHEMSampler(
+            case["num"] or len(anchors),
+            case["iou"],
+            classifier=float(kind in ("cls", "both")),
+            box_reg=float(kind in ("loc", "both")),
+            negatives_per_positive=case["ratio"],
+            min_negatives=case["least"],
+        )
+        chosen = sampler(rois, partial(weighted, parts))
+        assert [part[chosen].sum().item() for part in parts] == [case["expect_cls"], case["expect_loc"]], case
 
 
 def test_mmdetection_ranks_by_the_class_alone_and_apart() -> None:

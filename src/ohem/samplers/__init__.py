@@ -5,6 +5,7 @@ from ohem.samplers.drawn import ProportionalSampler, RankSampler
 from ohem.samplers.hard import OHEMSampler
 from ohem.samplers.heuristic import AllSampler, IoUBalancedSampler, RandomSampler
 from ohem.samplers.hierarchical import HierarchicalSampler
+from ohem.samplers.ratio import RatioSampler
 
 __all__ = [
     "AllSampler",
@@ -15,6 +16,7 @@ __all__ = [
     "ProportionalSampler",
     "RandomSampler",
     "RankSampler",
+    "RatioSampler",
     "RoISampler",
     "ask",
 ]

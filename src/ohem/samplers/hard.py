@@ -26,6 +26,9 @@ class OHEMSampler:
         fg_fraction: foreground and background are mined apart, with at most this share of foreground (Simo-Serra et
             al., 2015, and others after them); None (the paper) lets the losses decide.
         classifier, box_reg: weights of the two losses in the ranking; (1, 0) ranks by the class alone.
+        negatives_per_positive: of the RoIs chosen, keeps background up to so many for each foreground RoI, rounded
+            down, hardest first (TensorFlow's `HardExampleMiner`); None keeps all.
+        min_negatives: background that is kept in any case.
     """
 
     batch_size: int = 64
@@ -36,6 +39,8 @@ class OHEMSampler:
     fg_fraction: float | None = None
     classifier: float = 1.0
     box_reg: float = 1.0
+    negatives_per_positive: float | None = None
+    min_negatives: int = 0
 
     @classmethod
     def paper(cls, batch_size: int = 64) -> Self:
@@ -57,6 +62,13 @@ class OHEMSampler:
         """R-FCN (Dai et al., 2016, section 2.3): class + box loss, no NMS."""
         return cls(batch_size, nms_iou=None)
 
+    @classmethod
+    def tensorflow(
+        cls, batch_size: int = 64, negatives_per_positive: float | None = None, min_negatives: int = 0
+    ) -> Self:
+        """`HardExampleMiner` of TensorFlow's detection API; both losses, which its configuration may weigh."""
+        return cls(batch_size, negatives_per_positive=negatives_per_positive, min_negatives=min_negatives)
+
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         values = ask(losses, self.classifier, self.box_reg)
         warn_of_nan(values)
@@ -71,11 +83,16 @@ class OHEMSampler:
         return sum(len(self._hardest(rois, losses, pool, len(pool))) for pool in pools)
 
     def _mine(self, rois: RoIs, losses: Tensor, candidates: Tensor, k: int) -> Tensor:
-        if self.fg_fraction is None:
-            return self._hardest(rois, losses, candidates, k)
-        foreground, background = _apart(rois, candidates)
-        chosen = self._hardest(rois, losses, foreground, round(self.fg_fraction * k))
-        return torch.cat([chosen, self._hardest(rois, losses, background, k - len(chosen))])
+        if self.fg_fraction is not None:
+            foreground, background = _apart(rois, candidates)
+            chosen = self._hardest(rois, losses, foreground, round(self.fg_fraction * k))
+            return torch.cat([chosen, self._hardest(rois, losses, background, k - len(chosen))])
+        chosen = self._hardest(rois, losses, candidates, k)
+        if self.negatives_per_positive is None:
+            return chosen
+        positive = rois.foreground[chosen]
+        most = max(self.min_negatives, int(self.negatives_per_positive * int(positive.sum())))
+        return chosen[positive | ((~positive).cumsum(0) <= most)]
 
     def _hardest(self, rois: RoIs, losses: Tensor, candidates: Tensor, k: int) -> Tensor:
         if self.suppress not in ("image", "label"):
