@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integrations.one_stage import make
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "torchvision_ssd.py"
 
@@ -24,7 +26,9 @@ def test_torchvision_ssd_on_generated_scenes(monkeypatch: pytest.MonkeyPatch, ca
         assert float(said["loss"]) > 0
 
 
-def test_python_of_the_page_runs() -> None:
+def test_python_of_the_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a small RetinaNet, for the time that ResNet-50 takes to be made."""
+    monkeypatch.setattr("torchvision.models.detection.retinanet_resnet50_fpn", lambda **options: make("retinanet"))
     [block] = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs" / "one-stage-detectors.md").read_text(), flags=re.DOTALL
     )

@@ -107,7 +107,8 @@ class MinedLoss(ABC):
 
     def _image(self, target: Mapping[str, Tensor], anchors: Tensor, matched: Tensor, number: int) -> tuple[Tensor, ...]:
         """The columns of the RoIs of image `number`, and the boxes of their objects (A, 4)."""
-        objects = target["boxes"].to(anchors.dtype)
+        # Under autocast torchvision makes anchors in half precision.
+        anchors, objects = anchors.float(), target["boxes"].float()
         ignore = target.get("ignore", torch.zeros_like(target["labels"])).bool()
         foreground = matched >= 0
         own = matched[foreground]
