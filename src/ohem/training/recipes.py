@@ -91,7 +91,12 @@ PAPER: tuple[tuple[str, str, str, float], ...] = (
     ("coco", "vgg16", "ohem-m", 24.4),
     ("cocotrainval", "vgg16", "ohem-m", 25.5),
 )
-OURS = {"small-frcn": "94.5 on cards, one seed", "small-ohem": "96.9 on cards, two seeds", "demo-frcn": "64.1", "demo-ohem": "70.6"}
+OURS = {
+    "small-frcn": "94.5 on cards, one seed",
+    "small-ohem": "96.9 on cards, two seeds",
+    "demo-frcn": "64.1",
+    "demo-ohem": "70.6",
+}
 
 
 def _paper(data: str, network: str, variant: str, figure: float) -> NamedRecipe:
