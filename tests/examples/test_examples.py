@@ -1,6 +1,7 @@
 """Each example runs as written, in seconds, and shows what it promises."""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -28,3 +29,12 @@ def test_segmentation_finds_the_disc(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_plain_loop_finds_the_rare_label() -> None:
     assert load("plain_loop").main(steps=60) > 0.9
+
+
+def test_lightning_logs_what_was_mined(tmp_path: Path) -> None:
+    """In a process of its own: the libraries warn of each other's deprecations."""
+    command = [sys.executable, str(EXAMPLES / "lightning_module.py"), "--steps", "2", "--logs", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "'mining/chosen': 128.0" in done.stdout
+    assert list(tmp_path.rglob("events.out.tfevents.*"))

@@ -1,0 +1,62 @@
+"""torchvision's Faster R-CNN with mining in a Lightning module; what was mined goes to TensorBoard with the losses.
+
+python examples/lightning_module.py [--steps 6] [--logs FOLDER]     # then: tensorboard --logdir FOLDER
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from pytorch_lightning import LightningModule, Trainer, seed_everything
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
+
+from ohem import OHEMSampler, with_ohem
+from ohem.data.scenes import make_scenes
+from ohem.data.voc import VOCDetection
+
+
+class Detector(LightningModule):
+    """`with_ohem` is the one line of mining; the rest is what a detector's module looks like."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        model = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=num_classes)
+        self.model = with_ohem(model, OHEMSampler(batch_size=64))
+
+    def training_step(self, batch, batch_index):
+        """Logs each loss, and numbers of what was mined."""
+        images, targets = batch
+        losses = self.model([image / 255 for image in images], list(targets))
+        mined = {f"mining/{name}": number for name, number in self.model.mining.statistics().items()}
+        self.log_dict({**losses, **mined}, batch_size=len(images))
+        return sum(losses.values())
+
+    def configure_optimizers(self):
+        """SGD, as in the paper."""
+        return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+
+def main(steps: int, logs: Path) -> dict[str, float]:
+    """Trains for `steps` steps on generated scenes; returns what the last step logged."""
+    seed_everything(0, verbose=False)
+    folder = Path(tempfile.gettempdir()) / "ohem-example-scenes"
+    make_scenes(folder, train=16, test=1)
+    data = VOCDetection(f"{folder}:trainval")
+    loader = DataLoader(data, 2, shuffle=True, collate_fn=lambda batch: tuple(zip(*batch, strict=True)))
+    logger = TensorBoardLogger(logs, name="detector")
+    trainer = Trainer(
+        max_steps=steps, accelerator="cpu", logger=logger, log_every_n_steps=1, enable_checkpointing=False
+    )
+    trainer.fit(Detector(len(data.classes) + 1), loader)
+    return {name: float(value) for name, value in trainer.logged_metrics.items()}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--logs", type=Path, default=Path("runs/lightning"))
+    given = parser.parse_args()
+    print(main(given.steps, given.logs))
