@@ -87,6 +87,8 @@ def propose(
     """
     from ohem.training.build import build_data, build_proposals
 
+    if settings.mode == "none":
+        raise InputError("--mode none makes no proposals: give fast or quality")
     data = [build_data([source], (), "ohem propose") for source in sources] or [build_data((), (), "ohem propose")]
     for each in data:
         build_proposals(each, settings)

@@ -423,3 +423,23 @@ def test_two_processes(tmp_path: Path) -> None:
         assert not torch.equal(weight, before[name]), name
     assert (numbers["chosen"], other_numbers["chosen"]) == (16, 16)
     assert numbers["foreground"] == 0 < other_numbers["foreground"]
+
+
+def test_ignored_objects_are_neither_foreground_nor_background() -> None:
+    model, (images, targets) = with_ohem(faster_rcnn(), AllSampler()), mini_batch((2, 2))
+    targets = [{**target, "ignore": torch.tensor([True, False])} for target in targets]
+    step(model, (images, targets))
+    rois = model.mining.rois
+    assert rois is not None
+    for number, target in enumerate(targets):
+        here = rois.images == number
+        out = (rois.boxes[:, None] == target["boxes"][0]).all(dim=2)[:, 0] & here  # the ground truth itself
+        assert rois.labels[out].tolist() == [-1]
+        assert rois.labels[here].max() == target["labels"][1]
+    assert not torch.isin(model.mining.chosen, torch.nonzero(rois.labels == -1)[:, 0]).any()
+    model = with_ohem(faster_rcnn(), AllSampler())
+    region = {"boxes": torch.tensor([[0.0, 0, 96, 64]]), "labels": torch.tensor([1]), "ignore": torch.tensor([True])}
+    step(model, (images[:1], [region]))
+    assert model.mining.rois is not None
+    assert (model.mining.rois.labels == -1).all()  # everything lies in the crowd
+    assert len(model.mining.chosen) == 0

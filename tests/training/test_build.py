@@ -24,15 +24,14 @@ from ohem.samplers import (
 from ohem.training import config
 from ohem.training.build import (
     build_data,
-    build_model,
     build_optimizer,
     build_proposals,
-    build_refinement,
     build_sampler,
     sides_to_test,
     with_classes,
 )
 from ohem.training.config import ProposalConfig, SamplerConfig, SolverConfig
+from ohem.training.detectors import build_model, build_refinement
 from ohem.training.recipes import RECIPES
 from tests.command_line import ohem, sentence
 from tests.toy import make_toy, training

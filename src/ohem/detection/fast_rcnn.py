@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_pool
 
 from ohem.detection.backbones import Backbone
+from ohem.detection.detector import Detector
 from ohem.detection.inference import Outputs, PostProcess
 from ohem.detection.multiscale import Merge, View, union
 from ohem.detection.pooling import roi_max_pool
@@ -25,7 +26,7 @@ from ohem.samplers import RoISampler
 CHUNK = 256
 
 
-class FastRCNN(nn.Module):
+class FastRCNN(Detector):
     """Conv network + RoI network on given proposals.
 
     In train mode `model(images, proposals, targets)` returns `{"loss_classifier": ..., "loss_box_reg": ...}`; in eval

@@ -3,7 +3,8 @@
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -46,31 +47,55 @@ def load_weights(backbone: Backbone, source: str | Path, normalisation: Normalis
     InputError: the source cannot be read or does not fit. Nothing of the backbone is changed then.
     """
     found = _read(backbone, str(source))
-    ours = backbone.state_dict()
-    _check(str(source), ours, found)
-    with torch.no_grad():
-        for name, theirs in found.names.items():
-            ours[name].copy_(found.tensors[theirs].reshape(ours[name].shape))
+    _copy(str(source), backbone.state_dict(), found)
     stated = normalisation or found.normalisation
     if stated is not None:
         backbone.normalisation = stated
 
 
+def load_stages(stages: nn.Module, source: str, model: str, prefix: str) -> None:
+    """Fill the stages of torchvision's classification network `model`, as its detectors hold them, from its weights.
+
+    source: as for `load_weights`, but for .caffemodel.
+    prefix: what the published names have before those in `stages`.
+
+    InputError: the source cannot be read or does not fit. Nothing is changed then.
+    """
+    ours = {name: value for name, value in stages.state_dict().items() if not name.endswith("num_batches_tracked")}
+    names = {name: prefix + name for name in ours}
+    if TORCHVISION_NAME.fullmatch(source):
+        tensors = _downloaded(torchvision_weights(model, source), source)
+    else:
+        tensors = _strip(_tensors(_file(source)))
+    _copy(source, ours, _Found(tensors, names))
+
+
+def stated_input(source: str, model: str) -> Normalisation | None:
+    """The input of weights of torchvision's network `model` by their name, or by that of their file, if it says so."""
+    if TORCHVISION_NAME.fullmatch(source):
+        return _input_of(torchvision_weights(model, source))
+    known = get_model_weights(model)
+    # The name under which torchvision publishes them, "vgg16-397923af.pth".
+    return next((_input_of(weights) for weights in known if weights.url.endswith(f"/{Path(source).name}")), None)
+
+
+def _copy(source: str, ours: Mapping[str, Tensor], found: _Found) -> None:
+    _check(source, ours, found)
+    with torch.no_grad():
+        for name, theirs in found.names.items():
+            ours[name].copy_(found.tensors[theirs].reshape(ours[name].shape))
+
+
 def _read(backbone: Backbone, source: str) -> _Found:
     if TORCHVISION_NAME.fullmatch(source):
         return _read_torchvision(backbone, source)
-    path = Path(source)
-    if not path.is_file():
-        raise InputError(
-            f"{source}: no such file of weights; give a .safetensors, .pth or .caffemodel file, "
-            "or torchvision:NAME for torchvision's"
-        )
+    path = _file(source)
     if path.suffix == ".caffemodel":
         return _read_caffe(backbone, path)
     tensors = _strip(_tensors(path))
     if "input_order" in tensors:  # saved by us
         return _Found(tensors, {name: name for name in backbone.state_dict()})
-    return _Found(tensors, _published_names(backbone, source), _stated_by_torchvision(backbone, path.name))
+    return _Found(tensors, _published_names(backbone, source), _stated(backbone, path))
 
 
 def _published_names(backbone: Backbone, source: str) -> dict[str, str]:
@@ -86,6 +111,16 @@ def _published_names(backbone: Backbone, source: str) -> dict[str, str]:
 
 
 # Files
+
+
+def _file(source: str) -> Path:
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(
+            f"{source}: no such file of weights; give a .safetensors, .pth or .caffemodel file, "
+            "or torchvision:NAME for torchvision's"
+        )
+    return path
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -128,21 +163,35 @@ def _strip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_torchvision(backbone: Backbone, source: str) -> _Found:
-    weights = _torchvision_weights(backbone, source)
+    model = backbone.pretrained.torchvision
+    if not model:
+        raise InputError(f"{source}: torchvision has no weights for this backbone; give a file")
+    weights = torchvision_weights(model, source)
+    return _Found(_downloaded(weights, source), _published_names(backbone, source), _input_of(weights))
+
+
+@contextmanager
+def downloading(weights: Any, source: str) -> Iterator[None]:
+    """Within it torchvision may fetch `weights`: turns its failure into a sentence."""
     try:
-        tensors = weights.get_state_dict(progress=False, check_hash=True)
+        yield
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"{source}: could not be downloaded from {weights.url} ({_first_line(error)}); "
             "fetch that file yourself and give its path"
         ) from error
-    return _Found(tensors, _published_names(backbone, source), _input_of(weights))
 
 
-def _torchvision_weights(backbone: Backbone, source: str) -> Any:
-    model = backbone.pretrained.torchvision
-    if not model:
-        raise InputError(f"{source}: torchvision has no weights for this backbone; give a file")
+def _downloaded(weights: Any, source: str) -> Mapping[str, Tensor]:
+    with downloading(weights, source):
+        return weights.get_state_dict(progress=False, check_hash=True)  # type: ignore[no-any-return]
+
+
+def torchvision_weights(model: str, source: str) -> Any:
+    """The member of torchvision's enum of the weights of its network `model` that `source` names.
+
+    InputError: there is none of that name.
+    """
     known = get_model_weights(model)
     found = TORCHVISION_NAME.fullmatch(source)
     name = (found and (found["name"] or found["member"])) or "DEFAULT"
@@ -154,12 +203,9 @@ def _torchvision_weights(backbone: Backbone, source: str) -> Any:
     return member
 
 
-def _stated_by_torchvision(backbone: Backbone, file: str) -> Normalisation | None:
-    """The input of a file that has the name under which torchvision publishes it ("vgg16-397923af.pth")."""
-    if not backbone.pretrained.torchvision:
-        return None
-    known = get_model_weights(backbone.pretrained.torchvision)
-    return next((_input_of(weights) for weights in known if weights.url.endswith(f"/{file}")), None)
+def _stated(backbone: Backbone, path: Path) -> Normalisation | None:
+    model = backbone.pretrained.torchvision
+    return stated_input(str(path), model) if model else None
 
 
 def _input_of(weights: Any) -> Normalisation:

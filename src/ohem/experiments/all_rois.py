@@ -16,8 +16,9 @@ from ohem.errors import InputError
 from ohem.experiments import charts
 from ohem.samplers import AllSampler
 from ohem.training import checkpoint, loss_all, snapshots
-from ohem.training.build import build_data, build_examples, build_model, build_proposals
+from ohem.training.build import build_data, build_examples, build_proposals
 from ohem.training.config import Recipe
+from ohem.training.detectors import as_fast_rcnn, build_model
 from ohem.training.digests import digest_of_examples, digest_of_weights
 from ohem.training.launch import launched
 from ohem.training.loss_all import Row, loss_over_all
@@ -99,7 +100,7 @@ class _Opened:
     def _measure_missing(self, data_digest: str) -> None:
         # The data are never trained on here, so neither processes nor precision of the training matter.
         with launched(replace(self.recipe.run, devices="1", precision="32-true")) as fabric:
-            model = build_model(self.recipe, AllSampler()).to(fabric.device)
+            model = as_fast_rcnn(build_model(self.recipe, AllSampler()), "ohem loss").to(fabric.device)
             for step, load in self._weights().items():
                 weights = load()
                 digest = digest_of_weights(weights)

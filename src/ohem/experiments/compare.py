@@ -46,9 +46,8 @@ def compare(
         raise InputError(f"comparing needs data: name it with --data.train and --data.test, {FORMS}")
     check(settings)
     check_page()
-    proposals = changed(settings.proposals, ProposalConfig())
-    first = ["propose", *settings.data.train, *settings.data.test, *words(proposals)]
-    run_jobs([_job(out, arm, seed, metric) for seed in numbers for arm in chosen], jobs, first)
+    extra = [*(["--loss"] if settings.model.detector == "fast_rcnn" else []), *(["--metric", metric] if metric else [])]
+    run_jobs([_job(out, arm, seed, extra) for seed in numbers for arm in chosen], jobs, _proposing(settings))
     summaries = [_summary(out, arm, numbers) for arm in chosen]
     Console().print(comparison_table(summaries))
     for line in findings(summaries):
@@ -70,10 +69,17 @@ def _run(out: Path, arm: Arm, seed: int) -> Path:
     return out / f"{arm.name}-{seed}"
 
 
-def _job(out: Path, arm: Arm, seed: int, metric: str | None) -> Job:
+def _job(out: Path, arm: Arm, seed: int, extra: Sequence[str]) -> Job:
     run = _run(out, arm, seed)
-    words = ["eval", str(run), "--loss", *(["--metric", metric] if metric else [])]
-    return Job(run, arm.line(run, seed), {run / REPORT: words})
+    return Job(run, arm.line(run, seed), {run / REPORT: ["eval", str(run), *extra]})
+
+
+def _proposing(settings: Recipe) -> list[str]:
+    """Words of the command that makes the proposals; empty where the detector makes its own."""
+    if settings.proposals.mode == "none":
+        return []
+    proposals = changed(settings.proposals, ProposalConfig())
+    return ["propose", *settings.data.train, *settings.data.test, *words(proposals)]
 
 
 def comparison_table(summaries: Sequence[Summary]) -> Table:

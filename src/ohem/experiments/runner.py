@@ -56,7 +56,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int, first: Sequence[str]) -> None:
     Args:
         jobs: what is to be done.
         parallel: how many at once.
-        first: words of a command to be done before them, which makes what they share.
+        first: words of a command to be done before them, which makes what they share; none if empty.
 
     Raises:
         InputError: a command failed. The others are stopped, with their checkpoints written.
@@ -70,7 +70,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int, first: Sequence[str]) -> None:
     running: list[_Running] = []
     with collect_signals() as received:
         try:
-            if waiting:
+            if waiting and first:
                 run_line(first)
             while waiting or running:
                 if received:

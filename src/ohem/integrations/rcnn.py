@@ -2,13 +2,14 @@
 
 torchvision's `RoIHeads` adds the ground truth to the proposals, labels all of them and draws some at random before it
 looks at them. Here that draw leaves nothing out, and the sampler chooses instead; pooling, heads and losses stay
-torchvision's own, so masks and keypoints are trained on the foreground that was chosen.
+torchvision's own, so masks and keypoints are trained on the foreground that was chosen. Objects that `ignore` (G,) bool
+of a target marks, if it has that, are neither foreground nor mined as background.
 
 Shapes: R: RoIs of the mini-batch   N: images   K: foreground classes
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NoReturn
 
@@ -24,7 +25,7 @@ from ohem.integrations.registry import with_ohem
 from ohem.losses import roi_losses, weighted
 from ohem.readonly import read_only
 from ohem.recording import Recorder
-from ohem.rois import BACKGROUND, RoIs
+from ohem.rois import BACKGROUND, IGNORE, RoIs, covers
 
 Column = list[Tensor]
 """A value of each RoI, image by image."""
@@ -75,7 +76,7 @@ class OHEMRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision is not typed
         """Those of the proposals and the ground truth that the sampler chooses, in order of their indices."""
         everything: Labelled = super().select_training_samples(proposals, targets)
         assert targets is not None  # or torchvision had raised
-        rois = _rois(everything, [target["boxes"] for target in targets])
+        rois = _rois(everything, targets)
         chosen = self.mining(rois, partial(self._read_only_losses, rois)).sort().values
         if len(chosen) == 0:
             return _stand_in(everything, self._looked_at[1][0])
@@ -134,9 +135,10 @@ def install(model: GeneralizedRCNN, sampler: Recorder) -> None:
     model.roi_heads.mining = sampler
 
 
-def _rois(everything: Labelled, truths: Sequence[Tensor]) -> RoIs:
-    boxes, _, labels, deltas = everything
-    label = torch.cat(labels)
+def _rois(everything: Labelled, targets: Sequence[Mapping[str, Tensor]]) -> RoIs:
+    boxes, matched, labels, deltas = everything
+    label = torch.cat([_without_ignored(*each) for each in zip(boxes, matched, labels, targets, strict=True)])
+    truths = [target["boxes"][~_ignore(target)] for target in targets]
     number = torch.tensor([len(each) for each in boxes], device=label.device)
     return RoIs(
         boxes=torch.cat(boxes),
@@ -147,6 +149,20 @@ def _rois(everything: Labelled, truths: Sequence[Tensor]) -> RoIs:
         ious=torch.cat([_highest_iou(*pair) for pair in zip(boxes, truths, strict=True)]),
         num_images=len(boxes),
     )
+
+
+def _ignore(target: Mapping[str, Tensor]) -> Tensor:
+    return target.get("ignore", torch.zeros_like(target["labels"])).bool()
+
+
+def _without_ignored(boxes: Tensor, matched: Tensor, labels: Tensor, target: Mapping[str, Tensor]) -> Tensor:
+    """Labels (R,) of an image, -1 where the object is one to `ignore`, or a RoI of the background covers one."""
+    ignore = _ignore(target)
+    if not ignore.any():
+        return labels
+    background = labels == BACKGROUND
+    out = torch.where(background, covers(boxes, target["boxes"][ignore]), ignore[matched])
+    return torch.where(out, IGNORE, labels)
 
 
 def _highest_iou(boxes: Tensor, truth: Tensor) -> Tensor:

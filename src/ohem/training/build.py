@@ -1,4 +1,4 @@
-"""From a recipe to the things it describes: data, proposals, sampler, detector, optimizer."""
+"""From a recipe to the things it describes: data, proposals, sampler, optimizer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -6,22 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from ohem.data.dataset import DetectionSet
 from ohem.data.loader import Examples, Pictures
 from ohem.data.sources import FORMS, open_dataset
-from ohem.detection.backbones import BACKBONES, init_head
-from ohem.detection.fast_rcnn import FastRCNN
-from ohem.detection.inference import PostProcess
-from ohem.detection.multiscale import nearest, union
-from ohem.detection.refinement import BoxRefinement
-from ohem.detection.weights import load_weights
 from ohem.errors import InputError
 from ohem.proposals.generate import cache_name, cache_path, generate
 from ohem.proposals.matlab import read_mat
-from ohem.rois import match, target_statistics
 from ohem.samplers import (
     AllSampler,
     HierarchicalSampler,
@@ -30,13 +24,16 @@ from ohem.samplers import (
     ProportionalSampler,
     RandomSampler,
     RankSampler,
+    RatioSampler,
     RoISampler,
 )
-from ohem.training.config import DataConfig, ProposalConfig, Recipe, SamplerConfig, SolverConfig, TestConfig
+from ohem.training.config import DataConfig, ProposalConfig, Recipe, SamplerConfig, SolverConfig
+from ohem.training.detectors import check_detector
 
 
 def check(recipe: Recipe) -> None:
     """Raises InputError where an option has a value that nothing can be done with."""
+    check_detector(recipe)
     for option, sides in (("--data.scales", recipe.data.scales), ("--test.scales", recipe.test.scales)):
         if min(sides, default=1) < 1:
             raise InputError(f"{option} {min(sides)} is no length: give short sides in pixels")
@@ -63,6 +60,8 @@ def build_proposals(data: DetectionSet, config: ProposalConfig) -> Mapping[str, 
     """Image id -> (P, 4) boxes: selective search, cached per source and made where missing, or the given .mat files."""
     if config.files:
         return _from_mat(data, config.files)
+    if config.mode == "none":
+        return dict.fromkeys(data.ids, np.zeros((0, 4), np.float32))
     found: dict[str, Any] = {}
     for source in data.sources:
         names = data.ids[source.indices]
@@ -115,6 +114,8 @@ def build_sampler(config: SamplerConfig) -> RoISampler:
     mined = partial(OHEMSampler, size, nms_iou, config.per_image, config.suppress, False)
     make: dict[str, Callable[[], RoISampler]] = {
         "all": AllSampler,
+        "own": AllSampler,  # never asked
+        "ratio": lambda: RatioSampler(config.negatives_per_positive, nms_iou=nms_iou),
         "random": lambda: RandomSampler(size, config.fg_fraction, bg_iou=(config.bg_lo, 0.5)),
         "iou_balanced": lambda: IoUBalancedSampler(size, config.fg_fraction),
         "ohem": lambda: mined(None, *weights),
@@ -124,58 +125,6 @@ def build_sampler(config: SamplerConfig) -> RoISampler:
         "proportional": lambda: ProportionalSampler(size),
     }
     return make[config.name]()
-
-
-def build_model(recipe: Recipe, sampler: RoISampler) -> FastRCNN:
-    """The detector as constructed, with random weights; `initialise` fills it."""
-    backbone = BACKBONES[recipe.model.backbone]()
-    for layer in backbone.roi_head.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.p = recipe.model.dropout
-    test = recipe.test
-    return FastRCNN(
-        backbone,
-        len(recipe.data.classes) + 1,
-        sampler,
-        implementation=recipe.model.implementation,
-        post_process=PostProcess(test.score, test.nms_iou, test.max_detections),
-        refinement=build_refinement(test),
-        merge={"union": union, "nearest": nearest}[test.merge],
-    )
-
-
-def build_refinement(config: TestConfig) -> BoxRefinement | None:
-    """Iterative box regression with voting as the recipe has it; None where it asks for nothing of the kind."""
-    refinement = BoxRefinement(
-        config.iterations,
-        config.rescore_score,
-        config.first_nms_iou,
-        config.first_top,
-        config.voting,
-        config.vote_iou,
-        config.vote_at_least,
-        config.vote_added,
-        config.voters,
-    )
-    unlimited = config.first_nms_iou is None and config.first_top is None
-    return None if config.iterations == 1 and unlimited and not config.voting else refinement
-
-
-def initialise(model: FastRCNN, examples: Examples, recipe: Recipe) -> None:
-    """What a new run starts from: pre-trained weights, the scale of a new head, the statistics of the box targets."""
-    if recipe.model.weights != "none":
-        load_weights(model.backbone, recipe.model.weights)
-    init_head(model.backbone, [examples[i].image for i in range(min(len(examples), 8))])
-    if recipe.model.box_normalisation == "empirical":
-        mean, std = target_statistics(
-            (
-                match([e.proposals], [e.target], mean=[0.0] * 4, std=[1.0] * 4)
-                for e in map(examples.__getitem__, range(len(examples)))
-            ),
-            model.num_classes,
-        )
-        model.box_mean.copy_(mean)
-        model.box_std.copy_(std)
 
 
 def build_optimizer(model: nn.Module, config: SolverConfig, *, fused: bool) -> torch.optim.SGD:

@@ -7,15 +7,17 @@ This module imports nothing heavy: `ohem --help` must answer at once.
 from dataclasses import dataclass, field
 from typing import Literal
 
-Backbone = Literal["vgg16", "vgg_cnn_m_1024", "squeezenet1_0", "mobilenet_v2", "resnet50", "tiny"]
+Backbone = Literal["vgg16", "vgg_cnn_m_1024", "squeezenet1_0", "mobilenet_v2", "mobilenet_v3_large", "resnet50", "tiny"]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The detector."""
 
+    detector: Literal["fast_rcnn", "faster_rcnn", "ssdlite"] = "fast_rcnn"
+    """The paper's; or torchvision's Faster R-CNN with a feature pyramid, or SSDlite, which need no proposals."""
     backbone: Backbone = "vgg16"
-    """Conv network and RoI network."""
+    """Conv network and RoI network; torchvision's detectors have those that torchvision builds them with."""
     weights: str = "none"
     """Initial weights: a .safetensors, .pth or .caffemodel file, torchvision:NAME, or none for random ones."""
     dropout: float = 0.5
@@ -52,8 +54,8 @@ class DataConfig:
 class ProposalConfig:
     """Where the proposals come from."""
 
-    mode: Literal["fast", "quality"] = "fast"
-    """Selective search mode."""
+    mode: Literal["fast", "quality", "none"] = "fast"
+    """Selective search mode; none, for a detector that makes its own proposals."""
     seed: int = 0
     """Of selective search."""
     top: int = 2000
@@ -70,10 +72,13 @@ class ProposalConfig:
 class SamplerConfig:
     """Which RoIs are trained on."""
 
-    name: Literal["random", "ohem", "all", "separate", "rank", "proportional", "iou_balanced", "hierarchical"] = "ohem"
+    name: Literal[
+        "random", "ohem", "all", "separate", "rank", "proportional", "iou_balanced", "hierarchical", "ratio", "own"
+    ] = "ohem"
     """The heuristic of Fast R-CNN; online hard example mining; every RoI; or what the paper argues against or beside:
     foreground and background mined apart, a chance that decays with the rank of the loss, or is proportional to it; or
-    later ones, background of every range of IoU (Libra R-CNN), ranking by neighbourhood (PISA)."""
+    later ones, background of every range of IoU (Libra R-CNN), ranking by neighbourhood (PISA), the hardest background
+    at a ratio to the foreground (SSD). own: what torchvision's detector does by itself, unchanged."""
     batch_size: int = 64
     """RoIs of an image (B / N)."""
     fg_fraction: float = 0.25
@@ -92,6 +97,8 @@ class SamplerConfig:
     """The same, of the box-regression loss; 0 ranks by the class alone."""
     pressure: float = 100.0
     """rank: chance of the hardest RoI over that of the easiest."""
+    negatives_per_positive: float = 3.0
+    """ratio: RoIs of background for each of the foreground."""
 
 
 @dataclass(frozen=True)

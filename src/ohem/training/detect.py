@@ -4,7 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
@@ -15,7 +17,7 @@ from ohem.errors import InputError
 from ohem.files import replacing
 from ohem.proposals.selective_search import selective_search
 from ohem.training.build import sides_to_test
-from ohem.training.config import Recipe, TestConfig
+from ohem.training.config import ProposalConfig, Recipe, TestConfig
 from ohem.training.evaluate import detect, load_detector
 from ohem.training.runs import read_run
 
@@ -68,7 +70,13 @@ def save_picture(picture: Tensor, path: Path) -> None:
 
 
 def _picture(name: str, image: Tensor, recipe: Recipe) -> Picture:
-    bgr = image.flip(0).permute(1, 2, 0).contiguous().numpy()
-    boxes = selective_search(bgr, recipe.proposals.mode, recipe.proposals.seed)[: recipe.proposals.top]
     shorts, long = sides_to_test(recipe)
-    return picture(name, image, boxes, shorts=shorts, long=long)
+    return picture(name, image, _proposals(image, recipe.proposals), shorts=shorts, long=long)
+
+
+def _proposals(image: Tensor, config: ProposalConfig) -> NDArray[np.float32]:
+    """(P, 4) boxes in pixels of `image`."""
+    if config.mode == "none":
+        return np.zeros((0, 4), np.float32)
+    bgr = image.flip(0).permute(1, 2, 0).contiguous().numpy()
+    return selective_search(bgr, config.mode, config.seed)[: config.top]

@@ -17,22 +17,23 @@ from ohem.data.coco import COCODetection
 from ohem.data.dataset import DetectionSet
 from ohem.data.loader import Picture
 from ohem.data.voc import VOCDetection
-from ohem.detection.fast_rcnn import FastRCNN
+from ohem.detection.detector import Detector
 from ohem.errors import InputError
 from ohem.evaluation.coco import write_results
 from ohem.evaluation.submission import write_submission
 from ohem.files import replacing
 from ohem.samplers import AllSampler
 from ohem.training import checkpoint
-from ohem.training.build import build_data, build_examples, build_model, build_pictures, build_proposals, check
+from ohem.training.build import build_data, build_examples, build_pictures, build_proposals, check
 from ohem.training.config import Recipe, TestConfig
+from ohem.training.detectors import as_fast_rcnn, build_model
 from ohem.training.loss_all import loss_over_all
 from ohem.training.metrics import tracked
 from ohem.training.runs import read_run
 from ohem.training.scores import Metric, score, usual_metric
 
 
-def load_detector(run: Path, fabric: Fabric, test: TestConfig | None = None) -> tuple[FastRCNN, Recipe, int]:
+def load_detector(run: Path, fabric: Fabric, test: TestConfig | None = None) -> tuple[Detector, Recipe, int]:
     """The detector of a run in eval mode, its recipe, and the step of its newest checkpoint.
 
     `test` takes the place of what the recipe says about testing.
@@ -53,12 +54,11 @@ def load_detector(run: Path, fabric: Fabric, test: TestConfig | None = None) -> 
 
 
 @torch.inference_mode()
-def detect(model: FastRCNN, pictures: Iterable[Picture]) -> Iterator[dict[str, Tensor]]:
+def detect(model: Detector, pictures: Iterable[Picture]) -> Iterator[dict[str, Tensor]]:
     """Per image its detections on the CPU, boxes in pixels of the image as it was before it was resized."""
-    device = model.box_mean.device
     for shown in pictures:
-        images = [image.to(device) for image in shown.images]
-        found = model.detect(images, shown.scales, shown.proposals.to(device), shown.size)
+        images = [image.to(model.device) for image in shown.images]
+        found = model.detect(images, shown.scales, shown.proposals.to(model.device), shown.size)
         yield {name: value.cpu() for name, value in found.items()}
 
 
@@ -86,6 +86,7 @@ def evaluate_run(
         raise InputError(f"the folder of --out {out} does not exist: make it, or name another")
     fabric = Fabric(accelerator=recipe.run.accelerator, devices=1)
     model, recipe, step = load_detector(run, fabric, test)
+    measured = as_fast_rcnn(model, "--loss") if loss else None
     data = build_data(sources or recipe.data.test, recipe.data.classes, "--data", annotated=submit is None)
     stems = _stems(data) if submit else []
     found, made = detect_all(model, data, recipe)
@@ -98,16 +99,16 @@ def evaluate_run(
         return report
     figures, table = score(found, data, metric or usual_metric(data))
     report = figures | report
-    if loss:
+    if measured:
         trained = build_data(recipe.data.train, recipe.data.classes, "--data.train")
         shown = build_examples(trained, build_proposals(trained, recipe.proposals), recipe)
-        report["loss_all_rois"] = loss_over_all(model, tracked(shown, "loss over all RoIs")).loss
+        report["loss_all_rois"] = loss_over_all(measured, tracked(shown, "loss over all RoIs")).loss
     write_report(out or run / "eval.json", report, found, data)
     Console().print(table)
     return report
 
 
-def detect_all(model: FastRCNN, data: DetectionSet, recipe: Recipe) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
+def detect_all(model: Detector, data: DetectionSet, recipe: Recipe) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
     """The detections in every image of `data`, and what a report says of how they were made."""
     pictures = build_pictures(data, build_proposals(data, recipe.proposals), recipe)
     started = time.perf_counter()

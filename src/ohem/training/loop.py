@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ohem.data.loader import Example, Examples, TrainingExamples, as_list, positions, seed_of
-from ohem.detection.fast_rcnn import FastRCNN
+from ohem.detection.detector import Detector
 from ohem.errors import InputError
 from ohem.files import replacing
 from ohem.recording import Recorder
 from ohem.training import checkpoint
-from ohem.training.build import build_model, build_optimizer, build_sampler, initialise, learning_rate
+from ohem.training.build import build_optimizer, build_sampler, learning_rate
 from ohem.training.config import Recipe
+from ohem.training.detectors import build_model, initialise
 from ohem.training.launch import agreed
 from ohem.training.metrics import MetricsLog, ProgressBar, Window
 from ohem.training.observe import Observer
@@ -66,7 +67,7 @@ class Trainer:
             initialise(model, examples, recipe)
         else:
             model.load_state_dict(state["model"])
-        self.detector: FastRCNN = model
+        self.detector: Detector = model
         # One pass over the weights in place of several; but Fabric cannot clip what a scaler has yet to divide.
         fused = recipe.run.precision != "16-mixed"
         self.model, self.optimizer = fabric.setup(model, build_optimizer(model, recipe.solver, fused=fused))

@@ -12,9 +12,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ohem.data.loader import Examples
-from ohem.detection.fast_rcnn import FastRCNN
+from ohem.detection.detector import Detector
 from ohem.training import loss_all, snapshots
 from ohem.training.config import Recipe
+from ohem.training.detectors import as_fast_rcnn
 from ohem.training.digests import digest_of_examples, digest_of_weights
 from ohem.training.launch import agreed
 from ohem.training.loss_all import MeanLoss, Row
@@ -37,7 +38,7 @@ class Observer:
         run: Path,
         examples: Examples,
         fabric: Fabric,
-        detector: FastRCNN,
+        detector: Detector,
         tell: Callable[[str], None],
     ) -> None:
         self.recipe, self.run, self.examples = recipe, run, examples
@@ -66,13 +67,14 @@ class Observer:
         weights = digest_of_weights(self.detector.state_dict()) if main else ""
         if agreed(self.fabric, int(main and loss_all.known(self.run, step, self._data_digest, weights))):
             return 0
+        detector = as_fast_rcnn(self.detector, "--run.loss-every")
         total = torch.zeros(loss_all.TERMS, dtype=torch.float64)
         share, processes = self.fabric.global_rank, self.fabric.world_size
         for first in range(0, len(self.examples), processes):
             if signum := agreed(self.fabric, max(received, default=0)):
                 return signum
             if first + share < len(self.examples):
-                total += loss_all.loss_sums(self.detector, self.examples[first + share])
+                total += loss_all.loss_sums(detector, self.examples[first + share])
         mean = MeanLoss.of(self._added_up(total))
         if main:
             data = " ".join(self.recipe.data.train)

@@ -2,7 +2,16 @@
 
 from dataclasses import dataclass
 
-from ohem.training.config import DataConfig, ModelConfig, Recipe, RunConfig, SolverConfig
+from ohem.training.config import (
+    DataConfig,
+    ModelConfig,
+    ProposalConfig,
+    Recipe,
+    RunConfig,
+    SamplerConfig,
+    SolverConfig,
+    TestConfig,
+)
 from ohem.training.variants import VARIANTS, multi_scale, vary, voting
 
 
@@ -39,6 +48,35 @@ DEMO = Recipe(
     solver=SolverConfig(steps=1800, lr=0.02, decay_every=1350, warmup=50, clip=10.0),
     run=RunConfig(checkpoint_every=450),
 )
+# torchvision's detectors, on data of the size of VOC; for other data change the schedule, as `docs/results` does.
+TORCHVISION = {
+    "fasterrcnn-resnet50-fpn": Recipe(
+        model=ModelConfig(detector="faster_rcnn", backbone="resnet50", weights="torchvision:IMAGENET1K_V1"),
+        data=DataConfig(short=600, long=1000),
+        solver=SolverConfig(steps=30_000, lr=0.005, decay_every=24_000, warmup=500, images=4, bias_lr=1.0),
+        sampler=SamplerConfig(name="own", batch_size=512),
+        test=TestConfig(score=0.05, nms_iou=0.5, max_detections=100),
+        proposals=ProposalConfig(mode="none"),
+    ),
+    "fasterrcnn-mobilenet-v3-large-320-fpn": Recipe(
+        model=ModelConfig(detector="faster_rcnn", backbone="mobilenet_v3_large", weights="torchvision:IMAGENET1K_V1"),
+        data=DataConfig(short=320, long=640),
+        solver=SolverConfig(steps=30_000, lr=0.005, decay_every=24_000, warmup=500, images=4, bias_lr=1.0),
+        sampler=SamplerConfig(name="own", batch_size=512),
+        test=TestConfig(score=0.05, nms_iou=0.5, max_detections=100),
+        proposals=ProposalConfig(mode="none"),
+    ),
+    "ssdlite320-mobilenet-v3-large": Recipe(
+        model=ModelConfig(detector="ssdlite", backbone="mobilenet_v3_large", weights="torchvision:IMAGENET1K_V1"),
+        data=DataConfig(short=320, long=640),
+        solver=SolverConfig(
+            steps=60_000, lr=0.015, decay_every=45_000, warmup=1000, images=24, bias_lr=1.0, weight_decay=4e-5
+        ),
+        sampler=SamplerConfig(name="own", nms_iou=1.0),
+        test=TestConfig(score=0.001, nms_iou=0.55, max_detections=300),
+        proposals=ProposalConfig(mode="none"),
+    ),
+}
 
 SCHEDULES = {
     "voc07": SolverConfig(steps=80_000, lr=0.001, decay_every=30_000),
@@ -127,5 +165,9 @@ def _varied(base: Recipe, variant: str, train: tuple[int, ...], test: tuple[int,
 RECIPES: dict[str, NamedRecipe] = {"-".join(row[:3]): _paper(*row) for row in PAPER}
 for _variant in (*VARIANTS, "frcn-mb", "ohem-m", "ohem-mb"):
     RECIPES |= _small("small", SMALL, _variant, "SqueezeNet at 400 pixels for one CPU")
+for _name, _recipe in TORCHVISION.items():
+    _mined = vary(_recipe, sampler={"name": "ohem", "batch_size": min(128, _recipe.sampler.batch_size)})
+    RECIPES[_name] = NamedRecipe(_recipe, "torchvision's detector as it is")
+    RECIPES[f"{_name}-ohem"] = NamedRecipe(_mined, "torchvision's detector, OHEM")
 for _variant in ("frcn", "ohem"):
     RECIPES |= _small("demo", DEMO, _variant, "small network from scratch (`ohem demo`)")

@@ -6,6 +6,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ohem.detection.backbones.base import Backbone, Normalisation, Pretrained, new_fc_head
 
+INPUT = Normalisation("rgb", (128.0,) * 3, (128.0,) * 3)
+"""Of the weights that TensorFlow's authors published, and others after them; torchvision's say otherwise."""
+
 
 def mobilenet_v2(width: int = 512, dropout: float = 0.5) -> Backbone:
     """torchvision's blocks to the 320-channel one at stride 16, a new RoI network; the blocks to stride 4 frozen.
@@ -23,7 +26,7 @@ def mobilenet_v2(width: int = 512, dropout: float = 0.5) -> Backbone:
         channels=320,
         pool_size=7,
         dim=width,
-        normalisation=Normalisation("rgb", (128.0,) * 3, (128.0,) * 3),
+        normalisation=INPUT,
         pretrained=Pretrained(names={"features.": "features."}, torchvision="mobilenet_v2"),
     )
     return backbone.freeze(*(f"features.{i}" for i in range(4)))

@@ -13,6 +13,7 @@ from ohem.data.loader import Example
 from ohem.rois import match
 from ohem.training.build import build_data, build_examples, build_proposals
 from ohem.training.config import Recipe
+from ohem.training.detectors import as_fast_rcnn
 from ohem.training.launch import launched
 from ohem.training.loop import Trainer
 
@@ -60,7 +61,7 @@ class Training:
 
     def _count(self, example: Example) -> tuple[int, int]:
         rois = match([example.proposals], [example.target])
-        return len(rois), len(torch.unique(self.trainer.detector.windows(rois), dim=0))
+        return len(rois), len(torch.unique(as_fast_rcnn(self.trainer.detector, "ohem bench").windows(rois), dim=0))
 
 
 def _digest(batch: list[Example]) -> str:

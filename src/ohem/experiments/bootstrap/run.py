@@ -23,6 +23,7 @@ from ohem.experiments.bootstrap.features import RoIFeatures, cached_features, fi
 from ohem.experiments.bootstrap.svm import LinearSVM, Round, linear_svc, mine_negatives
 from ohem.training.build import build_data, build_examples, build_proposals
 from ohem.training.config import Recipe, TestConfig
+from ohem.training.detectors import as_fast_rcnn
 from ohem.training.evaluate import detect_all, load_detector, write_report
 from ohem.training.runs import read_run
 from ohem.training.scores import Metric, score, usual_metric
@@ -42,7 +43,8 @@ def bootstrap_run(
     """
     config.check()
     linear_svc()  # no hour of features for want of a package
-    model, recipe, step = load_detector(run, Fabric(accelerator=read_run(run).run.accelerator, devices=1), test)
+    found_model, recipe, step = load_detector(run, Fabric(accelerator=read_run(run).run.accelerator, devices=1), test)
+    model = as_fast_rcnn(found_model, "ohem bootstrap")
     data = build_data(sources or recipe.data.test, recipe.data.classes, "--data")
     started = time.perf_counter()
     cached = _features(run / FOLDER / FEATURES, model, recipe, step, config)

@@ -1,0 +1,200 @@
+"""torchvision's detectors in our loop: they are what torchvision's constructors make, and all else works as it does."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import detection, mobilenet_v2
+from torchvision.ops import FrozenBatchNorm2d
+
+from ohem.detection.detector import Detector
+from ohem.experiments.compare import compare
+from ohem.samplers import OHEMSampler
+from ohem.training import checkpoint
+from ohem.training.adapted import TorchvisionDetector
+from ohem.training.config import Recipe
+from ohem.training.detectors import build_model
+from ohem.training.metrics import read_metrics
+from ohem.training.recipes import RECIPES
+from ohem.training.torchvision_models import load_pretrained
+from ohem.training.variants import vary
+from tests.command_line import ohem, sentence
+from tests.toy import make_toy, training
+
+RESNET = "fasterrcnn-resnet50-fpn"
+MOBILE = "fasterrcnn-mobilenet-v3-large-320-fpn"
+SSDLITE = "ssdlite320-mobilenet-v3-large"
+BUILDERS = {
+    RESNET: (detection.fasterrcnn_resnet50_fpn, {"min_size": 600, "max_size": 1000}),
+    MOBILE: (detection.fasterrcnn_mobilenet_v3_large_320_fpn, {}),
+    SSDLITE: (detection.ssdlite320_mobilenet_v3_large, {}),
+}
+SHORT = ["--model.weights", "none", "--run.log-every", 1]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_toy(tmp_path_factory.mktemp("data") / "toy")
+
+
+def recipe_of(name: str, **model: Any) -> Recipe:
+    return vary(RECIPES[name].recipe, model={"weights": "none", **model}, data={"classes": ("blue", "red")})
+
+
+def built(recipe: Recipe) -> nn.Module:
+    model = build_model(recipe, OHEMSampler())
+    assert isinstance(model, TorchvisionDetector)
+    return model.model
+
+
+def settings(model: nn.Module) -> dict[str, str]:
+    """Every plain value that a detector and its parts hold."""
+    return {
+        f"{where}.{name}": repr(value)  # in which there may be tensors
+        for where, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, bool | int | float | str | tuple | list | dict) and not name.startswith("_")
+    }
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_it_is_what_torchvisions_own_constructor_makes(name: str) -> None:
+    build, options = BUILDERS[name]
+    theirs = build(weights=None, weights_backbone=None, num_classes=3, **options)
+    ours = built(recipe_of(name))
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+    assert settings(ours) == settings(theirs)
+    assert not hasattr(ours, "mining")
+
+
+@pytest.mark.parametrize("name", [MOBILE, SSDLITE])
+def test_mining_is_on_in_the_other_recipe(name: str) -> None:
+    model = built(recipe_of(f"{name}-ohem"))
+    assert isinstance(model.mining.sampler, OHEMSampler)
+
+
+@pytest.mark.parametrize(("name", "arm"), [(MOBILE, ""), (MOBILE, "-ohem"), (SSDLITE, ""), (SSDLITE, "-ohem")])
+def test_it_trains_resumes_evaluates_and_detects(name: str, arm: str, data: Path, tmp_path: Path) -> None:
+    straight, halves = tmp_path / "straight", tmp_path / "halves"
+    for run, steps in ((straight, 2), (halves, 1), (halves, 2)):
+        assert ohem("train", run, *training(data, recipe=name + arm, steps=steps), *SHORT).code == 0
+    weights = [checkpoint.load(run)["model"] for run in (straight, halves)]  # type: ignore[index]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    rows = read_metrics(straight)
+    assert [bool(row["chosen"]) for row in rows] == [arm != ""] * 2
+
+    assert ohem("eval", straight, "--metric", "voc07").code == 0
+    assert ohem("detect", straight, data / "JPEGImages" / "a.png", "--out", tmp_path / "found").code == 0
+    assert (tmp_path / "found" / "a.jpg").exists()
+    assert not (data / "Proposals").exists()
+
+    build, _ = BUILDERS[name]
+    build(weights=None, weights_backbone=None, num_classes=3).load_state_dict(weights[0])  # torchvision's own takes it
+
+
+def test_boxes_come_back_in_pixels_of_the_image() -> None:
+    class Finder(nn.Module):
+        def forward(self, images: list[torch.Tensor], targets: None) -> list[dict[str, torch.Tensor]]:
+            assert images[0].max() == 1.0
+            return [{"boxes": torch.tensor([[10.0, 20.0, 40.0, 61.0]]), "scores": torch.ones(1)}]
+
+    detector: Detector = TorchvisionDetector(Finder(), mined=False)
+    image = torch.full((3, 60, 80), 255, dtype=torch.uint8)
+    found = detector.detect([image], [2.0], torch.zeros(0, 4), (30, 40))
+    assert found["boxes"].tolist() == [[5, 10, 20, 30]]
+
+
+@pytest.mark.parametrize("mined", [True, False])
+def test_ignored_objects_are_shown_to_mining_alone(mined: bool) -> None:
+    class Looker(nn.Module):
+        def forward(self, images: object, targets: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+            self.seen = targets
+            return {}
+
+    looker = Looker()
+    target = {
+        "boxes": torch.arange(8.0).reshape(2, 4),
+        "labels": torch.tensor([1, 2]),
+        "ignore": torch.tensor([True, False]),
+    }
+    TorchvisionDetector(looker, mined)([torch.zeros(3, 8, 8, dtype=torch.uint8)], [], [target])
+    assert looker.seen[0]["labels"].tolist() == ([1, 2] if mined else [2])
+    assert len(looker.seen[0]["boxes"]) == (2 if mined else 1)
+
+
+# ------------------------------------------------------------------------------------------------------ weights
+
+
+def test_stages_are_filled_from_a_file_of_the_classification_network(tmp_path: Path) -> None:
+    published = mobilenet_v2(weights=None).state_dict()
+    torch.save(published, tmp_path / "mobilenet.pth")
+    recipe = recipe_of(MOBILE, backbone="mobilenet_v2", weights=str(tmp_path / "mobilenet.pth"))
+    detector = build_model(recipe, OHEMSampler())
+    assert isinstance(detector, TorchvisionDetector)
+    load_pretrained(detector, recipe)
+    body = detector.model.backbone.body
+    assert torch.equal(body.state_dict()["5.conv.0.0.weight"], published["features.5.conv.0.0.weight"])
+    assert any(isinstance(module, FrozenBatchNorm2d) for module in body.modules())
+    assert detector.model.transform.image_mean == pytest.approx([128 / 255] * 3)  # as our own MobileNetV2
+    assert not next(body.parameters()).requires_grad
+
+
+def test_weights_that_do_not_fit(data: Path, tmp_path: Path) -> None:
+    torch.save({"features.0.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    line = training(data, recipe=RESNET)
+    told = sentence(ohem("train", tmp_path / "run", *line, "--model.weights", tmp_path / "other.pth"))
+    assert "other.pth" in told
+    assert "missing: conv1.weight" in told
+    told = sentence(
+        ohem("train", tmp_path / "ssd", *training(data, recipe=SSDLITE), "--model.weights", tmp_path / "other.pth")
+    )
+    assert "other.pth" in told
+
+
+# ---------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "message"),
+    [
+        (RESNET, ["--model.backbone", "vgg16"], "--model.backbone vgg16 is none of --model.detector faster_rcnn"),
+        ("small-frcn", ["--model.backbone", "mobilenet_v3_large"], "is none of --model.detector fast_rcnn"),
+        ("small-frcn", ["--sampler.name", "own"], "--sampler.name own is what torchvision's detectors do"),
+        ("small-frcn", ["--proposals.mode", "none"], "--proposals.mode none leaves"),
+        (RESNET, ["--proposals.mode", "fast"], "add --proposals.mode none"),
+        (RESNET, ["--data.scales", "320"], "--data.scales is not for --model.detector faster_rcnn"),
+        (RESNET, ["--test.voting"], "--test.voting is not for"),
+        (RESNET, ["--run.loss-every", "5"], "--run.loss-every is not for"),
+        (SSDLITE, ["--solver.accumulate"], "batch norm"),
+    ],
+)
+def test_options_that_do_not_go_with_the_detector(
+    recipe: str, options: list[str], message: str, data: Path, tmp_path: Path
+) -> None:
+    told = sentence(ohem("train", tmp_path / "run", *training(data, recipe=recipe), *options))
+    assert message in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_needs_the_same_rois_at_every_step(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert ohem("train", run, *training(data, recipe=SSDLITE, steps=1), *SHORT).code == 0
+    for line in (["eval", run, "--loss"], ["loss", run], ["bootstrap", run]):
+        assert "--model.detector fast_rcnn" in sentence(ohem(*line))
+    assert "--mode none" in sentence(ohem("propose", f"{data}:train", "--mode", "none"))
+
+
+def test_arms_of_a_comparison(data: Path, tmp_path: Path) -> None:
+    base = recipe_of(SSDLITE)
+    base = vary(
+        base,
+        data={"train": (f"{data}:train",), "test": (f"{data}:test",), "classes": ()},
+        solver={"steps": 1, "images": 2},
+    )
+    settings = replace(base, run=replace(base.run, accelerator="cpu"))
+    own, ratio = compare(tmp_path / "out", SSDLITE, settings, ["own", "ratio"], seeds=1, jobs=1)
+    assert own.loss is None
+    assert ratio.runs[0].mined["chosen"] > 0
