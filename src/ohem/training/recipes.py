@@ -163,7 +163,7 @@ def _varied(base: Recipe, variant: str, train: tuple[int, ...], test: tuple[int,
 
 
 RECIPES: dict[str, NamedRecipe] = {"-".join(row[:3]): _paper(*row) for row in PAPER}
-for _variant in (*VARIANTS, "frcn-mb", "ohem-m", "ohem-mb"):
+for _variant in (*(name for name in VARIANTS if name != "own"), "frcn-mb", "ohem-m", "ohem-mb"):
     RECIPES |= _small("small", SMALL, _variant, "SqueezeNet at 400 pixels for one CPU")
 for _name, _recipe in TORCHVISION.items():
     _mined = vary(_recipe, sampler={"name": "ohem", "batch_size": min(128, _recipe.sampler.batch_size)})

@@ -36,8 +36,6 @@ def _all_rois(recipe: Recipe) -> Recipe:
 
 
 VARIANTS: dict[str, tuple[str, Variant]] = {
-    "own": ("what torchvision's detector does by itself", _sampler(name="own")),
-    "ratio": ("the hardest background at a ratio to the foreground (SSD)", _sampler(name="ratio")),
     "frcn": ("heuristic sampling", _sampler(name="random")),
     "frcn-bg0": ("heuristic sampling, bg_lo 0", _sampler(name="random", bg_lo=0.0)),
     "frcn-n1": ("heuristic sampling, N = 1", _one_image(_sampler(name="random"))),
@@ -60,6 +58,8 @@ VARIANTS: dict[str, tuple[str, Variant]] = {
     "iou-balanced": ("background of every range of IoU (Libra R-CNN)", _sampler(name="iou_balanced")),
     "hierarchical": ("ranked by neighbourhood (PISA)", _sampler(name="hierarchical", nms_iou=0.5, box_reg=0.0)),
     "proportional": ("drawn in proportion to the loss", _sampler(name="proportional")),
+    "own": ("what torchvision's detector does by itself", _sampler(name="own")),
+    "ratio": ("the hardest background at a ratio to the foreground (SSD)", _sampler(name="ratio")),
 }
 
 
