@@ -1,0 +1,47 @@
+"""docs/extending.md runs as written, and what it adds does what it says, in under 20 lines each."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ohem import RoIs
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def names() -> dict[str, Any]:
+    """What the page defines."""
+    found: dict[str, Any] = {"__name__": "extending"}
+    for block in BLOCKS:
+        exec(compile(block, "extending.md", "exec"), found)
+    return found
+
+
+def test_a_sampler_and_a_model_are_short() -> None:
+    for block in (BLOCKS[0], BLOCKS[3]):
+        assert len([line for line in block.splitlines() if line.strip()]) < 20
+
+
+def test_the_sampler_takes_the_hard_and_some_of_each_image(names: dict[str, Any]) -> None:
+    labels = torch.tensor([1, 0, 0, -1, 0, 0])
+    images = torch.tensor([0, 0, 0, 0, 1, 1])
+    rois = RoIs(torch.rand(6, 4), images, labels, torch.zeros(6, 4), torch.zeros(6), 2)
+    losses = torch.tensor([2.0, 3.0, 0.1, 9.0, 0.2, 0.3])
+    assert names["ThresholdSampler"](1.0, 1)(rois, lambda: losses).tolist() == [0, 1, 5]
+    assert names["ThresholdSampler"](5.0, 2)(rois, lambda: losses).tolist() == [0, 1, 4, 5]
+
+
+def test_the_model_trains_on_the_chosen(names: dict[str, Any]) -> None:
+    model = names["model"]
+    assert isinstance(model, names["YourDetector"])
+    features, labels = torch.randn(2, 8), torch.randint(0, 4, (2, 100))
+    loss = model(features, labels)["loss"]
+    told = model.mining.statistics()
+    assert (told["chosen"], told["rois"]) == (64, 200)
+    torch.testing.assert_close(loss.item(), told["loss_chosen"])
+    assert told["loss_chosen"] > told["loss_all"]
