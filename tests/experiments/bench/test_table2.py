@@ -130,6 +130,8 @@ def test_unknown_arm(data: Path) -> None:
         (["--solver.steps", 7], "give --steps"),
         (["--run.devices", 2], "--run.devices 2"),
         (["--data.scales", 0], "--data.scales 0"),
+        (["--backbones", "mobilenet_v3_large"], "--model.backbone mobilenet_v3_large is none of"),
+        (["--model.detector", "ssdlite"], "--model.detector ssdlite"),
     ],
 )
 def test_options_that_mean_nothing(data: Path, line: list[object], told: str) -> None:

@@ -18,9 +18,10 @@ from ohem.experiments.bench.report import machine, rois_seen, summarise, table
 from ohem.experiments.bench.training import training
 from ohem.experiments.bench.worker import Make
 from ohem.files import replacing
-from ohem.training.build import build_proposals
+from ohem.training.build import build_proposals, check
 from ohem.training.config import Backbone, Recipe
 from ohem.training.start import training_data
+from ohem.training.variants import vary
 
 NOTE = """\
 s/step: whole training steps, median (lowest-highest). CPU s: of all cores together, which other programs disturb less.
@@ -91,7 +92,7 @@ def run_bench(
 
 
 def _check(
-    settings: Recipe, backbones: Sequence[str], arms: Sequence[str], steps: int, warmup: int, out: Path | None
+    settings: Recipe, backbones: Sequence[Backbone], arms: Sequence[str], steps: int, warmup: int, out: Path | None
 ) -> None:
     if not backbones or not arms:
         raise InputError("nothing is left to measure: give one of --backbones and of --arms, or leave the option out")
@@ -106,6 +107,8 @@ def _check(
         given, usual = (getattr(getattr(recipe, group), name) for recipe in (settings, Recipe()))
         if given != usual:
             raise InputError(f"--{option} {given} is not for the benchmark: {instead}")
+    for backbone in backbones:
+        check(vary(settings, model={"backbone": backbone}))
 
 
 def _options(settings: Recipe) -> dict[str, Any]:
