@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_pool
 
 from ohem.detection.backbones import Backbone
+from ohem.detection.coarse import coarse, hardest_of_each_image
 from ohem.detection.detector import Detector
 from ohem.detection.inference import Outputs, PostProcess
 from ohem.detection.multiscale import Merge, View, union
@@ -40,6 +41,8 @@ class FastRCNN(Detector):
         implementation: of a sampler that looks at the losses. "read_only": a forward pass without gradient over all
             RoIs, then the regular RoI network on the chosen; "loss_layer": one pass over all RoIs with gradient, in
             which the losses of those not chosen are set to 0 (paper, section 4.2: equal gradients, more time).
+        rescored: 0 ranks every RoI in the precision of the network; otherwise its linear layers rank all RoIs coarsely,
+            in int8 (bfloat16 on a GPU), and so many of each image, the hardest by that, a second time in full.
         post_process: turns scores and regressions into detections.
         refinement: iterative box regression with voting (the paper's B); None for neither.
         merge: of the sizes that `detect` is given (the paper's M): `multiscale.union` or `multiscale.nearest`.
@@ -58,6 +61,7 @@ class FastRCNN(Detector):
         sampler: RoISampler,
         *,
         implementation: Literal["read_only", "loss_layer"] = "read_only",
+        rescored: int = 0,
         post_process: PostProcess | None = None,
         refinement: BoxRefinement | None = None,
         merge: Merge = union,
@@ -70,6 +74,7 @@ class FastRCNN(Detector):
         self.num_classes = num_classes
         self.sampler = sampler
         self.implementation = implementation
+        self.rescored = rescored
         self.post_process = post_process or PostProcess()
         self.refinement = refinement
         self.merge = merge
@@ -137,7 +142,13 @@ class FastRCNN(Detector):
 
     def read_only_losses(self, features: Tensor, rois: RoIs, classifier: float = 1.0, box_reg: float = 1.0) -> Tensor:
         """Loss (R,) of every RoI, classification + box regression, from a pass that leaves no trace."""
-        return weighted(self.read_only_parts(features, rois), classifier, box_reg)
+        if not self.rescored:
+            return weighted(self.read_only_parts(features, rois), classifier, box_reg)
+        with coarse(self.backbone.roi_head):
+            losses = weighted(self.read_only_parts(features, rois), classifier, box_reg)
+        hardest = hardest_of_each_image(losses, rois, self.rescored)
+        losses[hardest] = weighted(self.read_only_parts(features, rois[hardest]), classifier, box_reg)
+        return losses
 
     def read_only_parts(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """The same as the two losses (R,) of `roi_losses`."""

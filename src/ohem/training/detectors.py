@@ -46,6 +46,7 @@ def _of_fast_rcnn(recipe: Recipe) -> dict[str, bool]:
     """Options that only our own detector has, and whether they are set."""
     return {
         "model.implementation": recipe.model.implementation != "read_only",
+        "model.rescored": recipe.model.rescored != 0,
         "model.box-normalisation": recipe.model.box_normalisation != "fixed",
         "proposals.files": bool(recipe.proposals.files),
         "data.scales": bool(recipe.data.scales),
@@ -79,6 +80,7 @@ def build_model(recipe: Recipe, sampler: RoISampler) -> Detector:
         len(recipe.data.classes) + 1,
         sampler,
         implementation=recipe.model.implementation,
+        rescored=recipe.model.rescored,
         post_process=PostProcess(test.score, test.nms_iou, test.max_detections),
         refinement=build_refinement(test),
         merge={"union": union, "nearest": nearest}[test.merge],

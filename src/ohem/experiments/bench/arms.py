@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple, get_args
 
 from ohem.training.config import Backbone, Recipe
 
-Arm = Literal["frcn", "frcn-accumulate", "ohem", "ohem-accumulate", "ohem-loss-layer"]
+Arm = Literal["frcn", "frcn-accumulate", "ohem", "ohem-accumulate", "ohem-rescored", "ohem-loss-layer"]
+RESCORED = 256
 ARMS: tuple[Arm, ...] = get_args(Arm)
 BACKBONES: tuple[Backbone, ...] = ("vgg16", "vgg_cnn_m_1024", "squeezenet1_0")
 
@@ -30,9 +31,10 @@ PAPER: dict[str, dict[str, Figures]] = {
 def arm_recipe(base: Recipe, backbone: Backbone, arm: Arm) -> Recipe:
     """`base` with the network `backbone`, its RoIs chosen and its gradients computed as `arm` says."""
     implementation: Literal["read_only", "loss_layer"] = "loss_layer" if arm == "ohem-loss-layer" else "read_only"
+    rescored = RESCORED if arm == "ohem-rescored" else 0
     return replace(
         base,
-        model=replace(base.model, backbone=backbone, implementation=implementation),
+        model=replace(base.model, backbone=backbone, implementation=implementation, rescored=rescored),
         sampler=replace(base.sampler, name="ohem" if arm.startswith("ohem") else "random"),
         solver=replace(base.solver, accumulate=arm.endswith("accumulate")),
     )

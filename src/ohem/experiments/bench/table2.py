@@ -32,6 +32,7 @@ libraries, on a GPU what torch's allocator gave. GB: 10^9 bytes. paper: Caffe on
 NOT_FOR_BENCH = {
     "model.backbone": "give --backbones",
     "model.implementation": "give --arms",
+    "model.rescored": "give --arms",
     "sampler.name": "give --arms",
     "solver.accumulate": "give --arms",
     "solver.steps": "give --steps",

@@ -1,0 +1,97 @@
+"""Ranking in int8: close to full precision, exact where it is rescored, and no trace afterwards."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from ohem.detection.coarse import Int8Linear, coarse, hardest_of_each_image, quantised
+from ohem.detection.fast_rcnn import FastRCNN
+from ohem.rois import RoIs, match
+from ohem.samplers import AllSampler, OHEMSampler
+from tests.detection.test_fast_rcnn import detector, losses_and_gradients, mini_batch
+
+
+def rows(*sizes: int) -> Tensor:
+    return torch.randn(*sizes, generator=torch.Generator().manual_seed(0))
+
+
+def all_losses(model: FastRCNN, rescored: int) -> tuple[Tensor, RoIs]:
+    images, proposals, targets = mini_batch()
+    model.rescored = rescored
+    rois = match(proposals, targets, mean=model.box_mean, std=model.box_std)
+    return model.read_only_losses(model.backbone(images), rois), rois
+
+
+def test_quantised_rows_by_hand() -> None:
+    values, scales = quantised(torch.tensor([[1.27, -0.5, 0.004], [0.0, 0.0, 0.0]]))
+    assert values.tolist() == [[127, -50, 0], [0, 0, 0]]
+    assert scales[0].item() == pytest.approx(0.01)
+
+
+@given(st.integers(0, 40), st.integers(1, 70), st.integers(1, 40), st.booleans())
+def test_a_linear_layer_to_within_its_steps(r: int, inputs: int, outputs: int, bias: bool) -> None:
+    torch.manual_seed(r)
+    layer, x = nn.Linear(inputs, outputs, bias=bias), rows(r, inputs)
+    # Half a step of each factor, times the sum of the magnitudes of the other.
+    (_, steps), (_, weight_steps) = quantised(x), quantised(layer.weight.detach())
+    bound = 0.51 * (steps * layer.weight.abs().sum(dim=1) + x.abs().sum(dim=1, keepdim=True) * weight_steps[:, 0])
+    found = Int8Linear(layer)(x)
+    assert found.shape == (r, outputs)
+    assert ((found - layer(x)).abs() <= bound + 0.26 * inputs * steps * weight_steps[:, 0] + 1e-6).all()
+
+
+def test_layers_are_as_before_afterwards() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    x = rows(5, 8)
+    before = model(x)
+    with coarse(model):
+        within = model(x)
+    assert not within.requires_grad
+    assert not torch.equal(within, before)
+    torch.testing.assert_close(within, before, atol=0.05, rtol=0)
+    with pytest.raises(RuntimeError, match="broken"), coarse(model):
+        raise RuntimeError("broken")
+    assert torch.equal(model(x), before)
+    assert model(x).requires_grad
+    assert all("forward" not in vars(layer) for layer in model)
+
+
+def test_the_hardest_of_each_image_by_hand() -> None:
+    labels = torch.tensor([0, 1, 0, -1, 0, 0])
+    rois = RoIs(torch.zeros(6, 4), torch.tensor([0, 0, 0, 0, 1, 1]), labels, torch.zeros(6, 4), torch.zeros(6), 3)
+    losses = torch.tensor([0.1, 3.0, 2.0, 9.0, torch.nan, 0.5])
+    assert hardest_of_each_image(losses, rois, 1).tolist() == [1, 4]
+    assert sorted(hardest_of_each_image(losses, rois, 3).tolist()) == [0, 1, 2, 4, 5]
+
+
+def test_rescoring_all_is_ranking_in_full() -> None:
+    model = detector(AllSampler())
+    (exact, rois), (found, _) = all_losses(model, 0), all_losses(model, 1000)
+    minable = rois.labels >= 0
+    assert torch.equal(found[minable], exact[minable])
+
+
+def test_the_hardest_have_their_losses_in_full_and_the_others_nearly() -> None:
+    model = detector(AllSampler())
+    (exact, rois), (found, _) = all_losses(model, 0), all_losses(model, 10)
+    assert (found == exact).sum() >= 2 * 10
+    assert not torch.equal(found, exact)
+    torch.testing.assert_close(found, exact, atol=0.1 * float(exact.max()), rtol=0)
+    for image in range(2):
+        here = rois.images == image
+        hardest = exact[here & (rois.labels >= 0)].max()
+        assert (found[here] == hardest).any()
+
+
+def test_training_is_on_nearly_the_same() -> None:
+    """With as many rescored as there are, on exactly the same."""
+    exact, rescored = (detector(OHEMSampler(8), rescored=n) for n in (0, 1000))
+    (losses, gradients), (others, other_gradients) = (
+        losses_and_gradients(model, mini_batch()) for model in (exact, rescored)
+    )
+    assert all(torch.equal(losses[name], others[name]) for name in losses)
+    assert all(torch.equal(gradients[name], other_gradients[name]) for name in gradients)
+    found, _ = losses_and_gradients(detector(OHEMSampler(8), rescored=16), mini_batch())
+    assert sum(found.values()).item() == pytest.approx(sum(losses.values()).item(), rel=0.05)
