@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export UV_COMPILE_BYTECODE = 1
 
-.PHONY: setup demo test lint lock clean
+.PHONY: setup demo test lint bench lock clean
 
 setup: $(VENV)/.installed
 
@@ -20,6 +20,21 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest -n auto
+
+# DATA is a data set of photographs, RUN a run trained on such; the demo makes both where none is named.
+DATA ?= runs/demo/data:train
+RUN ?= runs/demo/ohem
+OUT ?= runs/bench
+BENCH = $(BIN)/python -m benchmarks
+
+bench: setup
+	test "$(RUN)" != runs/demo/ohem || test -e $(RUN)/checkpoint.pt || $(BIN)/ohem demo
+	mkdir -p $(OUT)
+	$(BENCH).step --data $(DATA) --rois 2000 --apart --out $(OUT)/step.json
+	$(BENCH).pool --data $(DATA) --out $(OUT)/pool.json
+	$(BENCH).select --data $(DATA) --out $(OUT)/select.json
+	$(BENCH).detect --data $(DATA) --run $(RUN) --out $(OUT)/detect.json
+	$(BENCH).propose --data $(DATA) --out $(OUT)/propose.json
 
 lint: setup
 	$(BIN)/ruff check

@@ -1,0 +1,1 @@
+"""Speed and memory, measured: `make bench`, or one of them with `python -m benchmarks.step --help`."""

@@ -1,0 +1,83 @@
+"""Images a second at test time, looking at each distinct window of the feature map once, or at every RoI; with M and B.
+
+    python -m benchmarks.detect --data FOLDER:SPLIT --run runs/mine --out detect.json
+
+Proposals are made before; the images are read before, too. Detections with and without sharing are compared.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.common import parser, seconds_in_turns, write
+from benchmarks.rivals import Plain
+from ohem.data.loader import Picture, Pictures
+from ohem.detection.fast_rcnn import FastRCNN
+from ohem.training.build import build_data, build_proposals
+from ohem.training.config import ProposalConfig, TestConfig
+from ohem.training.detectors import as_fast_rcnn, build_refinement
+from ohem.training.evaluate import detect, load_detector
+
+SCALES = (0.8, 1.0, 1.2)  # M: short sides, in units of --short
+
+
+def main() -> None:
+    options = _options()
+    found, recipe, _ = load_detector(options.run, Fabric(accelerator="cpu", devices=1))
+    model = as_fast_rcnn(found, "this benchmark")
+    data = build_data([options.data], recipe.data.classes, "--data")
+    proposals = build_proposals(data, ProposalConfig(folder=options.proposals, mode=options.mode))
+    table = Table("test", "every RoI, images/s", "distinct, images/s", "times as fast", "equal detections")
+    report = {}
+    for name, scales, test in (
+        ("plain", (1.0,), TestConfig()),
+        ("M", SCALES, TestConfig()),
+        ("B", (1.0,), TestConfig(iterations=2, voting=True)),
+        ("M + B", SCALES, TestConfig(iterations=2, voting=True)),
+    ):
+        shorts = [round(scale * options.short) for scale in scales]
+        pictures = Pictures(data, proposals, shorts=shorts, long=round(scales[-1] * options.long), top=2000)
+        shown = [pictures[i] for i in range(min(options.images, len(data)))]
+        model.refinement = build_refinement(test)
+        ways: dict[str, Callable[[], object]] = {"every": lambda s=shown: _found(model, s, Plain)}  # type: ignore[misc]
+        ways["distinct"] = lambda s=shown: _found(model, s, FastRCNN)  # type: ignore[misc]
+        equal = _equal(_found(model, shown, Plain), _found(model, shown, FastRCNN))
+        times = seconds_in_turns(ways, options.rounds)
+        every, distinct = (len(shown) / times[way]["median"] for way in ("every", "distinct"))
+        table.add_row(name, f"{every:.2f}", f"{distinct:.2f}", f"{distinct / every:.2f}", "yes" if equal else "no")
+        report[name] = times | {"images": len(shown), "equal": equal}
+    Console().print(table)
+    write(options.out, report)
+
+
+def _found(model: FastRCNN, shown: Sequence[Picture], kind: type[FastRCNN]) -> list[dict[str, Tensor]]:
+    model.__class__ = kind
+    return list(detect(model, shown))
+
+
+def _equal(some: Sequence[dict[str, Tensor]], others: Sequence[dict[str, Tensor]]) -> bool:
+    """To within rounding: matrix products of other sizes add up in another order."""
+    return all(
+        a["labels"].shape == b["labels"].shape
+        and torch.allclose(a["scores"], b["scores"], atol=1e-5)
+        and torch.allclose(a["boxes"], b["boxes"], atol=1e-2)
+        for a, b in zip(some, others, strict=True)
+    )
+
+
+def _options() -> argparse.Namespace:
+    found = parser(__doc__)
+    found.add_argument("--run", type=Path, required=True, help="a trained run")
+    found.add_argument("--images", type=int, default=10, help="most images")
+    found.add_argument("--rounds", type=int, default=3)
+    return found.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Images a second of selective search over a folder, with one core and with all.
+
+python benchmarks/propose.py --data FOLDER:SPLIT --images 64 --out propose.json
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.common import parser, write
+from ohem.proposals.generate import generate
+from ohem.proposals.selective_search import Mode
+from ohem.training.build import build_data
+
+
+def main() -> None:
+    found = parser(__doc__)
+    found.add_argument("--images", type=int, default=64, help="most images")
+    options = found.parse_args()
+    data = build_data([options.data], (), "--data", annotated=False)
+    images = {name: data.path(i) for i, name in enumerate(data.ids[: options.images])}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    rates = {jobs: _rate(images, options.mode, jobs) for jobs in dict.fromkeys((1, cores))}
+    table = Table("cores", "images/s", "against one", title=f"selective search ({options.mode}), {len(images)} images")
+    for jobs, rate in rates.items():
+        table.add_row(str(jobs), f"{rate:.2f}", f"{rate / rates[1]:.2f}")
+    Console().print(table)
+    write(options.out, {"images_per_second": rates})
+
+
+def _rate(images: dict[str, Path], mode: Mode, jobs: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        started = perf_counter()
+        generate(images, Path(folder) / "proposals.safetensors", mode=mode, jobs=jobs, progress=False)
+        return len(images) / (perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
