@@ -34,6 +34,7 @@ bench: setup
 	$(BENCH).pool --data $(DATA) --out $(OUT)/pool.json
 	$(BENCH).select --data $(DATA) --out $(OUT)/select.json
 	$(BENCH).detect --data $(DATA) --run $(RUN) --out $(OUT)/detect.json
+	$(BENCH).agree --data $(DATA) --run $(RUN) --out $(OUT)/agree.json
 	$(BENCH).propose --data $(DATA) --out $(OUT)/propose.json
 
 lint: setup

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ohem.detection.coarse import Int8Linear, coarse, hardest_of_each_image, quantised
+from ohem.detection.coarse import Int8Linear, coarse, hardest_of_each_image, quantised, quantised_range
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.rois import RoIs, match
 from ohem.samplers import AllSampler, OHEMSampler
@@ -30,12 +30,19 @@ def test_quantised_rows_by_hand() -> None:
     assert scales[0].item() == pytest.approx(0.01)
 
 
+def test_a_range_has_all_eight_bits() -> None:
+    values, steps, middle = quantised_range(torch.tensor([[0.0, 2.55, 1.0], [-1.0, 0.0, 1.55]]))
+    assert values.tolist() == [[-128, 127, -28], [-128, -28, 127]]
+    torch.testing.assert_close(steps[:, 0], torch.tensor([0.01, 0.01]))
+    torch.testing.assert_close(middle[:, 0], torch.tensor([1.28, 0.28]))
+
+
 @given(st.integers(0, 40), st.integers(1, 70), st.integers(1, 40), st.booleans())
 def test_a_linear_layer_to_within_its_steps(r: int, inputs: int, outputs: int, bias: bool) -> None:
     torch.manual_seed(r)
     layer, x = nn.Linear(inputs, outputs, bias=bias), rows(r, inputs)
     # Half a step of each factor, times the sum of the magnitudes of the other.
-    (_, steps), (_, weight_steps) = quantised(x), quantised(layer.weight.detach())
+    (_, steps, _), (_, weight_steps) = quantised_range(x), quantised(layer.weight.detach())
     bound = 0.51 * (steps * layer.weight.abs().sum(dim=1) + x.abs().sum(dim=1, keepdim=True) * weight_steps[:, 0])
     found = Int8Linear(layer)(x)
     assert found.shape == (r, outputs)

@@ -47,18 +47,19 @@ def hardest_of_each_image(losses: Tensor, rois: RoIs, count: int) -> Tensor:
 
 
 class Int8Linear:
-    """What `layer` computes, its weights and input rounded to 127 steps of their rows' largest values."""
+    """What `layer` computes, its weights rounded to 127 steps of their rows' largest, its input to 255 of its range."""
 
     def __init__(self, layer: nn.Linear) -> None:
         weight = layer.weight.detach().float()
         parts = [quantised(rows) for rows in torch.split(weight, ROWS)]
         values, scales = (torch.cat(column) for column in zip(*parts, strict=True))
         self.weight, self.scales, self.bias = values.t(), scales[:, 0], layer.bias
+        self.sums = values.sum(dim=1, dtype=torch.int32).float()
 
     def __call__(self, x: Tensor) -> Tensor:
         """(R, in) -> (R, out)."""
-        values, scales = quantised(x.float())
-        out = torch._int_mm(values, self.weight).float().mul_(scales).mul_(self.scales)
+        values, steps, middle = quantised_range(x.float())
+        out = torch._int_mm(values, self.weight).float().mul_(steps).addcmul_(middle, self.sums).mul_(self.scales)
         return (out if self.bias is None else out.add_(self.bias)).to(x.dtype)
 
 
@@ -66,3 +67,11 @@ def quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
     """(R, C) float32 as (R, C) int8 times (R, 1) float32."""
     scales = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True).clamp_(min=1e-30) / LARGEST
     return (rows / scales).round_().to(torch.int8), scales
+
+
+def quantised_range(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(R, C) float32 as (R, C) int8 times (R, 1) plus (R, 1): what ReLU leaves has no sign, and gets all 8 bits."""
+    lowest, highest = rows.aminmax(dim=1, keepdim=True)
+    steps = (highest - lowest).clamp_(min=1e-30) / 255
+    middle = lowest + 128 * steps
+    return ((rows - middle) / steps).round_().clamp_(-128, 127).to(torch.int8), steps, middle
