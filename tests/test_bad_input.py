@@ -233,6 +233,12 @@ def test_scales_that_are_no_lengths(run: Path, data: Path) -> None:
     assert not run.exists()
 
 
+@pytest.mark.parametrize("words", [[-1], [8, "--model.implementation", "loss_layer"]])
+def test_rescored_that_means_nothing(run: Path, data: Path, words: list[object]) -> None:
+    assert "--model.rescored" in sentence(ohem("train", run, *training(data), "--model.rescored", *words))
+    assert not run.exists()
+
+
 def test_unknown_command_names_the_nearest() -> None:
     assert "train" in sentence(ohem("trian"))
 

@@ -44,6 +44,8 @@ def check(recipe: Recipe) -> None:
             raise InputError(f"--run.{option}-every {steps} is no number of steps: give 1 or more, or 0 for never")
     if recipe.model.rescored < 0:
         raise InputError(f"--model.rescored {recipe.model.rescored} is no number of RoIs: give some hundred, or 0")
+    if recipe.model.rescored and recipe.model.implementation != "read_only":
+        raise InputError("--model.rescored is of the read-only pass: leave it out, or --model.implementation")
     if recipe.test.iterations < 1:
         raise InputError(f"--test.iterations {recipe.test.iterations} leaves no box: give 1 or more")
 
