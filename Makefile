@@ -25,17 +25,18 @@ test: setup
 DATA ?= runs/demo/data:train
 RUN ?= runs/demo/ohem
 OUT ?= runs/bench
+FLAGS ?=
 BENCH = $(BIN)/python -m benchmarks
 
 bench: setup
 	test "$(RUN)" != runs/demo/ohem || test -e $(RUN)/checkpoint.pt || $(BIN)/ohem demo
 	mkdir -p $(OUT)
-	$(BENCH).step --data $(DATA) --rois 2000 --apart --out $(OUT)/step.json
-	$(BENCH).pool --data $(DATA) --out $(OUT)/pool.json
-	$(BENCH).select --data $(DATA) --out $(OUT)/select.json
-	$(BENCH).detect --data $(DATA) --run $(RUN) --out $(OUT)/detect.json
-	$(BENCH).agree --data $(DATA) --run $(RUN) --out $(OUT)/agree.json
-	$(BENCH).propose --data $(DATA) --out $(OUT)/propose.json
+	$(BENCH).step --data $(DATA) $(FLAGS) --rois 2000 --out $(OUT)/step.json
+	$(BENCH).pool --data $(DATA) $(FLAGS) --out $(OUT)/pool.json
+	$(BENCH).select --data $(DATA) $(FLAGS) --out $(OUT)/select.json
+	$(BENCH).detect --data $(DATA) $(FLAGS) --run $(RUN) --out $(OUT)/detect.json
+	$(BENCH).agree --data $(DATA) $(FLAGS) --run $(RUN) --out $(OUT)/agree.json
+	$(BENCH).propose --data $(DATA) $(FLAGS) --out $(OUT)/propose.json
 
 lint: setup
 	$(BIN)/ruff check
