@@ -11,11 +11,10 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.common import parser, seconds_in_turns, write
+from benchmarks.common import parser, seconds_in_turns, show, write
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.rois import RoIs, match
 from ohem.samplers import OHEMSampler
@@ -55,7 +54,7 @@ def main() -> None:
     for rescored, same in equal.items():
         ratio = times[str(rescored)]["median"] / times["0"]["median"]
         table.add_row(str(rescored), f"{same / all_chosen:.2%}", f"{ratio:.2f}")
-    Console().print(table)
+    show(table)
     shares = {str(rescored): same / all_chosen for rescored, same in equal.items()}
     write(options.out, {"chosen": all_chosen, "agree": shares, "seconds": times})
 

@@ -9,6 +9,8 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from ohem.experiments.bench.report import machine
 from ohem.files import replacing
@@ -24,6 +26,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     found.add_argument("--long", type=int, default=1000, help="highest long side")
     found.add_argument("--out", type=Path, help="JSON file")
     return found
+
+
+def show(table: Table) -> None:
+    """Prints it, in a file wide enough for every arm's name."""
+    console = Console()
+    (console if console.is_terminal else Console(width=140)).print(table)
 
 
 def write(out: Path | None, report: dict[str, Any]) -> None:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.common import parser, seconds_in_turns, write
+from benchmarks.common import parser, seconds_in_turns, show, write
 from benchmarks.rivals import Plain
 from ohem.data.loader import Picture, Pictures
 from ohem.detection.fast_rcnn import FastRCNN
@@ -52,7 +51,7 @@ def main() -> None:
         every, distinct = (len(shown) / times[way]["median"] for way in ("every", "distinct"))
         table.add_row(name, f"{every:.2f}", f"{distinct:.2f}", f"{distinct / every:.2f}", "yes" if equal else "no")
         report[name] = times | {"images": len(shown), "equal": equal}
-    Console().print(table)
+    show(table)
     write(options.out, report)
 
 
@@ -74,8 +73,8 @@ def _equal(some: Sequence[dict[str, Tensor]], others: Sequence[dict[str, Tensor]
 def _options() -> argparse.Namespace:
     found = parser(__doc__)
     found.add_argument("--run", type=Path, required=True, help="a trained run")
-    found.add_argument("--images", type=int, default=10, help="most images")
-    found.add_argument("--rounds", type=int, default=3)
+    found.add_argument("--images", type=int, default=4, help="most images")
+    found.add_argument("--rounds", type=int, default=2)
     return found.parse_args()
 
 

@@ -10,11 +10,10 @@ import argparse
 from functools import partial
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torchvision.ops import roi_pool
 
-from benchmarks.common import parser, seconds_in_turns, write
+from benchmarks.common import parser, seconds_in_turns, show, write
 from ohem.detection.pooling import roi_max_pool
 from ohem.training.build import build_data, build_examples, build_proposals
 from ohem.training.config import Recipe
@@ -49,7 +48,7 @@ def main() -> None:
     table = Table("pooling", "s", "times ours", title=f"{len(every)} RoIs, {len(windows)} distinct windows")
     for name, taken in times.items():
         table.add_row(name, f"{taken['median']:.3f}", f"{taken['median'] / ours:.1f}")
-    Console().print(table)
+    show(table)
     write(options.out, {"rois": len(every), "windows": len(windows), "seconds": times})
 
 

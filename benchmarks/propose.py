@@ -8,10 +8,9 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import parser, write
+from benchmarks.common import parser, show, write
 from ohem.proposals.generate import generate
 from ohem.proposals.selective_search import Mode
 from ohem.training.build import build_data
@@ -28,7 +27,7 @@ def main() -> None:
     table = Table("cores", "images/s", "against one", title=f"selective search ({options.mode}), {len(images)} images")
     for jobs, rate in rates.items():
         table.add_row(str(jobs), f"{rate:.2f}", f"{rate / rates[1]:.2f}")
-    Console().print(table)
+    show(table)
     write(options.out, {"images_per_second": rates})
 
 

@@ -10,12 +10,11 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from benchmarks.common import parser, seconds_in_turns, write
+from benchmarks.common import parser, seconds_in_turns, show, write
 from ohem.mining import hard_rois
 from ohem.training.build import build_data, build_proposals
 from ohem.training.config import ProposalConfig
@@ -36,7 +35,7 @@ def main() -> None:
             theirs, ours = (times[name]["median"] for name in ("torchvision", "ours"))
             report[f"{count} RoIs, {groups} groups"] = times
             table.add_row(str(count), str(groups), f"{theirs:.4f}", f"{ours:.4f}", f"{theirs / ours:.1f}")
-    Console().print(table)
+    show(table)
     write(options.out, report)
 
 

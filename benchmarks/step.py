@@ -11,9 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from benchmarks.common import parser, write
+from benchmarks.common import parser, show, write
 from benchmarks.rivals import RIVALS, rival
 from ohem.experiments.bench.arms import arm_recipe
 from ohem.experiments.bench.measure import measure
@@ -43,7 +41,7 @@ def main() -> None:
             found = _measured(vary(recipe, proposals={"top": count}), backbone, options)
             report[f"{backbone}, {count} RoIs"] = found
             title = f"{backbone}, at most {count} RoIs an image: {found['seen']['rois']:.0f}, "
-            Console().print(table(f"{title}{found['seen']['distinct']:.0f} of them distinct", found["arms"], {}))
+            show(table(f"{title}{found['seen']['distinct']:.0f} of them distinct", found["arms"], {}))
             write(options.out, report)
 
 
