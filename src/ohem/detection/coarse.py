@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ohem.linear import forwards
 from ohem.rois import IGNORE, RoIs
 
 LARGEST = 127
@@ -26,14 +27,8 @@ def coarse(module: nn.Module) -> Iterator[None]:
         with torch.no_grad(), torch.autocast(device, torch.bfloat16):
             yield
         return
-    try:
-        with torch.no_grad():
-            for layer in layers:
-                layer.forward = Int8Linear(layer)  # type: ignore[assignment]  # an instance's own, until it is removed
-            yield
-    finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)
+    with torch.no_grad(), forwards(module, Int8Linear):
+        yield
 
 
 def hardest_of_each_image(losses: Tensor, rois: RoIs, count: int) -> Tensor:

@@ -18,6 +18,7 @@ from ohem.detection.inference import Outputs, PostProcess
 from ohem.detection.multiscale import Merge, View, union
 from ohem.detection.pooling import roi_max_pool
 from ohem.detection.refinement import BoxRefinement
+from ohem.linear import by_onednn
 from ohem.losses import detection_loss, roi_losses, weighted
 from ohem.readonly import read_only
 from ohem.rois import BOX_MEAN, BOX_STD, RoIs, match
@@ -210,7 +211,8 @@ class FastRCNN(Detector):
 
         def look(boxes: Tensor) -> Outputs:
             rois = match([boxes * scale], [_no_objects(boxes)], mean=self.box_mean, std=self.box_std)
-            scores, deltas = self._all_outputs(features, rois)
+            with by_onednn(self):
+                scores, deltas = self._all_outputs(features, rois)
             return Outputs(self.probabilities(scores.float()), deltas.float() * self.box_std + self.box_mean)
 
         return View(look, scale)

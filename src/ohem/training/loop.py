@@ -20,6 +20,7 @@ from ohem.data.loader import Example, Examples, TrainingExamples, as_list, posit
 from ohem.detection.detector import Detector
 from ohem.errors import InputError
 from ohem.files import replacing
+from ohem.linear import by_onednn
 from ohem.recording import Recorder
 from ohem.training import checkpoint
 from ohem.training.build import build_optimizer, build_sampler, learning_rate
@@ -162,7 +163,8 @@ class Trainer:
     def _pass(self, examples: Sequence[Example], passes: int) -> dict[str, float]:
         """Forward and backward of `examples`, one of `passes` whose gradients are averaged; its losses."""
         torch.manual_seed(seed_of(self.recipe.solver.seed, STEP, examples[0].position))
-        losses: dict[str, Tensor] = self.model(*self._inputs(examples))
+        with by_onednn(self.detector):
+            losses: dict[str, Tensor] = self.model(*self._inputs(examples))
         loss = torch.stack(list(losses.values())).sum()
         ranked = self.recorder.losses
         self._must_be_finite("loss", loss if ranked is None else loss + ranked.sum(), examples)
