@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ohem.layers import fast_layers
 from ohem.readonly import read_only
 
 
@@ -98,7 +99,8 @@ def test_the_pass_is_that_of_training() -> None:
         assert all(m.training for m in module.modules())
     assert all(m.training for m in module.modules())
     torch.manual_seed(0)
-    torch.testing.assert_close(found, module(images()))
+    with fast_layers(module):  # dropout there draws other numbers than PyTorch's
+        torch.testing.assert_close(found, module(images()))
     assert 0.3 < (found == 0).float().mean() < 0.7  # dropped
 
 
@@ -127,7 +129,8 @@ def test_frozen_normalisation_keeps_using_its_statistics() -> None:
         if not isinstance(layer, nn.Dropout):
             layer.eval()
     torch.manual_seed(0)
-    expected = module(images())
+    with fast_layers(module):
+        expected = module(images())
     torch.manual_seed(0)
     with read_only(module):
         assert torch.equal(module(images()), expected)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ohem.linear import by_onednn
+from ohem.layers import fast_layers
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def read_only(module: nn.Module) -> Iterator[None]:
             if isinstance(norm, nn.SyncBatchNorm):
                 # In train mode it would wait for the other processes, whose passes may be more, or fewer.
                 norm.training = False
-        with torch.no_grad(), by_onednn(module):
+        with torch.no_grad(), fast_layers(module):
             yield
     finally:
         for norm, (mean, var, tracked) in zip(norms, saved, strict=True):

@@ -1,13 +1,16 @@
 """Ranking in int8: close to full precision, exact where it is rescored, and no trace afterwards."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ohem.detection.coarse import Int8Linear, coarse, hardest_of_each_image, quantised, quantised_range
+from ohem.detection.coarse import Int8Linear, Rounded, coarse, quantised, quantised_range
 from ohem.detection.fast_rcnn import FastRCNN
+from ohem.detection.pooling import roi_max_pool
 from ohem.rois import RoIs, match
 from ohem.samplers import AllSampler, OHEMSampler
 from tests.detection.test_fast_rcnn import detector, losses_and_gradients, mini_batch
@@ -27,7 +30,7 @@ def all_losses(model: FastRCNN, rescored: int) -> tuple[Tensor, RoIs]:
 def test_quantised_rows_by_hand() -> None:
     values, scales = quantised(torch.tensor([[1.27, -0.5, 0.004], [0.0, 0.0, 0.0]]))
     assert values.tolist() == [[127, -50, 0], [0, 0, 0]]
-    assert scales[0].item() == pytest.approx(0.01)
+    assert scales.tolist() == pytest.approx([0.01, 0.0])
 
 
 def test_a_range_has_all_eight_bits() -> None:
@@ -43,34 +46,81 @@ def test_a_linear_layer_to_within_its_steps(r: int, inputs: int, outputs: int, b
     layer, x = nn.Linear(inputs, outputs, bias=bias), rows(r, inputs)
     # Half a step of each factor, times the sum of the magnitudes of the other.
     (_, steps, _), (_, weight_steps) = quantised_range(x), quantised(layer.weight.detach())
-    bound = 0.51 * (steps * layer.weight.abs().sum(dim=1) + x.abs().sum(dim=1, keepdim=True) * weight_steps[:, 0])
+    bound = 0.51 * (steps * layer.weight.abs().sum(dim=1) + x.abs().sum(dim=1, keepdim=True) * weight_steps)
     found = Int8Linear(layer)(x)
     assert found.shape == (r, outputs)
-    assert ((found - layer(x)).abs() <= bound + 0.26 * inputs * steps * weight_steps[:, 0] + 1e-6).all()
+    assert ((found - layer(x)).abs() <= bound + 0.26 * inputs * steps * weight_steps + 1e-6).all()
+
+
+def test_an_input_that_is_rounded_already() -> None:
+    layer, x = nn.Linear(30, 5), rows(7, 30)
+    by_row, whole = quantised_range(x), quantised_range(x.flatten()[None])
+    assert torch.equal(Int8Linear(layer, by_row)(by_row.values), Int8Linear(layer)(x))
+    scalars = Rounded(whole.values.view(7, 30), whole.steps[0, 0], whole.middle[0, 0])
+    torch.testing.assert_close(Int8Linear(layer, scalars)(scalars.values), layer(x), atol=0.1, rtol=0)
 
 
 def test_layers_are_as_before_afterwards() -> None:
-    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
-    x = rows(5, 8)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    x = rows(5, 8, 1, 1)
     before = model(x)
-    with coarse(model):
-        within = model(x)
+    with coarse(model, x) as rounded:
+        assert rounded.dtype == torch.int8
+        within = model(rounded)
     assert not within.requires_grad
     assert not torch.equal(within, before)
     torch.testing.assert_close(within, before, atol=0.05, rtol=0)
-    with pytest.raises(RuntimeError, match="broken"), coarse(model):
+    with pytest.raises(RuntimeError, match="broken"), coarse(model, x):
         raise RuntimeError("broken")
     assert torch.equal(model(x), before)
     assert model(x).requires_grad
     assert all("forward" not in vars(layer) for layer in model)
 
 
-def test_the_hardest_of_each_image_by_hand() -> None:
-    labels = torch.tensor([0, 1, 0, -1, 0, 0])
-    rois = RoIs(torch.zeros(6, 4), torch.tensor([0, 0, 0, 0, 1, 1]), labels, torch.zeros(6, 4), torch.zeros(6), 3)
-    losses = torch.tensor([0.1, 3.0, 2.0, 9.0, torch.nan, 0.5])
-    assert hardest_of_each_image(losses, rois, 1).tolist() == [1, 4]
-    assert sorted(hardest_of_each_image(losses, rois, 3).tolist()) == [0, 1, 2, 4, 5]
+@pytest.mark.parametrize("first", [nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)])
+def test_a_head_that_begins_otherwise_is_given_the_map_as_it_is(first: nn.Module) -> None:
+    model = nn.Sequential(first, nn.Flatten(), nn.Linear(8, 2)).eval()
+    x = rows(5, 8, 1, 1)
+    with coarse(model, x) as features:
+        assert features is x
+        within = model(x)
+    assert not torch.equal(within, model(x))
+    torch.testing.assert_close(within, model(x), atol=0.05, rtol=0)
+
+
+def test_pooling_of_the_rounded_is_the_pooled_rounded() -> None:
+    features = rows(2, 3, 9, 13).relu()
+    flat = quantised_range(features.flatten()[None])
+    # The last lies outside the map.
+    windows = torch.tensor([[0, 0, 0, 12, 8], [1, 3, 2, 5, 5], [0, 4, 4, 4, 4], [1, 13, 9, 14, 10]])
+    pooled = roi_max_pool(flat.values.view(features.shape), windows, 3)
+    again = roi_max_pool(features, windows, 3)
+    assert (pooled[-1] == -128).all()
+    expected = ((again - flat.middle) / flat.steps).round().clamp(-128, 127)
+    assert torch.equal(pooled.float(), expected)
+
+
+def test_only_the_hardest_of_each_image_are_rescored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: those marked -1 are not among them, and an image may have fewer, or none."""
+    rois = RoIs(
+        torch.zeros(6, 4),
+        torch.tensor([0, 0, 0, 0, 1, 1]),
+        torch.tensor([0, 1, 0, -1, 0, 0]),
+        torch.zeros(6, 4),
+        torch.zeros(6),
+        3,
+    )
+    ranked = torch.tensor([0.1, 3.0, 2.0, 9.0, 0.6, 0.5])
+    asked: list[list[float]] = []
+
+    def parts(self: FastRCNN, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
+        asked.append(rois.ious.tolist())
+        return rois.ious.clone(), torch.zeros(len(rois))
+
+    monkeypatch.setattr(FastRCNN, "read_only_parts", parts)
+    model = detector(AllSampler(), rescored=2)
+    model.read_only_losses(torch.zeros(3, 8, 4, 4), replace(rois, ious=ranked))
+    assert asked == [pytest.approx(ranked.tolist()), pytest.approx([3.0, 2.0, 0.6, 0.5])]
 
 
 def test_rescoring_all_is_ranking_in_full() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import roi_pool
 
 from ohem.detection import pooling
-from ohem.detection.pooling import roi_max_pool
+from ohem.detection.pooling import roi_max_pool, roi_max_pools
 
 
 def _windows(rois: int, count: int, height: int, width: int, rng: torch.Generator, outside: int = 0) -> Tensor:
@@ -29,7 +29,7 @@ def test_equals_torchvision_bit_for_bit(
     rng = torch.Generator().manual_seed(seed)
     features = torch.randn(2, 3, height, width, generator=rng)
     features = features.relu() if positive else features
-    windows = _windows(2 * pooling.CHUNK + 3, 2, height, width, rng, outside)
+    windows = _windows(2 * pooling.AT_ONCE + 3, 2, height, width, rng, outside)
     assert torch.equal(roi_max_pool(features, windows, size), roi_pool(features, windows, (size, size)))
 
 
@@ -58,3 +58,12 @@ def test_channels_last_maps_and_types(dtype: torch.dtype) -> None:
 
 def test_no_roi() -> None:
     assert roi_max_pool(torch.zeros(1, 2, 3, 3), torch.zeros(0, 5), 7).shape == (0, 2, 7, 7)
+
+
+@pytest.mark.parametrize("rois", [0, 1, 7, 20])
+def test_in_chunks_it_is_the_same(rois: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    features, windows = torch.randn(2, 3, 9, 11, generator=rng), _windows(rois, 2, 9, 11, rng, 2)
+    parts = list(roi_max_pools(features, windows, 3, chunk=7))
+    assert [len(part) for part in parts] == [min(7, rois - start) for start in range(0, max(rois, 1), 7)]
+    assert torch.equal(torch.cat(parts), roi_max_pool(features, windows, 3))

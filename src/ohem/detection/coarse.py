@@ -1,72 +1,102 @@
 """Linear layers in 8-bit integers: a pass that only ranks needs no more, and takes a fraction of the time.
 
-The weights change at every step, so they are quantised at every step, one row of the output at a time; activations as
-they come, one RoI at a time. Convolutions stay as they are.
+The weights change at every step, so they are quantised at every step, one row of the output at a time; what they are
+multiplied with as it comes, one RoI at a time. The feature map is quantised as a whole before RoIs are pooled: of
+rounded values the highest is the highest value rounded, so that pooling moves a quarter of the bytes. Convolutions stay
+as they are.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ohem.linear import forwards
-from ohem.rois import IGNORE, RoIs
+from ohem.layers import forwards
 
 LARGEST = 127
-ROWS = 16
+ROWS = 64
 """Rows of a weight matrix that are quantised at once: they stay in the cache between the passes over them."""
 
 
+class Rounded(NamedTuple):
+    """Values x as integers: x is about `values` * `steps` + `middle`."""
+
+    values: Tensor
+    """(R, ...) int8."""
+    steps: Tensor
+    """(R, 1), or a scalar where all rows have the same."""
+    middle: Tensor
+    """Alike."""
+
+
 @contextmanager
-def coarse(module: nn.Module) -> Iterator[None]:
-    """Within it the linear layers of `module` multiply in int8 on a CPU, in bfloat16 on other devices; no gradient."""
-    layers = [layer for layer in module.modules() if type(layer) is nn.Linear]
-    device = layers[0].weight.device.type if layers else "cpu"
-    if device != "cpu":
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16):
-            yield
+def coarse(head: nn.Module, features: Tensor) -> Iterator[Tensor]:
+    """Within it the linear layers of `head` multiply in int8 on a CPU, in bfloat16 on other devices; no gradient.
+
+    Args:
+        head: given what is pooled from the feature map.
+        features: (N, C, H, W) float, the map.
+
+    Yields:
+        The map to pool from in place of `features`: int8 where `head` begins with a linear layer.
+    """
+    if features.device.type != "cpu":
+        with torch.no_grad(), torch.autocast(features.device.type, torch.bfloat16):
+            yield features
         return
-    with torch.no_grad(), forwards(module, Int8Linear):
-        yield
+    with torch.no_grad():
+        if not _begins_linear(head):
+            with forwards(head, {nn.Linear: Int8Linear}):
+                yield features
+            return
+        rounded = quantised_range(features.float().flatten()[None])
+        rounded = Rounded(rounded.values.view(features.shape), rounded.steps[0, 0], rounded.middle[0, 0])
+        with forwards(head, {nn.Linear: lambda layer: Int8Linear(layer, rounded)}):
+            yield rounded.values
 
 
-def hardest_of_each_image(losses: Tensor, rois: RoIs, count: int) -> Tensor:
-    """Indices of the `count` RoIs of each image, or as many as there are, with the highest `losses` (R,), NaN first."""
-    usable = losses.masked_fill(rois.labels == IGNORE, -torch.inf)
-    found = []
-    for image in range(rois.num_images):
-        here = (rois.images == image).nonzero()[:, 0]
-        found.append(here[usable[here].topk(min(count, len(here))).indices])
-    return torch.cat(found)
+def _begins_linear(head: nn.Module) -> bool:
+    layers = [layer for layer in head.children() if not isinstance(layer, nn.Flatten)]
+    return isinstance(head, nn.Sequential) and bool(layers) and type(layers[0]) is nn.Linear
 
 
 class Int8Linear:
-    """What `layer` computes, its weights rounded to 127 steps of their rows' largest, its input to 255 of its range."""
+    """What `layer` computes, its weights rounded to 127 steps of their rows' largest, its input to 255 of its range.
 
-    def __init__(self, layer: nn.Linear) -> None:
-        weight = layer.weight.detach().float()
-        parts = [quantised(rows) for rows in torch.split(weight, ROWS)]
-        values, scales = (torch.cat(column) for column in zip(*parts, strict=True))
-        self.weight, self.scales, self.bias = values.t(), scales[:, 0], layer.bias
-        self.sums = values.sum(dim=1, dtype=torch.int32).float()
+    An input of int8 is rounded already, with the steps of `rounded`.
+    """
+
+    def __init__(self, layer: nn.Linear, rounded: Rounded | None = None) -> None:
+        values, self.scales = quantised(layer.weight.detach().float())
+        self.weight, self.bias, self.rounded = values.t(), layer.bias, rounded
+        self.sums = torch._int_mm(values, values.new_ones(values.shape[1], 8))[:, 0].float()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(R, in) -> (R, out)."""
-        values, steps, middle = quantised_range(x.float())
+        """(R, in) -> (R, out) float32."""
+        if x.dtype == torch.int8 and self.rounded is not None:
+            values, (_, steps, middle) = x, self.rounded
+        else:
+            values, steps, middle = quantised_range(x.float())
         out = torch._int_mm(values, self.weight).float().mul_(steps).addcmul_(middle, self.sums).mul_(self.scales)
-        return (out if self.bias is None else out.add_(self.bias)).to(x.dtype)
+        return out if self.bias is None else out.add_(self.bias)
 
 
 def quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(R, C) float32 as (R, C) int8 times (R, 1) float32."""
-    scales = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True).clamp_(min=1e-30) / LARGEST
-    return (rows / scales).round_().to(torch.int8), scales
+    """(R, C) float32 as (R, C) int8 times (R, 1) float32; the latter as (R,)."""
+    values, scales = torch.empty(rows.shape, dtype=torch.int8), rows.new_empty(len(rows), 1)
+    for start in range(0, len(rows), ROWS):
+        here = slice(start, start + ROWS)
+        largest = torch.maximum(rows[here].amax(dim=1, keepdim=True), -rows[here].amin(dim=1, keepdim=True))
+        scales[here] = largest.clamp_(min=1e-30) / LARGEST
+        values[here] = (rows[here] * (1 / scales[here])).round_()
+    return values, scales[:, 0]
 
 
-def quantised_range(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(R, C) float32 as (R, C) int8 times (R, 1) plus (R, 1): what ReLU leaves has no sign, and gets all 8 bits."""
-    lowest, highest = rows.aminmax(dim=1, keepdim=True)
+def quantised_range(rows: Tensor) -> Rounded:
+    """(R, C) float32: what ReLU leaves has no sign, and gets all 8 bits."""
+    lowest, highest = rows.amin(dim=1, keepdim=True), rows.amax(dim=1, keepdim=True)
     steps = (highest - lowest).clamp_(min=1e-30) / 255
     middle = lowest + 128 * steps
-    return ((rows - middle) / steps).round_().clamp_(-128, 127).to(torch.int8), steps, middle
+    return Rounded(((rows - middle) / steps).round_().clamp_(-128, 127).to(torch.int8), steps, middle)

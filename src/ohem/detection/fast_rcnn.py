@@ -3,7 +3,7 @@
 Shapes: R: RoIs of the mini-batch   B: RoIs trained on   N: images   P: proposals of an image   K: foreground classes
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -12,17 +12,19 @@ from torch import Tensor, nn
 from torchvision.ops import roi_pool
 
 from ohem.detection.backbones import Backbone
-from ohem.detection.coarse import coarse, hardest_of_each_image
+from ohem.detection.coarse import coarse
 from ohem.detection.detector import Detector
 from ohem.detection.inference import Outputs, PostProcess
 from ohem.detection.multiscale import Merge, View, union
-from ohem.detection.pooling import roi_max_pool
+from ohem.detection.pooling import roi_max_pools
 from ohem.detection.refinement import BoxRefinement
-from ohem.linear import by_onednn
+from ohem.layers import fast_linear
 from ohem.losses import detection_loss, roi_losses, weighted
+from ohem.mining import hard_examples
 from ohem.readonly import read_only
 from ohem.rois import BOX_MEAN, BOX_STD, RoIs, match
 from ohem.samplers import RoISampler
+from ohem.samplers.base import by_image
 
 # RoIs that go through the read-only pass at once: bounds its memory whatever R is.
 CHUNK = 256
@@ -139,15 +141,16 @@ class FastRCNN(Detector):
 
     def head(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """RoI network: scores (R, K + 1) and normalised deltas (R, K + 1, 4) of `rois` on `features` (N, C, H, W)."""
-        return self._outputs(self._hidden(features, self.windows(rois)))
+        (pooled,) = self._pooled(features, self.windows(rois), chunk=max(len(rois), 1))
+        return self._outputs(self.backbone.roi_head(pooled))
 
     def read_only_losses(self, features: Tensor, rois: RoIs, classifier: float = 1.0, box_reg: float = 1.0) -> Tensor:
         """Loss (R,) of every RoI, classification + box regression, from a pass that leaves no trace."""
         if not self.rescored:
             return weighted(self.read_only_parts(features, rois), classifier, box_reg)
-        with coarse(self.backbone.roi_head):
-            losses = weighted(self.read_only_parts(features, rois), classifier, box_reg)
-        hardest = hardest_of_each_image(losses, rois, self.rescored)
+        with coarse(self.backbone.roi_head, features) as rounded:
+            losses = weighted(self.read_only_parts(rounded, rois), classifier, box_reg)
+        hardest = torch.cat([here[hard_examples(losses[here], self.rescored)] for here in by_image(rois)])
         losses[hardest] = weighted(self.read_only_parts(features, rois[hardest]), classifier, box_reg)
         return losses
 
@@ -171,7 +174,8 @@ class FastRCNN(Detector):
             (W, D) float, of the W <= R distinct windows, and (R,) int64, which of them each RoI has.
         """
         windows, which = torch.unique(self.windows(rois), dim=0, return_inverse=True)
-        return torch.cat([self._hidden(features, part) for part in windows.split(CHUNK)]), which
+        hidden = [self.backbone.roi_head(pooled) for pooled in self._pooled(features, windows, CHUNK)]
+        return torch.cat(hidden), which
 
     def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """What `head` returns, for any number of RoIs, without gradient."""
@@ -186,17 +190,18 @@ class FastRCNN(Detector):
         cells = (last_pixel / self.backbone.stride + 0.5).floor()
         return torch.cat([rois.images[:, None].to(cells), cells], dim=1)
 
-    def _hidden(self, features: Tensor, windows: Tensor) -> Tensor:
+    def _pooled(self, features: Tensor, windows: Tensor, chunk: int) -> Iterator[Tensor]:
+        """RoIPool of `windows` (W, 5), `chunk` at a time: (chunk, C, S, S)."""
         size = self.backbone.pool_size
-        # Under autocast the features may be bfloat16, for which RoIPool has no kernel on the CPU, and in which a window
-        # beyond cell 256 would be rounded.
-        features = features.to(torch.promote_types(features.dtype, torch.float32))
-        windows = windows.to(features)
+        if features.is_floating_point():
+            # Under autocast they may be bfloat16, for which RoIPool has no kernel on the CPU, and in which a window
+            # beyond cell 256 would be rounded.
+            features = features.to(torch.promote_types(features.dtype, torch.float32))
+            windows = windows.to(features)
         # torchvision's kernel on the CPU has one thread, and makes ready for a gradient that this pass has none of.
-        no_gradient = features.device.type == "cpu" and not torch.is_grad_enabled()
-        pooled = roi_max_pool(features, windows, size) if no_gradient else roi_pool(features, windows, (size, size))
-        hidden: Tensor = self.backbone.roi_head(pooled)
-        return hidden
+        if features.device.type == "cpu" and not torch.is_grad_enabled():
+            return roi_max_pools(features, windows, size, chunk)
+        return (roi_pool(features, part, (size, size)) for part in torch.split(windows, chunk))
 
     def _outputs(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return self.scores(hidden), self.deltas(hidden).unflatten(1, (self.num_classes, 4))
@@ -211,7 +216,7 @@ class FastRCNN(Detector):
 
         def look(boxes: Tensor) -> Outputs:
             rois = match([boxes * scale], [_no_objects(boxes)], mean=self.box_mean, std=self.box_std)
-            with by_onednn(self):
+            with fast_linear(self):
                 scores, deltas = self._all_outputs(features, rois)
             return Outputs(self.probabilities(scores.float()), deltas.float() * self.box_std + self.box_mean)
 

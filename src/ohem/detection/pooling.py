@@ -6,19 +6,20 @@ cover any rectangle; their maxima are tables made once an image: a cell costs fo
 Shapes: R: RoIs   N: images   C, H, W: feature map   S: cells along a side of the pooled RoI
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 # RoIs pooled at once: what is gathered for them stays in the processor's cache.
-CHUNK = 16
+AT_ONCE = 16
 
 
-@torch.no_grad()
 def roi_max_pool(features: Tensor, windows: Tensor, size: int) -> Tensor:
     """The maxima over `size` x `size` cells of each window, 0 where a cell lies outside the map.
 
     Args:
-        features: (N, C, H, W) floating, without NaN.
+        features: (N, C, H, W) floating, without NaN; or integers that stand for values from 0, their lowest, upwards.
         windows: (R, 5): image, first column, first row, last column, last row on the feature map, whole numbers, both
             ends inclusive.
         size: S.
@@ -26,32 +27,57 @@ def roi_max_pool(features: Tensor, windows: Tensor, size: int) -> Tensor:
     Returns:
         (R, C, S, S), equal to `torchvision.ops.roi_pool(features, windows, size)` bit for bit.
     """
-    count, channels, height, width = features.shape
-    pooled = features.new_empty(len(windows), channels, size, size)
-    if not pooled.numel():
+    return next(roi_max_pools(features, windows, size, chunk=max(len(windows), 1)))
+
+
+def roi_max_pools(features: Tensor, windows: Tensor, size: int, chunk: int) -> Iterator[Tensor]:
+    """The same, `chunk` windows at a time, so that not all need be in memory at once."""
+    with torch.no_grad():
+        pool = _Pool(features, windows.long(), size)
+    for part in torch.split(torch.arange(len(windows)), chunk):
+        yield pool(part)
+
+
+class _Pool:
+    """The tables of a feature map, and where in them the cells of `windows` (R, 5) int64 are found."""
+
+    def __init__(self, features: Tensor, windows: Tensor, size: int) -> None:
+        count, self.channels, height, width = features.shape
+        self.size = size
+        top, bottom = _bounds(windows[:, 2], windows[:, 4], size, height)
+        left, right = _bounds(windows[:, 1], windows[:, 3], size, width)
+        tallest, widest = (
+            int((end - start).max()) if len(windows) else 0 for start, end in ((top, bottom), (left, right))
+        )
+        self.tables, columns = _tables(features, tallest, widest)
+        self.rows = _corners(top, bottom, columns * count * height * width, width)
+        self.columns = _corners(left, right, count * height * width, 1)
+        self.image = windows[:, 0] * height * width
+        self.empty = ((bottom <= top)[:, :, None] | (right <= left)[:, None, :]).flatten(1)
+        self.outside = 0 if features.is_floating_point() else torch.iinfo(features.dtype).min
+
+    @torch.no_grad()
+    def __call__(self, indices: Tensor) -> Tensor:
+        """(len(indices), C, S, S)."""
+        pooled = self.tables.new_empty(len(indices), self.channels, self.size, self.size)
+        for part, out in zip(torch.split(indices, AT_ONCE), torch.split(pooled, AT_ONCE), strict=True):
+            out.flatten(2).copy_(self._cells(part).transpose(1, 2))
         return pooled
-    whole = windows.long()
-    top, bottom = _bounds(whole[:, 2], whole[:, 4], size, height)
-    left, right = _bounds(whole[:, 1], whole[:, 3], size, width)
-    tables, columns = _tables(features, int((bottom - top).max()), int((right - left).max()))
-    above, below = _corners(top, bottom, columns * count * height * width, width)
-    before, after = _corners(left, right, count * height * width, 1)
-    image = whole[:, 0] * height * width
-    empty = ((bottom <= top)[:, :, None] | (right <= left)[:, None, :]).flatten(1)
-    for start in range(0, len(windows), CHUNK):
-        part = slice(start, start + CHUNK)
+
+    def _cells(self, part: Tensor) -> Tensor:
+        """(len(part), S x S, C)."""
         cells = None
-        for row in (above[part], below[part]):
-            for column in (before[part], after[part]):
-                places = (image[part, None, None] + row[:, :, None] + column[:, None, :]).flatten()
-                found = tables.index_select(0, places)
+        for row in self.rows:
+            for column in self.columns:
+                places = (self.image[part, None, None] + row[part, :, None] + column[part, None, :]).flatten()
+                found = self.tables.index_select(0, places)
                 cells = found if cells is None else torch.maximum(cells, found, out=cells)
         assert cells is not None
-        cells = cells.view(-1, size * size, channels)
-        if empty[part].any():
-            cells[empty[part]] = 0
-        pooled[part].flatten(2).copy_(cells.transpose(1, 2))
-    return pooled
+        cells = cells.view(len(part), self.size**2, self.channels)
+        empty = self.empty[part]
+        if empty.any():
+            cells[empty] = self.outside
+        return cells
 
 
 def _bounds(first: Tensor, last: Tensor, size: int, limit: int) -> tuple[Tensor, Tensor]:

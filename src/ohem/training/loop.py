@@ -20,7 +20,7 @@ from ohem.data.loader import Example, Examples, TrainingExamples, as_list, posit
 from ohem.detection.detector import Detector
 from ohem.errors import InputError
 from ohem.files import replacing
-from ohem.linear import by_onednn
+from ohem.layers import fast_linear
 from ohem.recording import Recorder
 from ohem.training import checkpoint
 from ohem.training.build import build_optimizer, build_sampler, learning_rate
@@ -163,7 +163,7 @@ class Trainer:
     def _pass(self, examples: Sequence[Example], passes: int) -> dict[str, float]:
         """Forward and backward of `examples`, one of `passes` whose gradients are averaged; its losses."""
         torch.manual_seed(seed_of(self.recipe.solver.seed, STEP, examples[0].position))
-        with by_onednn(self.detector):
+        with fast_linear(self.detector):
             losses: dict[str, Tensor] = self.model(*self._inputs(examples))
         loss = torch.stack(list(losses.values())).sum()
         ranked = self.recorder.losses

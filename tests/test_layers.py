@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN: the same numbers and gradients as PyTorch's own, and no trace afterwards."""
+"""Layers computed faster: the same numbers, gradients and distribution as PyTorch's own, and no trace afterwards."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ohem.linear import by_onednn, forwards
+from ohem.layers import fast_layers, fast_linear, forwards
 
 needed = pytest.mark.skipif(
     not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()),
@@ -34,7 +34,7 @@ def test_same_numbers_and_gradients(r: int, inputs: int, outputs: int, bias: boo
     x = torch.randn(inputs, r).t() if transposed else torch.randn(r, inputs)
     weights = torch.randn(r, outputs)
     found, gradients = [], []
-    for layer, context in ((ours, by_onednn(ours)), (plain, by_onednn(nn.Identity()))):
+    for layer, context in ((ours, fast_linear(ours)), (plain, fast_linear(nn.Identity()))):
         given_x = x.clone().requires_grad_()
         with context:
             out = layer(given_x)
@@ -49,7 +49,7 @@ def test_same_numbers_and_gradients(r: int, inputs: int, outputs: int, bias: boo
 def test_it_is_used_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     shapes = called(model, monkeypatch)
-    with by_onednn(model):
+    with fast_linear(model):
         model(torch.randn(3, 4))
     assert shapes == [(3, 4), (3, 4)]
     model(torch.randn(3, 4))
@@ -60,7 +60,7 @@ def test_it_is_used_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_left_alone_where_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(4, 2))
     shapes = called(model, monkeypatch)
-    with by_onednn(model):
+    with fast_linear(model):
         assert model(torch.randn(2, 3, 4)).shape == (2, 3, 2)
         with torch.autocast("cpu", torch.bfloat16):
             assert model(torch.randn(3, 4)).dtype == torch.bfloat16
@@ -73,7 +73,7 @@ def test_a_forward_of_its_own_is_kept() -> None:
     model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2))
     model[0].forward = lambda x: torch.full((len(x), 2), 7.0)  # as some quantising and logging tools do
     own = model[0].forward
-    with by_onednn(model):
+    with fast_linear(model):
         assert model[0](torch.randn(3, 4)).unique().tolist() == [7.0]
     assert model[0].forward is own
     assert "forward" not in vars(model[1])
@@ -81,16 +81,58 @@ def test_a_forward_of_its_own_is_kept() -> None:
 
 def test_no_trace_after_an_error() -> None:
     model = nn.Sequential(nn.Linear(4, 2))
-    with pytest.raises(RuntimeError, match="shapes"), by_onednn(model):
+    with pytest.raises(RuntimeError, match="shapes"), fast_linear(model):
         model(torch.randn(3, 5))
     assert "forward" not in vars(model[0])
 
 
-def test_the_inner_of_two_leaves_the_outer_alone() -> None:
+def test_a_fast_one_gives_way_to_another_and_comes_back() -> None:
     model = nn.Sequential(nn.Linear(4, 2))
     x = torch.randn(3, 4)
-    with forwards(model, lambda layer: lambda x: x[:, :2]):
-        with by_onednn(model):
+    with fast_linear(model):
+        fast = model[0].forward
+        with forwards(model, {nn.Linear: lambda layer: lambda x: x[:, :2]}):
+            with fast_layers(model):
+                assert torch.equal(model(x), x[:, :2])
             assert torch.equal(model(x), x[:, :2])
-        assert torch.equal(model(x), x[:, :2])
-    assert not torch.equal(model(x), x[:, :2])
+        assert model[0].forward is fast
+    assert "forward" not in vars(model[0])
+
+
+@pytest.mark.parametrize("p", [0.5, 0.25, 1 / 256, 0.0])
+@pytest.mark.parametrize("size", [100_000, 99_997])
+def test_dropout_has_the_distribution_of_pytorchs(p: float, size: int) -> None:
+    model, x = nn.Sequential(nn.Dropout(p)).train(), torch.ones(size)
+    torch.manual_seed(0)
+    with fast_layers(model):
+        found = model(x)
+    kept = found != 0
+    assert torch.equal(found[kept], torch.full_like(found[kept], 1 / (1 - p)))
+    # Five standard deviations of a binomial count; neighbours are drawn apart.
+    spread = 5 * (p * (1 - p) / size) ** 0.5
+    assert abs((~kept).float().mean().item() - p) <= spread
+    for apart in (1, 8):
+        assert abs((kept[apart:] & kept[:-apart]).float().mean().item() - (1 - p) ** 2) <= 2 * spread
+
+
+def test_dropout_follows_the_seed_and_only_drops_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = nn.Sequential(nn.Dropout(0.5)).train(), torch.randn(50, 7)
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        with fast_layers(model):
+            found.append(model(x))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    with fast_layers(model.eval()):
+        assert torch.equal(model(x), x)
+
+
+@pytest.mark.parametrize("p", [0.1, 1.0])
+def test_dropout_that_a_byte_cannot_tell_is_pytorchs(p: float) -> None:
+    model, x, found = nn.Sequential(nn.Dropout(p)).train(), torch.randn(50, 7), []
+    for module in (model, nn.Identity()):
+        torch.manual_seed(0)
+        with fast_layers(module):
+            found.append(model(x))
+    assert torch.equal(*found)
