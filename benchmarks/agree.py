@@ -14,14 +14,13 @@ from lightning_fabric import Fabric
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.common import parser, seconds_in_turns, show, write
+from benchmarks.common import as_recipe, parser, seconds_in_turns, show, write
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.rois import RoIs, match
 from ohem.samplers import OHEMSampler
 from ohem.training.build import build_data, build_examples, build_proposals
 from ohem.training.detectors import as_fast_rcnn
 from ohem.training.evaluate import load_detector
-from ohem.training.variants import vary
 
 RESCORED = (1, 32, 64, 96, 128, 192, 256, 512)
 
@@ -31,11 +30,7 @@ def main() -> None:
     options = _options()
     found, recipe, _ = load_detector(options.run, Fabric(accelerator="cpu", devices=1))
     model = as_fast_rcnn(found, "this benchmark")
-    recipe = vary(
-        recipe,
-        data={"short": options.short, "long": options.long},
-        proposals={"folder": options.proposals, "mode": options.mode},
-    )
+    recipe = as_recipe(options, recipe)
     data = build_data([options.data], recipe.data.classes, "--data")
     examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
     sampler = OHEMSampler(options.batch_size)
@@ -65,11 +60,10 @@ def _chosen(model: FastRCNN, sampler: OHEMSampler, rois: RoIs, features: Tensor,
 
 
 def _options() -> argparse.Namespace:
-    found = parser(__doc__)
+    found = parser(__doc__, rounds=3)
     found.add_argument("--run", type=Path, required=True, help="a trained run")
     found.add_argument("--batch-size", type=int, default=64, help="RoIs chosen of an image")
     found.add_argument("--images", type=int, default=20, help="most images")
-    found.add_argument("--rounds", type=int, default=3)
     return found.parse_args()
 
 

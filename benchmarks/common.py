@@ -14,10 +14,12 @@ from rich.table import Table
 
 from ohem.experiments.bench.report import machine
 from ohem.files import replacing
+from ohem.training.config import Recipe
+from ohem.training.variants import vary
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """Options that all of them have."""
+def parser(description: str | None, rounds: int | None = None) -> argparse.ArgumentParser:
+    """Options that all of them have; `--rounds` where it has a default."""
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--data", required=True, help="FOLDER:SPLIT or ANNOTATIONS.json:IMAGES")
     found.add_argument("--proposals", help="folder of the caches; beside the data if left out")
@@ -25,7 +27,15 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     found.add_argument("--short", type=int, default=600, help="short side of the images, in pixels")
     found.add_argument("--long", type=int, default=1000, help="highest long side")
     found.add_argument("--out", type=Path, help="JSON file")
+    if rounds is not None:
+        found.add_argument("--rounds", type=int, default=rounds)
     return found
+
+
+def as_recipe(options: argparse.Namespace, recipe: Recipe = Recipe()) -> Recipe:  # noqa: B008  # it is frozen
+    """`recipe` with the sizes and proposals of `options`."""
+    size = {"short": options.short, "long": options.long}
+    return vary(recipe, data=size, proposals={"folder": options.proposals, "mode": options.mode})
 
 
 def show(table: Table) -> None:

@@ -6,7 +6,8 @@ Proposals are made before; the images are read before, too. Detections with and 
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor
 from benchmarks.common import parser, seconds_in_turns, show, write
 from benchmarks.rivals import Plain
 from ohem.data.loader import Picture, Pictures
-from ohem.detection.fast_rcnn import FastRCNN
+from ohem.detection.fast_rcnn import CHUNK, FastRCNN
+from ohem.rois import RoIs
 from ohem.training.build import build_data, build_proposals
 from ohem.training.config import ProposalConfig, TestConfig
 from ohem.training.detectors import as_fast_rcnn, build_refinement
@@ -26,13 +28,26 @@ from ohem.training.evaluate import detect, load_detector
 SCALES = (0.8, 1.0, 1.2)  # M: short sides, in units of --short
 
 
+class EveryRoI(FastRCNN):
+    """Ours, but that RoIs which are alike on the feature map are each pooled and run."""
+
+    def distinct_features(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
+        windows = self.windows(rois)
+        hidden = [self.backbone.roi_head(pooled) for pooled in self._pooled(features, windows, CHUNK)]
+        return torch.cat(hidden), torch.arange(len(rois))
+
+
+KINDS: dict[str, type[FastRCNN]] = {"plain PyTorch": Plain, "every RoI": EveryRoI, "distinct": FastRCNN}
+
+
 def main() -> None:
     options = _options()
     found, recipe, _ = load_detector(options.run, Fabric(accelerator="cpu", devices=1))
     model = as_fast_rcnn(found, "this benchmark")
     data = build_data([options.data], recipe.data.classes, "--data")
     proposals = build_proposals(data, ProposalConfig(folder=options.proposals, mode=options.mode))
-    table = Table("test", "every RoI, images/s", "distinct, images/s", "times as fast", "equal detections")
+    columns = (*(f"{way}, images/s" for way in KINDS), *(f"times {way}" for way in list(KINDS)[:-1]))
+    table = Table("test", *columns, "equal detections")
     report = {}
     for name, scales, test in (
         ("plain", (1.0,), TestConfig()),
@@ -44,12 +59,13 @@ def main() -> None:
         pictures = Pictures(data, proposals, shorts=shorts, long=round(scales[-1] * options.long), top=2000)
         shown = [pictures[i] for i in range(min(options.images, len(data)))]
         model.refinement = build_refinement(test)
-        ways: dict[str, Callable[[], object]] = {"every": lambda s=shown: _found(model, s, Plain)}  # type: ignore[misc]
-        ways["distinct"] = lambda s=shown: _found(model, s, FastRCNN)  # type: ignore[misc]
-        equal = _equal(_found(model, shown, Plain), _found(model, shown, FastRCNN))
+        ways = {way: partial(_found, model, shown, kind) for way, kind in KINDS.items()}
+        expected, *others = (find() for find in ways.values())
+        equal = all(_equal(expected, other) for other in others)
         times = seconds_in_turns(ways, options.rounds)
-        every, distinct = (len(shown) / times[way]["median"] for way in ("every", "distinct"))
-        table.add_row(name, f"{every:.2f}", f"{distinct:.2f}", f"{distinct / every:.2f}", "yes" if equal else "no")
+        rates = [len(shown) / times[way]["median"] for way in KINDS]
+        gains = [rates[-1] / rate for rate in rates[:-1]]
+        table.add_row(name, *(f"{value:.2f}" for value in (*rates, *gains)), "yes" if equal else "no")
         report[name] = times | {"images": len(shown), "equal": equal}
     show(table)
     write(options.out, report)
@@ -71,10 +87,9 @@ def _equal(some: Sequence[dict[str, Tensor]], others: Sequence[dict[str, Tensor]
 
 
 def _options() -> argparse.Namespace:
-    found = parser(__doc__)
+    found = parser(__doc__, rounds=2)
     found.add_argument("--run", type=Path, required=True, help="a trained run")
     found.add_argument("--images", type=int, default=4, help="most images")
-    found.add_argument("--rounds", type=int, default=2)
     return found.parse_args()
 
 

@@ -13,19 +13,16 @@ import torch
 from rich.table import Table
 from torchvision.ops import roi_pool
 
-from benchmarks.common import parser, seconds_in_turns, show, write
+from benchmarks.common import as_recipe, parser, seconds_in_turns, show, write
 from ohem.detection.pooling import roi_max_pool, roi_max_pools
 from ohem.training.build import build_data, build_examples, build_proposals
-from ohem.training.config import Recipe
-from ohem.training.variants import vary
 
 STRIDE, CHANNELS, SIZE, CHUNK = 16, 512, 7, 256
 
 
 def main() -> None:
     options = _options()
-    size = {"short": options.short, "long": options.long}
-    recipe = vary(Recipe(), data=size, proposals={"folder": options.proposals, "mode": options.mode})
+    recipe = as_recipe(options)
     data = build_data([options.data], (), "--data")
     examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
     shown = max((examples[i] for i in range(min(len(examples), 20))), key=lambda example: len(example.proposals))
@@ -53,9 +50,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    found = parser(__doc__)
-    found.add_argument("--rounds", type=int, default=10)
-    return found.parse_args()
+    return parser(__doc__, rounds=10).parse_args()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Images a second of selective search over a folder, with one core and with all.
 
-python benchmarks/propose.py --data FOLDER:SPLIT --images 64 --out propose.json
+python -m benchmarks.propose --data FOLDER:SPLIT --images 64 --out propose.json
 """
 
 import os

@@ -74,9 +74,12 @@ class Plain(FastRCNN):
         size = self.backbone.pool_size
         return (roi_pool(features, part, (size, size)) for part in torch.split(windows.to(features), chunk))
 
+    def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
+        return self.head(features, rois)
+
     @torch.no_grad()
     def read_only_parts(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
-        return roi_losses(*self.head(features, rois), rois)
+        return roi_losses(*self._all_outputs(features, rois), rois)
 
 
 class PerImage(Plain):

@@ -58,9 +58,7 @@ def _timed(boxes: Tensor, groups: int, rounds: int) -> dict[str, dict[str, float
 
 
 def _options() -> argparse.Namespace:
-    found = parser(__doc__)
-    found.add_argument("--rounds", type=int, default=10)
-    return found.parse_args()
+    return parser(__doc__, rounds=10).parse_args()
 
 
 if __name__ == "__main__":

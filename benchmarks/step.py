@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import parser, show, write
+from benchmarks.common import as_recipe, parser, show, write
 from benchmarks.rivals import RIVALS, rival
 from ohem.experiments.bench.arms import arm_recipe
 from ohem.experiments.bench.measure import measure
@@ -28,11 +28,7 @@ OURS = ("frcn", "ohem", "ohem-rescored", "ohem-loss-layer")
 
 def main() -> None:
     options = _options()
-    recipe = vary(
-        Recipe(),
-        data={"train": (options.data,), "short": options.short, "long": options.long},
-        proposals={"folder": options.proposals, "mode": options.mode},
-    )
+    recipe = vary(as_recipe(options), data={"train": (options.data,)})
     data, recipe = training_data(recipe)
     build_proposals(data, recipe.proposals)
     report: dict[str, Any] = {}

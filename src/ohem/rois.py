@@ -124,9 +124,7 @@ def _match_image(
     proposals: Tensor, target: Mapping[str, Tensor], fg_iou: float, add_ground_truth: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Boxes (R, 4), labels (R,), raw regression targets (R, 4) and highest IoU (R,) of one image."""
-    ignore = target.get("ignore")
-    if ignore is None:
-        ignore = torch.zeros_like(target["labels"], dtype=torch.bool)
+    ignore = ignored(target)
     truth, truth_labels, regions = target["boxes"][~ignore], target["labels"][~ignore], target["boxes"][ignore]
     boxes = torch.cat([truth, proposals]) if add_ground_truth else proposals
     iou, matched = highest_iou(boxes, truth)
@@ -140,6 +138,11 @@ def _match_image(
         labels = torch.where(foreground, truth_labels[matched], labels)
         deltas[foreground] = encode(boxes[foreground], truth[matched[foreground]])
     return boxes, labels, deltas, iou
+
+
+def ignored(target: Mapping[str, Tensor]) -> Tensor:
+    """(G,) bool: the objects that `target["ignore"]` marks, if it has that; otherwise none."""
+    return target.get("ignore", torch.zeros_like(target["labels"])).bool()
 
 
 def highest_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

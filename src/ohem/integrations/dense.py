@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ohem.losses import weighted
-from ohem.rois import BACKGROUND, IGNORE, RoIs, covers, highest_iou
+from ohem.rois import BACKGROUND, IGNORE, RoIs, covers, highest_iou, ignored
 from ohem.samplers import RoISampler
 
 BETWEEN_THRESHOLDS = -2  # torchvision's mark of an anchor that is neither foreground nor background
@@ -109,7 +109,7 @@ class MinedLoss(ABC):
         """The columns of the RoIs of image `number`, and the boxes of their objects (A, 4)."""
         # Under autocast torchvision makes anchors in half precision.
         anchors, objects = anchors.float(), target["boxes"].float()
-        ignore = target.get("ignore", torch.zeros_like(target["labels"])).bool()
+        ignore = ignored(target)
         foreground = matched >= 0
         own = matched[foreground]
         labels = torch.where(matched == BETWEEN_THRESHOLDS, IGNORE, BACKGROUND)

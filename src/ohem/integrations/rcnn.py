@@ -19,13 +19,12 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.ops import box_iou
 
 from ohem.integrations.registry import with_ohem
 from ohem.losses import roi_losses, weighted
 from ohem.readonly import read_only
 from ohem.recording import Recorder
-from ohem.rois import BACKGROUND, IGNORE, RoIs, covers
+from ohem.rois import BACKGROUND, IGNORE, RoIs, covers, highest_iou, ignored
 
 Column = list[Tensor]
 """A value of each RoI, image by image."""
@@ -138,7 +137,7 @@ def install(model: GeneralizedRCNN, sampler: Recorder) -> None:
 def _rois(everything: Labelled, targets: Sequence[Mapping[str, Tensor]]) -> RoIs:
     boxes, matched, labels, deltas = everything
     label = torch.cat([_without_ignored(*each) for each in zip(boxes, matched, labels, targets, strict=True)])
-    truths = [target["boxes"][~_ignore(target)] for target in targets]
+    truths = [target["boxes"][~ignored(target)] for target in targets]
     number = torch.tensor([len(each) for each in boxes], device=label.device)
     return RoIs(
         boxes=torch.cat(boxes),
@@ -146,30 +145,19 @@ def _rois(everything: Labelled, targets: Sequence[Mapping[str, Tensor]]) -> RoIs
         labels=label,
         # Where an image has no object they are infinite.
         targets=torch.where((label > BACKGROUND)[:, None], torch.cat(deltas), 0),
-        ious=torch.cat([_highest_iou(*pair) for pair in zip(boxes, truths, strict=True)]),
+        ious=torch.cat([highest_iou(b.float(), t.float())[0] for b, t in zip(boxes, truths, strict=True)]),
         num_images=len(boxes),
     )
 
 
-def _ignore(target: Mapping[str, Tensor]) -> Tensor:
-    return target.get("ignore", torch.zeros_like(target["labels"])).bool()
-
-
 def _without_ignored(boxes: Tensor, matched: Tensor, labels: Tensor, target: Mapping[str, Tensor]) -> Tensor:
     """Labels (R,) of an image, -1 where the object is one to `ignore`, or a RoI of the background covers one."""
-    ignore = _ignore(target)
+    ignore = ignored(target)
     if not ignore.any():
         return labels
     background = labels == BACKGROUND
     out = torch.where(background, covers(boxes, target["boxes"][ignore]), ignore[matched])
     return torch.where(out, IGNORE, labels)
-
-
-def _highest_iou(boxes: Tensor, truth: Tensor) -> Tensor:
-    if len(truth) == 0:
-        return boxes.new_zeros(len(boxes), dtype=torch.float32)
-    highest: Tensor = box_iou(boxes.float(), truth.float()).amax(dim=1)
-    return highest
 
 
 def _stand_in(everything: Labelled, size: tuple[int, int]) -> Labelled:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ohem.detection.detector import Detector
+from ohem.rois import ignored
 
 
 class TorchvisionDetector(Detector):
@@ -58,5 +59,5 @@ class TorchvisionDetector(Detector):
 
 
 def _without_ignored(target: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    kept = ~target["ignore"].bool() if "ignore" in target else slice(None)
+    kept = ~ignored(target)
     return {name: target[name][kept] for name in ("boxes", "labels")}

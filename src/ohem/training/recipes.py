@@ -1,6 +1,7 @@
 """The named recipes: those of the paper, and small ones. Imports nothing heavy: `ohem --help` must answer at once."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ohem.training.config import (
     DataConfig,
@@ -48,24 +49,23 @@ DEMO = Recipe(
     solver=SolverConfig(steps=1800, lr=0.02, decay_every=1350, warmup=50, clip=10.0),
     run=RunConfig(checkpoint_every=450),
 )
+
+
+def _faster_rcnn(backbone: Literal["resnet50", "mobilenet_v3_large"], short: int, long: int) -> Recipe:
+    return Recipe(
+        model=ModelConfig(detector="faster_rcnn", backbone=backbone, weights="torchvision:IMAGENET1K_V1"),
+        data=DataConfig(short=short, long=long),
+        solver=SolverConfig(steps=30_000, lr=0.005, decay_every=24_000, warmup=500, images=4, bias_lr=1.0),
+        sampler=SamplerConfig(name="own", batch_size=512),
+        test=TestConfig(score=0.05, nms_iou=0.5, max_detections=100),
+        proposals=ProposalConfig(mode="none"),
+    )
+
+
 # torchvision's detectors, on data of the size of VOC; for other data change the schedule, as `docs/results` does.
 TORCHVISION = {
-    "fasterrcnn-resnet50-fpn": Recipe(
-        model=ModelConfig(detector="faster_rcnn", backbone="resnet50", weights="torchvision:IMAGENET1K_V1"),
-        data=DataConfig(short=600, long=1000),
-        solver=SolverConfig(steps=30_000, lr=0.005, decay_every=24_000, warmup=500, images=4, bias_lr=1.0),
-        sampler=SamplerConfig(name="own", batch_size=512),
-        test=TestConfig(score=0.05, nms_iou=0.5, max_detections=100),
-        proposals=ProposalConfig(mode="none"),
-    ),
-    "fasterrcnn-mobilenet-v3-large-320-fpn": Recipe(
-        model=ModelConfig(detector="faster_rcnn", backbone="mobilenet_v3_large", weights="torchvision:IMAGENET1K_V1"),
-        data=DataConfig(short=320, long=640),
-        solver=SolverConfig(steps=30_000, lr=0.005, decay_every=24_000, warmup=500, images=4, bias_lr=1.0),
-        sampler=SamplerConfig(name="own", batch_size=512),
-        test=TestConfig(score=0.05, nms_iou=0.5, max_detections=100),
-        proposals=ProposalConfig(mode="none"),
-    ),
+    "fasterrcnn-resnet50-fpn": _faster_rcnn("resnet50", 600, 1000),
+    "fasterrcnn-mobilenet-v3-large-320-fpn": _faster_rcnn("mobilenet_v3_large", 320, 640),
     "ssdlite320-mobilenet-v3-large": Recipe(
         model=ModelConfig(detector="ssdlite", backbone="mobilenet_v3_large", weights="torchvision:IMAGENET1K_V1"),
         data=DataConfig(short=320, long=640),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import NamedTuple
 
 from torch import nn
 from torchvision.models.detection import FasterRCNN, ssdlite320_mobilenet_v3_large
@@ -17,12 +18,23 @@ from ohem.samplers import RoISampler
 from ohem.training.adapted import TorchvisionDetector
 from ohem.training.config import Recipe
 
-STAGES: Mapping[str, tuple[Callable[..., nn.Module], int, str]] = {
-    "resnet50": (resnet_fpn_backbone, 5, ""),
-    "mobilenet_v2": (partial(mobilenet_backbone, fpn=True), 6, "features."),
-    "mobilenet_v3_large": (partial(mobilenet_backbone, fpn=True), 6, "features."),
+
+class Stages(NamedTuple):
+    """A classification network as torchvision's detectors take it apart."""
+
+    make: Callable[..., nn.Module]
+    number: int
+    prefix: str
+    """What published weights have before the names in the stages."""
+    input: Normalisation = IMAGENET
+    """Of weights that do not say which."""
+
+
+STAGES: Mapping[str, Stages] = {
+    "resnet50": Stages(resnet_fpn_backbone, 5, ""),
+    "mobilenet_v2": Stages(partial(mobilenet_backbone, fpn=True), 6, "features.", INPUT),
+    "mobilenet_v3_large": Stages(partial(mobilenet_backbone, fpn=True), 6, "features."),
 }
-"""Constructor, number of stages, and what published weights have before the names in them."""
 TRAINED = 3  # of pre-trained stages: torchvision's default
 # Of torchvision's fasterrcnn_mobilenet_v3_large_320_fpn.
 MOBILE_RPN = {"rpn_pre_nms_top_n_test": 150, "rpn_post_nms_top_n_test": 150, "rpn_score_thresh": 0.05}
@@ -30,10 +42,12 @@ MOBILE_ANCHORS = ((32, 64, 128, 256, 512),) * 3, ((0.5, 1.0, 2.0),) * 3
 
 
 def build_torchvision(recipe: Recipe, sampler: RoISampler) -> TorchvisionDetector:
-    """The detector with random weights. `sampler` mines in it, unless the recipe asks for what it does by itself.
+    """The detector, `sampler` mining in it unless the recipe asks for what it does by itself.
+
+    Its weights are random, but for SSDlite's backbone, which torchvision fills as it makes it.
 
     Raises:
-        InputError: nobody can mine in this model by such a sampler.
+        InputError: the weights of SSDlite's backbone cannot be fetched.
     """
     model = {"faster_rcnn": _faster_rcnn, "ssdlite": _ssdlite}[recipe.model.detector](recipe)
     mined = recipe.sampler.name != "own"
@@ -49,20 +63,20 @@ def load_pretrained(detector: TorchvisionDetector, recipe: Recipe) -> None:
     config = recipe.model
     if config.detector == "faster_rcnn" and config.weights != "none":  # SSDlite is built with them
         stages = detector.model.get_submodule("backbone.body")
-        load_stages(stages, config.weights, config.backbone, STAGES[config.backbone][2])
+        load_stages(stages, config.weights, config.backbone, STAGES[config.backbone].prefix)
 
 
 def _faster_rcnn(recipe: Recipe) -> nn.Module:
     """What torchvision's `fasterrcnn_resnet50_fpn` and `fasterrcnn_mobilenet_v3_large_320_fpn` make, and its like."""
     config, test = recipe.model, recipe.test
-    make, stages, _ = STAGES[config.backbone]
+    stages = STAGES[config.backbone]
     pretrained = config.weights != "none"
-    backbone = make(
+    backbone = stages.make(
         backbone_name=config.backbone,
         weights=None,
         # The statistics of batches of two images are too noisy to learn; from scratch there are no others.
         norm_layer=FrozenBatchNorm2d if pretrained else nn.BatchNorm2d,
-        trainable_layers=TRAINED if pretrained else stages,
+        trainable_layers=TRAINED if pretrained else stages.number,
     )
     mobile = {} if config.backbone == "resnet50" else MOBILE_RPN
     model: nn.Module = FasterRCNN(
@@ -101,8 +115,7 @@ def _ssdlite(recipe: Recipe) -> nn.Module:
 def _input(recipe: Recipe) -> dict[str, list[float]]:
     """Mean and std of the pixels that the weights were trained with, in units of 0-1."""
     config = recipe.model
-    stated: Normalisation | None = None
+    found = IMAGENET
     if config.weights != "none":
-        stated = stated_input(config.weights, config.backbone) or {"mobilenet_v2": INPUT}.get(config.backbone)
-    found = stated or IMAGENET
+        found = stated_input(config.weights, config.backbone) or STAGES[config.backbone].input
     return {"image_mean": [m / 255 for m in found.mean], "image_std": [s / 255 for s in found.std]}
