@@ -1,0 +1,97 @@
+"""The read-only pass and the selection choose what the paper's two passes, as they are written down, choose.
+
+On real images with selective-search boxes, for every backbone, in float32 and under autocast, whichever RoIs suppress
+each other. The plain pass pools every RoI with torchvision's kernel and runs all of them through PyTorch's own layers.
+"""
+
+from functools import cache, partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, roi_pool
+
+from ohem.data.dataset import DetectionSet
+from ohem.data.loader import Examples
+from ohem.data.sources import open_dataset
+from ohem.detection.backbones import BACKBONES, init_head
+from ohem.detection.fast_rcnn import FastRCNN
+from ohem.detection.weights import load_weights
+from ohem.losses import roi_losses
+from ohem.proposals.selective_search import selective_search
+from ohem.rois import IGNORE, RoIs, match
+from ohem.samplers import OHEMSampler
+from tests.shared import SHARED, needs_shared
+
+KEPT = 12
+SAMPLERS = {
+    "within the image": OHEMSampler(KEPT),
+    "within image and label": OHEMSampler(KEPT, suppress="label"),
+    "of the mini-batch": OHEMSampler(KEPT, per_image=False),
+}
+
+
+@cache
+def batch(top: int = 150) -> tuple[list[Tensor], RoIs]:
+    """Two photographs of blood cells, about 250 pixels high, and their RoIs, of `top` proposals each."""
+    data: DetectionSet = open_dataset([f"{SHARED}/data/bccd:test"])
+    names = data.ids[:2]
+    proposals = {name: selective_search(data.image(i).flip(0).permute(1, 2, 0).numpy()) for i, name in enumerate(names)}
+    examples = Examples(data, proposals, short=250, long=420, top=top)
+    shown = [examples[i] for i in range(2)]
+    return [e.image for e in shown], match([e.proposals for e in shown], [e.target for e in shown])
+
+
+@cache
+def network(name: str) -> FastRCNN:
+    """In train mode, dropout off, with ImageNet's weights where they are at hand, and losses that differ."""
+    torch.manual_seed(0)
+    model = FastRCNN(BACKBONES[name](), 4, OHEMSampler(KEPT))
+    weights = SHARED / "weights" / f"{name}_imagenet_fp16.safetensors"
+    if weights.is_file():
+        load_weights(model.backbone, weights)
+        init_head(model.backbone, batch()[0])
+    for layer in (model.scores, model.deltas):
+        nn.init.normal_(layer.weight, std=3 * model.backbone.dim**-0.5)
+    for module in model.train().modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    return model
+
+
+def plain_losses(model: FastRCNN, features: Tensor, rois: RoIs) -> Tensor:
+    size = model.backbone.pool_size
+    with torch.no_grad():
+        pooled = roi_pool(features.float(), model.windows(rois).float(), (size, size))
+        scores, deltas = model._outputs(model.backbone.roi_head(pooled))
+        classification, box = roi_losses(scores, deltas, rois)
+    return classification + box
+
+
+def plain_choice(sampler: OHEMSampler, losses: Tensor, rois: RoIs) -> list[int]:
+    """All of NMS, then the hardest: of each image, or of all. RoIs of one window tie: the first index goes first."""
+    order = losses.argsort(descending=True, stable=True)
+    order = order[rois.labels[order] != IGNORE]
+    groups = rois.images * 100 + (rois.labels if sampler.suppress == "label" else 0)
+    rank = torch.arange(len(order), 0, -1).double()
+    kept = order[batched_nms(rois.boxes[order].double(), rank, groups[order], 0.7)]
+    if not sampler.per_image:
+        return kept[: KEPT * rois.num_images].tolist()
+    return torch.cat([kept[rois.images[kept] == image][:KEPT] for image in range(rois.num_images)]).tolist()
+
+
+@needs_shared
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bfloat16"])
+def test_the_fast_pass_is_the_plain_one(name: str, mixed: bool) -> None:
+    model, (images, rois) = network(name), batch(40 if name == "resnet50" else 150)  # its RoI network is large
+    assert len(rois) > 80
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed), torch.no_grad():
+        features = model.backbone(images)
+        expected = plain_losses(model, features, rois)
+        found = model.read_only_losses(features, rois)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        for sampler in SAMPLERS.values():
+            chosen = sampler(rois, partial(model.read_only_losses, features, rois)).tolist()
+            assert len(set(chosen)) == KEPT * 2
+            assert set(chosen) == set(plain_choice(sampler, expected, rois))
