@@ -37,6 +37,7 @@ bench: setup
 	$(BENCH).detect --data $(DATA) $(FLAGS) --run $(RUN) --out $(OUT)/detect.json
 	$(BENCH).agree --data $(DATA) $(FLAGS) --run $(RUN) --out $(OUT)/agree.json
 	$(BENCH).propose --data $(DATA) $(FLAGS) --out $(OUT)/propose.json
+	$(BENCH).goals $(OUT)
 
 lint: setup
 	$(BIN)/ruff check

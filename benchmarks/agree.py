@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.common import as_recipe, parser, seconds_in_turns, show, write
+from benchmarks.common import as_recipe, parser, run, seconds_in_turns, show, write
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.rois import RoIs, match
 from ohem.samplers import OHEMSampler
@@ -68,4 +68,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

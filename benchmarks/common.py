@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
@@ -12,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ohem.errors import InputError
 from ohem.experiments.bench.report import machine
 from ohem.files import replacing
 from ohem.training.config import Recipe
@@ -36,6 +38,15 @@ def as_recipe(options: argparse.Namespace, recipe: Recipe = Recipe()) -> Recipe:
     """`recipe` with the sizes and proposals of `options`."""
     size = {"short": options.short, "long": options.long}
     return vary(recipe, data=size, proposals={"folder": options.proposals, "mode": options.mode})
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls `main`; what its input does not allow is told in a sentence, with exit status 2."""
+    try:
+        main()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 def show(table: Table) -> None:

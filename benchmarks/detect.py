@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.common import parser, seconds_in_turns, show, write
+from benchmarks.common import parser, run, seconds_in_turns, show, write
 from benchmarks.rivals import Plain
 from ohem.data.loader import Picture, Pictures
 from ohem.detection.fast_rcnn import CHUNK, FastRCNN
@@ -94,4 +94,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -13,7 +13,7 @@ import torch
 from rich.table import Table
 from torchvision.ops import roi_pool
 
-from benchmarks.common import as_recipe, parser, seconds_in_turns, show, write
+from benchmarks.common import as_recipe, parser, run, seconds_in_turns, show, write
 from ohem.detection.pooling import roi_max_pool, roi_max_pools
 from ohem.training.build import build_data, build_examples, build_proposals
 
@@ -54,4 +54,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

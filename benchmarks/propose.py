@@ -10,7 +10,7 @@ from time import perf_counter
 
 from rich.table import Table
 
-from benchmarks.common import parser, show, write
+from benchmarks.common import parser, run, show, write
 from ohem.proposals.generate import generate
 from ohem.proposals.selective_search import Mode
 from ohem.training.build import build_data
@@ -39,4 +39,4 @@ def _rate(images: dict[str, Path], mode: Mode, jobs: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from benchmarks.common import parser, seconds_in_turns, show, write
+from benchmarks.common import parser, run, seconds_in_turns, show, write
 from ohem.mining import hard_rois
 from ohem.training.build import build_data, build_proposals
 from ohem.training.config import ProposalConfig
@@ -62,4 +62,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,9 +1,14 @@
 """What the benchmarks time beside ours does what it is named after: the same choice or gradient, by another way."""
 
+import json
+from pathlib import Path
+
 import pytest
+from benchmarks.goals import goals
 from benchmarks.rivals import ClassLossApart, Gathered, PerImage, Plain, WholeNMS
 
 from ohem.detection.fast_rcnn import FastRCNN
+from ohem.errors import InputError
 from ohem.recording import Recorder
 from ohem.samplers import OHEMSampler
 from tests.detection.test_fast_rcnn import assert_close, detector, losses_and_gradients, mini_batch
@@ -35,3 +40,39 @@ def test_mmdetections_rule_is_our_preset() -> None:
     assert theirs.chosen is not None
     assert sorted(ours.chosen.tolist()) == sorted(theirs.chosen.tolist())
     assert_close(found, expected)
+
+
+def _write_figures(folder: Path, exact: float) -> None:
+    arms = {"ohem": exact, "ohem-rescored": 1.1, "ohem-loss-layer": 2.6, "mmdetection": 1.9}
+    step = {arm: {"seconds_ratio": {"median": ratio}, "peak_ratio": 1.2} for arm, ratio in arms.items()}
+
+    def seconds(**ways: float) -> dict[str, dict[str, float]]:
+        return {name.replace("_", " "): {"median": taken} for name, taken in ways.items()}
+
+    figures = {
+        "step": {"vgg16, 2000 RoIs": {"arms": step}},
+        "pool": {"seconds": {"torchvision, every RoI": {"median": 0.5}, "ours, distinct": {"median": 0.1}}},
+        "select": {"4000 RoIs, 2 groups": seconds(torchvision=0.03, ours=0.01)},
+        "detect": {"plain": seconds(every_RoI=2.6, distinct=2.0)},
+        "propose": {"images_per_second": {"1": 1.0, "4": 3.5}},
+    }
+    for name, content in figures.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(("exact", "met"), [(1.25, True), (1.4, False)])
+def test_goals_by_hand(tmp_path: Path, exact: float, met: bool) -> None:
+    _write_figures(tmp_path, exact)
+    found = goals(tmp_path)
+    measured = [exact, 1.1, 2.6 / exact, 2.6 / 1.1, 1.9 / exact, 1.2, 5.0, 3.0, 1.3, 3.5 / 4]
+    assert [row.measured for row in found] == pytest.approx(measured)
+    assert [row.met for row in found] == [met, True, met, False, met, False, True, False, True, True]
+
+
+def test_goals_of_what_was_not_measured(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"step\.json does not exist"):
+        goals(tmp_path)
+    _write_figures(tmp_path, 1.0)
+    (tmp_path / "step.json").write_text('{"vgg16, 500 RoIs": {}}')
+    with pytest.raises(InputError, match="were not run with 'vgg16, 2000 RoIs'"):
+        goals(tmp_path)

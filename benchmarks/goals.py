@@ -1,0 +1,113 @@
+"""The goals of this project in time and memory, and what the other benchmarks have measured of them.
+
+    python -m benchmarks.goals runs/bench
+
+The folder holds their JSON files, by the names that `make bench` gives them.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from benchmarks.common import run, show
+from ohem.errors import InputError
+
+
+class Goal(NamedTuple):
+    """A row: what is measured, the paper's figure and ours to reach, at least it or at most it."""
+
+    about: str
+    paper: str
+    goal: float
+    least: bool
+    measured: float
+
+    @property
+    def met(self) -> bool:
+        return self.measured >= self.goal if self.least else self.measured <= self.goal
+
+
+def main() -> None:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("folder", type=Path)
+    table = Table("", "paper", "goal", "measured", "met")
+    for row in goals(found.parse_args().folder):
+        bound = f"{'>=' if row.least else '<='} {row.goal:g}"
+        table.add_row(row.about, row.paper, bound, f"{row.measured:.2f}", "yes" if row.met else "no")
+    show(table)
+
+
+def goals(folder: Path) -> list[Goal]:
+    """The rows, of VGG16 and at most 2000 RoIs an image where they are of a step.
+
+    Raises:
+        InputError: a file is not there, or of other settings.
+    """
+    try:
+        return [*_step(_read(folder, "step")), *_rest(folder)]
+    except KeyError as error:
+        raise InputError(f"{folder}: the benchmarks there were not run with {error}: run make bench again") from error
+
+
+def _step(report: Any) -> list[Goal]:
+    arms = report["vgg16, 2000 RoIs"]["arms"]
+    ratio = {arm: figures["seconds_ratio"]["median"] for arm, figures in arms.items()}
+    exact, rescored, layer = ratio["ohem"], ratio["ohem-rescored"], ratio["ohem-loss-layer"]
+    return [
+        Goal("step, OHEM exact / FRCN", "1.75", 1.35, False, exact),
+        Goal("step, OHEM rescored int8 / FRCN", "", 1.20, False, rescored),
+        Goal("step, loss layer / OHEM exact", "> 2", 2.0, True, layer / exact),
+        Goal("step, loss layer / OHEM rescored int8", "", 2.4, True, layer / rescored),
+        Goal("step, mmdetection's rule / OHEM exact", "", 1.4, True, ratio["mmdetection"] / exact),
+        Goal("peak memory, OHEM / FRCN", "1.36", 1.10, False, arms["ohem"]["peak_ratio"]),
+    ]
+
+
+def _rest(folder: Path) -> list[Goal]:
+    pool, detect = _read(folder, "pool")["seconds"], _read(folder, "detect")["plain"]
+    select = _read(folder, "select")["4000 RoIs, 2 groups"]
+    rates = {int(cores): rate for cores, rate in _read(folder, "propose")["images_per_second"].items()}
+    cores = max(rates)
+    pooling = _median(pool["torchvision, every RoI"]) / _median(pool["ours, distinct"])
+    return [
+        Goal("read-only RoI pooling, torchvision / ours", "", 4, True, pooling),
+        Goal(
+            "batched_nms and top-k / hard_rois, R = 4000, k = 128",
+            "",
+            4,
+            True,
+            _median(select["torchvision"]) / _median(select["ours"]),
+        ),
+        Goal(
+            "detection, without / with distinct RoIs",
+            "",
+            1.3,
+            True,
+            _median(detect["every RoI"]) / _median(detect["distinct"]),
+        ),
+        Goal(
+            f"selective search, {cores} cores / one, in units of {cores}",
+            "",
+            0.8,
+            True,
+            rates[cores] / rates[1] / cores,
+        ),
+    ]
+
+
+def _median(seconds: dict[str, float]) -> float:
+    return seconds["median"]
+
+
+def _read(folder: Path, name: str) -> Any:
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: run make bench with OUT={folder}")
+    return json.loads(path.read_text())
+
+
+if __name__ == "__main__":
+    run(main)
