@@ -1,8 +1,7 @@
 """Layers of PyTorch computed in other ways, for as long as a pass lasts: faster ones on a CPU, here.
 
-Linear: PyTorch for x86 multiplies float32 by MKL, which on AMD's processors uses half of what they have. The oneDNN
-inside the same PyTorch does not: fc6 of VGG16 takes it a third to half of the time there, in the same precision, and no
-more than MKL on Intel's.
+Linear: PyTorch for x86 multiplies float32 by MKL, which on an AMD EPYC uses a third to half of what it has. The oneDNN
+inside the same PyTorch multiplies in the same precision: fc6 of VGG16 takes it a third to half of the time there.
 
 Dropout: PyTorch draws one random number after the other, for each value one; here each gives eight.
 """
