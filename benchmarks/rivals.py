@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,12 +63,12 @@ class ClassLossApart:
 class Plain(FastRCNN):
     """The paper's two passes as they are written down: every RoI is pooled by torchvision and run, alike or not.
 
-    Its linear layers are PyTorch's own; our training loop makes them faster, which those who wrote these had not.
+    Its linear layers are PyTorch's own: our training and detection make them faster, those of others do not.
     """
 
-    def forward(self, *inputs: Any) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+    def head(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         with forwards(self, {nn.Linear: lambda layer: partial(nn.Linear.forward, layer)}):
-            return super().forward(*inputs)
+            return super().head(features, rois)
 
     def _pooled(self, features: Tensor, windows: Tensor, chunk: int) -> Iterator[Tensor]:
         size = self.backbone.pool_size

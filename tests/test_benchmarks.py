@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from benchmarks.goals import goals
 from benchmarks.rivals import ClassLossApart, Gathered, PerImage, Plain, WholeNMS
+from torch import Tensor
 
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.errors import InputError
+from ohem.layers import fast_linear
 from ohem.recording import Recorder
 from ohem.samplers import OHEMSampler
 from tests.detection.test_fast_rcnn import assert_close, detector, losses_and_gradients, mini_batch
@@ -30,6 +32,23 @@ def test_the_plain_ways_choose_and_learn_the_same(kind: type[FastRCNN]) -> None:
     assert sorted(ours.chosen.tolist()) == sorted(theirs.chosen.tolist())
     for some, others in zip(found, expected, strict=True):
         assert_close(some, others)
+
+
+@pytest.mark.parametrize("kind", [Plain, PerImage, Gathered])
+def test_the_plain_ways_are_timed_with_pytorchs_own_layers(
+    kind: type[FastRCNN], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training within our loop's fast layers, and at test time."""
+
+    def to_mkldnn(x: Tensor) -> Tensor:
+        raise AssertionError("oneDNN is ours")
+
+    monkeypatch.setattr(Tensor, "to_mkldnn", to_mkldnn)
+    model = as_rival(kind, Recorder(WholeNMS(8))).float()
+    images, proposals, targets = mini_batch()
+    with fast_linear(model):
+        model(images, proposals, targets)
+    model.eval().detect(images[:1], [1.0], proposals[0], (96, 128))
 
 
 def test_mmdetections_rule_is_our_preset() -> None:

@@ -8,6 +8,7 @@ as they are.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -47,14 +48,15 @@ def coarse(head: nn.Module, features: Tensor) -> Iterator[Tensor]:
             yield features
         return
     with torch.no_grad():
-        if not _begins_linear(head):
-            with forwards(head, {nn.Linear: Int8Linear}):
-                yield features
-            return
-        rounded = quantised_range(features.float().flatten()[None])
-        rounded = Rounded(rounded.values.view(features.shape), rounded.steps[0, 0], rounded.middle[0, 0])
-        with forwards(head, {nn.Linear: lambda layer: Int8Linear(layer, rounded)}):
-            yield rounded.values
+        rounded = _whole(features) if _begins_linear(head) else None
+        with forwards(head, {nn.Linear: partial(Int8Linear, rounded=rounded)}):
+            yield features if rounded is None else rounded.values
+
+
+def _whole(features: Tensor) -> Rounded:
+    """All of the map with the same steps."""
+    values, steps, middle = quantised_range(features.float().flatten()[None])
+    return Rounded(values.view(features.shape), steps[0, 0], middle[0, 0])
 
 
 def _begins_linear(head: nn.Module) -> bool:
