@@ -3,13 +3,16 @@
 import copy
 import math
 import pickle
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, multiprocessing, nn
+from torch.nn import functional
 
 from ohem import OHEMLoss
 
@@ -71,6 +74,38 @@ def test_ignore_index_of_the_criterion_or_given() -> None:
     assert OHEMLoss(criterion, keep=1.0)(scores, target).item() == pytest.approx(expected.item())
     by_hand = OHEMLoss(lambda s, t: criterion(s, t), keep=1.0, ignore_index=255)
     assert by_hand(scores, target).item() == pytest.approx(expected.item())
+
+
+def test_ignore_index_of_float_targets_and_of_a_partial() -> None:
+    losses, target = torch.tensor([[9.0, 1.0], [2.0, 3.0]]), torch.tensor([[255.0, 0.0], [1.0, 255.0]])
+    assert OHEMLoss(lambda a, _: a, keep=1.0, ignore_index=255)(losses, target) == 1.5
+    cross_entropy = partial(functional.cross_entropy, reduction="none", ignore_index=255)
+    loss = OHEMLoss(cross_entropy, keep=0.5)
+    loss(torch.zeros(4, 2), torch.tensor([0, 1, 255, 255]))
+    assert (loss.mining["examples"], loss.mining["kept"]) == (2, 1)
+    with pytest.raises(ValueError, match='reduction="none"'):
+        OHEMLoss(partial(functional.cross_entropy, reduction="sum"))
+
+
+def test_an_ignore_index_that_cannot_be_told_is_refused() -> None:
+    loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), ignore_index=255)
+    with pytest.raises(ValueError, match=r"the target is \(2, 3\), the losses \(2,\): say .* valid="):
+        loss(torch.zeros(2, 3), torch.full((2, 3), 1 / 3))
+    assert OHEMLoss(nn.CrossEntropyLoss(reduction="none"))(torch.zeros(2, 3), torch.full((2, 3), 1 / 3)) > 0
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_per_image_in_classification(count: int) -> None:
+    """Every sample is its own image, and has one loss, which is kept."""
+    loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=0.1, per_image=True)
+    loss(torch.zeros(count, 2), torch.zeros(count, dtype=torch.int64))
+    assert loss.mining["kept"] == count
+
+
+@pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss, "cross_entropy"])
+def test_what_is_no_criterion_is_refused(criterion: Any) -> None:
+    with pytest.raises(ValueError, match="a criterion to call"):
+        OHEMLoss(criterion)
 
 
 def test_regression_ranks_coordinates_or_what_the_criterion_adds_up() -> None:

@@ -5,6 +5,8 @@ Shapes: N: images or samples   E: examples, the elements of what the criterion g
 
 import warnings
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -26,7 +28,9 @@ class OHEMLoss(nn.Module):
         min_kept: number of examples that are kept in any case.
         threshold: keep every example whose loss is above it, and at least `min_kept`, as is usual in segmentation.
         per_image: count and rank within each of the N rather than over the mini-batch.
-        ignore_index: examples with this target are left out; by default that of the criterion, if it has one.
+        ignore_index: examples with this target are left out; by default that of the criterion, if it or the function
+            of a `functools.partial` has one; a criterion that wraps another does not tell. The target must then be
+            of the shape of the losses; else say which examples count with `valid`.
         global_batch: with several processes, rank over the mini-batches of all of them. Each then returns its share,
             scaled so that the mean over processes, which DistributedDataParallel takes of gradients, is the mean loss
             of the kept.
@@ -47,7 +51,11 @@ class OHEMLoss(nn.Module):
         global_batch: bool = False,
     ) -> None:
         super().__init__()
-        if getattr(criterion, "reduction", "none") != "none":
+        if isinstance(criterion, type) or not callable(criterion):
+            raise ValueError(
+                f'OHEMLoss needs a criterion to call, CrossEntropyLoss(reduction="none"), not {criterion!r}'
+            )
+        if _setting(criterion, "reduction") not in (None, "none"):
             name = type(criterion).__name__
             raise ValueError(f'OHEMLoss needs a loss for every example: make it {name}(reduction="none")')
         if not 0 <= keep <= 1:
@@ -59,7 +67,8 @@ class OHEMLoss(nn.Module):
         self.criterion = criterion
         self.keep, self.min_kept, self.threshold = keep, min_kept, threshold
         self.per_image, self.global_batch = per_image, global_batch
-        self.ignore_index = getattr(criterion, "ignore_index", None) if ignore_index is None else ignore_index
+        self.asked_to_ignore = ignore_index is not None
+        self.ignore_index = _setting(criterion, "ignore_index") if ignore_index is None else ignore_index
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def forward(self, input: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:  # noqa: A002  torch's name
@@ -70,7 +79,8 @@ class OHEMLoss(nn.Module):
             valid: bool, of the shape of the losses; False leaves an example out, besides `ignore_index`.
 
         Raises:
-            ValueError: the criterion gave a single number, or `valid` is of another shape than its losses.
+            ValueError: the criterion gave a single number, `valid` is of another shape than its losses, or the target
+                is, although `ignore_index` was given.
         """
         losses = self.criterion(input, target)
         if losses.dim() == 0:
@@ -83,7 +93,7 @@ class OHEMLoss(nn.Module):
             # Half precision would overflow in a sum over many pixels.
             count = _added_up(torch.tensor(len(chosen), device=losses.device)).clamp(min=1)
             return chosen.float().sum() * _processes() / count
-        return chosen.float().mean() if len(chosen) else losses.flatten()[:0].sum()
+        return chosen.float().mean() if len(chosen) else losses.flatten()[:0].float().sum()
 
     @property
     def mining(self) -> dict[str, float]:
@@ -105,8 +115,13 @@ class OHEMLoss(nn.Module):
 
     def _usable(self, losses: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
         usable = torch.ones_like(losses, dtype=torch.bool)
-        if self.ignore_index is not None and target.shape == losses.shape and not target.is_floating_point():
+        if self.ignore_index is not None and target.shape == losses.shape:
             usable = target != self.ignore_index
+        elif self.asked_to_ignore:
+            raise ValueError(
+                f"ignore_index needs a target for each loss, and the target is {tuple(target.shape)}, the losses "
+                f"{tuple(losses.shape)}: say which examples count with valid="
+            )
         if valid is None:
             return usable
         if valid.shape != losses.shape:
@@ -122,7 +137,7 @@ class OHEMLoss(nn.Module):
                 stacklevel=4,
             )
         if self.per_image:
-            pairs = zip(losses.flatten(1), usable.flatten(1), strict=True)
+            pairs = zip(losses[..., None].flatten(1), usable[..., None].flatten(1), strict=True)
             rows = [self._hardest(row, here) for row, here in pairs]
             return torch.stack(rows).view_as(losses) if rows else usable
         flat, here = losses.flatten(), usable.flatten()
@@ -154,6 +169,11 @@ class OHEMLoss(nn.Module):
         found = self._hardest(torch.cat([values for values, _ in both]), torch.cat([here for _, here in both]))
         start = int(torch.stack(lengths[: distributed.get_rank()]).sum()) if distributed.get_rank() else 0
         return found[start : start + len(losses)]
+
+
+def _setting(criterion: Any, name: str) -> Any:
+    """Of a module, or of what a `functools.partial` was given; None where it has none."""
+    return getattr(criterion, name, None) if not isinstance(criterion, partial) else criterion.keywords.get(name)
 
 
 def _mean(losses: Tensor) -> float:
