@@ -41,7 +41,7 @@ def hard_rois(losses: Tensor, boxes: Tensor, groups: Tensor, k: int, nms_iou: fl
 
     Args:
         losses: (R,) loss of each RoI, any floating dtype.
-        boxes: (R, 4) float `[x1, y1, x2, y2]` in pixels.
+        boxes: (R, 4) float `[x1, y1, x2, y2]` in pixels, finite.
         groups: (R,) integers; only RoIs of the same group suppress each other (the image, or image and label).
         k: how many to keep, at least 0.
         nms_iou: IoU above which a RoI is suppressed; None switches suppression off.
@@ -62,14 +62,20 @@ def hard_rois(losses: Tensor, boxes: Tensor, groups: Tensor, k: int, nms_iou: fl
     if nms_iou is None or k == 0 or len(order) == 0:
         return order[:k]
     apart = _apart(boxes, groups)
+    order = order.to(apart.device)
     # Whether a RoI survives depends on harder ones alone: the hardest few settle who the k are, or a few more.
     size = max(FIRST * k, 64)
     while True:
         hardest = order[:size]
         kept = _survivors(apart[hardest], nms_iou)
         if len(kept) >= k or size >= len(order):
-            return hardest[kept[:k]]
+            return hardest[kept[:k]].to(losses.device)
         size *= 4
+
+
+def exact(boxes: Tensor) -> Tensor:
+    """`boxes` in float64: on the CPU if they are on MPS, which has none."""
+    return (boxes.cpu() if boxes.device.type == "mps" else boxes).double()
 
 
 def _check(losses: Tensor, k: int) -> None:
@@ -89,9 +95,9 @@ def _hardest_first(losses: Tensor) -> Tensor:
 def _apart(boxes: Tensor, groups: Tensor) -> Tensor:
     """The boxes, (R, 4) float64, each group moved to a place of its own, so that one NMS serves all."""
     # float64 keeps the move from rounding, and numbering the groups keeps it small whatever integers they are.
-    boxes = boxes.detach().double()
+    boxes = exact(boxes.detach())
     span = boxes.max() - boxes.min() + 1
-    place: Tensor = torch.unique(groups, return_inverse=True)[1]
+    place: Tensor = torch.unique(groups.to(boxes.device), return_inverse=True)[1]
     return boxes + (place.double() * span)[:, None]
 
 

@@ -10,8 +10,8 @@ from ohem.samplers import Losses, OHEMSampler, RoISampler, ask
 
 # RoIs this far from every object are the easy background that mining is meant to leave out (paper, section 3.1).
 FAR = 0.1
-# To count what NMS leaves takes time with the square of the RoIs: seconds for so many, minutes for the anchors of some.
-MOST_COUNTED = 30_000
+# To count what NMS leaves takes time with the square of the RoIs: minutes for the anchors of some detectors.
+MOST_COUNTED = 10_000
 
 
 class Recorder:
@@ -38,8 +38,12 @@ class Recorder:
             known[weights] = self.losses
             return self.losses
 
-        self.rois, self.chosen = rois, self.sampler(rois, remembered)
-        return self.chosen
+        chosen = self.sampler(rois, remembered)
+        if not isinstance(chosen, Tensor) or chosen.dim() != 1 or chosen.dtype != torch.int64:
+            what = f"{chosen.dtype} {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else type(chosen).__name__
+            raise TypeError(f"a sampler returns the indices of RoIs, an int64 vector, and {self.sampler} gave {what}")
+        self.rois, self.chosen = rois, chosen
+        return chosen
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies, pickles and checkpoints hold the strategy, and not the tensors of the last mini-batch."""
@@ -50,7 +54,7 @@ class Recorder:
 
         `rois`: RoIs that could be chosen; `chosen`: how many were; `foreground`, `far`: share of the chosen that is
         foreground, and that has IoU < 0.1; and, if the sampler looked at the losses, `survivors` of NMS (of at
-        most 30 000 RoIs), `loss_chosen`, `loss_all`: mean loss of the chosen and of all in the read-only pass; `nan`:
+        most 10 000 RoIs), `loss_chosen`, `loss_all`: mean loss of the chosen and of all in the read-only pass; `nan`:
         losses that are NaN.
         """
         if self.rois is None or self.chosen is None:

@@ -104,16 +104,16 @@ def target_statistics(rois: Iterable[RoIs], num_classes: int) -> tuple[Tensor, T
         num_classes: K + 1.
 
     Returns:
-        mean, std (K + 1, 4) float32; 0 and 1 for a class without a foreground RoI, and for background.
+        mean, std (K + 1, 4) float32, on the CPU; 0 and 1 for a class without a foreground RoI, and for background.
     """
     count = torch.zeros(num_classes, 1, dtype=torch.float64)
     total, squares = (torch.zeros(num_classes, 4, dtype=torch.float64) for _ in range(2))
     for batch in rois:
         chosen = batch[batch.foreground]
-        values = chosen.targets.double()
-        count.index_add_(0, chosen.labels, torch.ones(len(chosen), 1, dtype=torch.float64))
-        total.index_add_(0, chosen.labels, values)
-        squares.index_add_(0, chosen.labels, values**2)
+        labels, values = chosen.labels.cpu(), chosen.targets.cpu().double()
+        count.index_add_(0, labels, torch.ones(len(chosen), 1, dtype=torch.float64))
+        total.index_add_(0, labels, values)
+        squares.index_add_(0, labels, values**2)
     mean = total / count.clamp(min=1)
     std = (squares / count.clamp(min=1) - mean**2).clamp(min=0).sqrt()
     # One lone RoI has no spread but for rounding; dividing by it would make the targets of others huge.
@@ -141,8 +141,8 @@ def _match_image(
 
 
 def ignored(target: Mapping[str, Tensor]) -> Tensor:
-    """(G,) bool: the objects that `target["ignore"]` marks, if it has that; otherwise none."""
-    return target.get("ignore", torch.zeros_like(target["labels"])).bool()
+    """(G,) bool: the objects that `target["ignore"]` marks, or else COCO's `target["iscrowd"]`; otherwise none."""
+    return target.get("ignore", target.get("iscrowd", torch.zeros_like(target["labels"]))).bool()
 
 
 def highest_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

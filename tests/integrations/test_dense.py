@@ -4,6 +4,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,24 @@ import pytest
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
+from torchvision.models import detection
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead
 from torchvision.models.detection.ssd import SSD
 
-from ohem import AllSampler, OHEMSampler, RandomSampler, RatioSampler, RoIs, with_ohem
+from ohem import (
+    AllSampler,
+    HierarchicalSampler,
+    IoUBalancedSampler,
+    OHEMSampler,
+    ProportionalSampler,
+    RandomSampler,
+    RankSampler,
+    RatioSampler,
+    RoIs,
+    with_ohem,
+)
+from tests.contracts import check_detector
 from tests.integrations.one_stage import BATCHES, LEFT, MAKE, RIGHT, Backbone, batch, make, make_ssd, step, target
 
 
@@ -35,6 +49,15 @@ SAMPLERS = {
     "ohem of the batch": OHEMSampler(8, per_image=False, nms_iou=None),
     "ratio": RatioSampler(),
     "none": NoneSampler(),
+}
+CONTRACT: dict[str, Any] = {
+    **{name: SAMPLERS[name] for name in ("default", "all", "random", "ohem with NMS", "ohem of the batch")},
+    "mmdetection": OHEMSampler.mmdetection(8),
+    "tensorflow": OHEMSampler.tensorflow(8, 3.0, 2),
+    "rank": RankSampler(8),
+    "proportional": ProportionalSampler(8),
+    "IoU-balanced": IoUBalancedSampler(8),
+    "hierarchical": HierarchicalSampler(8),
 }
 KINDS = pytest.mark.parametrize("kind", MAKE)
 LOSSES = pytest.mark.parametrize("loss", ["own", "cross_entropy"])
@@ -105,6 +128,37 @@ def test_torchvisions_ssd_learns_nothing_from_images_without_an_object_and_ours_
     torch.testing.assert_close(step(mined, "no object")["classification"], hardest.sum())
 
 
+@pytest.mark.parametrize("name", ["no object", "one object"])
+def test_an_ssd_with_a_fixed_number_of_anchors_is_not_thrown_off_where_objects_are_few(name: str) -> None:
+    mined = with_ohem(make("ssd"), OHEMSampler(8, nms_iou=None))
+    losses = step(mined, name)
+    torch.testing.assert_close(sum(losses.values()), mined.mining.losses[mined.mining.chosen].mean())
+
+
+@KINDS
+@pytest.mark.parametrize("sampler", CONTRACT.values(), ids=CONTRACT)
+def test_everything_else_stays_as_it_is(kind: str, sampler: Any) -> None:
+    check_detector(partial(make, kind, score_thresh=0.0), sampler, {name: batch(name) for name in BATCHES})
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        detection.retinanet_resnet50_fpn,
+        detection.retinanet_resnet50_fpn_v2,
+        detection.fcos_resnet50_fpn,
+        detection.ssd300_vgg16,
+    ],
+    ids=lambda build: build.__name__,
+)
+def test_every_builder(build: Callable[..., nn.Module]) -> None:
+    with torch.device("meta"):  # no weights are made
+        model = build(weights=None, weights_backbone=None)
+    names = list(model.state_dict())
+    assert with_ohem(model).mining.statistics() == {}
+    assert list(model.state_dict()) == names
+
+
 def per_anchor_cross_entropy(model: Any, name: str) -> Tensor:
     """(R,) of an SSD, computed from what its head gives; `model.mining` knows the labels."""
     outputs = head_outputs(model, name)
@@ -133,8 +187,8 @@ def head_outputs(model: Any, name: str) -> dict[str, Tensor]:
 )
 def test_the_chosen_have_the_gradient_they_have_among_all_and_the_others_none(kind: str, sampler: Any) -> None:
     """The masked loss: torchvision's own where it does not mine by itself."""
-    whole = with_ohem(make("ssd"), AllSampler()) if kind == "ssd" else make(kind)
-    mined = with_ohem(make(kind), sampler)
+    whole = with_ohem(make("ssd"), AllSampler(), loss="own") if kind == "ssd" else make(kind)
+    mined = with_ohem(make(kind), sampler, loss="own")
     expected, found = head_outputs(whole, "two images"), head_outputs(mined, "two images")
     chosen = torch.zeros(len(mined.mining.rois), dtype=torch.bool)
     chosen[mined.mining.chosen] = True
@@ -148,7 +202,7 @@ def test_the_chosen_have_the_gradient_they_have_among_all_and_the_others_none(ki
 
 @KINDS
 def test_the_hardest_by_their_own_loss_are_chosen(kind: str) -> None:
-    model = with_ohem(make(kind), OHEMSampler(8, nms_iou=None))
+    model = with_ohem(make(kind), OHEMSampler(8, nms_iou=None), loss="own")
     losses = step(model, "two images")
     mining = model.mining
     for i in range(2):

@@ -16,8 +16,21 @@ from torchvision.models import detection
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
-from ohem import AllSampler, OHEMSampler, RandomSampler, RankSampler, RoIs, RoISampler, with_ohem
+from ohem import (
+    AllSampler,
+    HierarchicalSampler,
+    IoUBalancedSampler,
+    OHEMSampler,
+    ProportionalSampler,
+    RandomSampler,
+    RankSampler,
+    RatioSampler,
+    RoIs,
+    RoISampler,
+    with_ohem,
+)
 from ohem.integrations.rcnn import OHEMRoIHeads
+from ohem.recording import Recorder
 from tests.contracts import check_detector
 from tests.integrations.tiny_rcnn import CLASSES, MODELS, Batch, faster_rcnn, mini_batch, normalised_rcnn
 
@@ -29,6 +42,12 @@ SAMPLERS: dict[str, RoISampler] = {
     "random": RandomSampler(8),
     "all": AllSampler(),
     "rank": RankSampler(8),
+    "proportional": ProportionalSampler(30),
+    "IoU-balanced": IoUBalancedSampler(8),
+    "hierarchical": HierarchicalSampler(8),
+    "mmdetection": OHEMSampler.mmdetection(8),
+    "tensorflow": OHEMSampler.tensorflow(8, 3.0, 2),
+    "ratio": RatioSampler(),
 }
 BATCHES = {
     "usual": mini_batch(),
@@ -253,6 +272,16 @@ def test_chunks_change_nothing(chunk: int) -> None:
     assert_close(others, losses)
 
 
+def test_double_precision() -> None:
+    model = with_ohem(faster_rcnn().double(), OHEMSampler(8))
+    images, targets = BATCHES["usual"]
+    floating = [{k: v.double() if v.is_floating_point() else v for k, v in target.items()} for target in targets]
+    losses, _ = step(model, ([image.double() for image in images], floating))
+    expected, _ = step(with_ohem(faster_rcnn(), OHEMSampler(8)), BATCHES["usual"])
+    for name, value in expected.items():
+        assert float(losses[name]) == pytest.approx(float(value), rel=1e-3), name
+
+
 def test_features_are_not_kept() -> None:
     model = with_ohem(faster_rcnn(), OHEMSampler(8))
     before = set(vars(model.roi_heads))
@@ -365,6 +394,33 @@ def test_scripting_is_refused_before_and_after() -> None:
         with_ohem(torch.jit.script(faster_rcnn().eval()), OHEMSampler(8))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.nn.DataParallel:FutureWarning")
+@pytest.mark.parametrize("wrap", [nn.DataParallel, partial(torch.compile, backend="eager")])
+def test_wrapped_models_are_refused_with_the_order_of_things(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    with pytest.raises(TypeError, match="FasterRCNN before it is wrapped"):
+        with_ohem(wrap(faster_rcnn()), OHEMSampler(8))
+
+
+@pytest.mark.parametrize("sampler", [OHEMSampler, 128, "ohem"])
+def test_what_is_no_sampler_is_refused_at_once(sampler: Any) -> None:
+    with pytest.raises(TypeError, match=r"give OHEMSampler\(\)"):
+        with_ohem(faster_rcnn(), sampler)
+
+
+@pytest.mark.parametrize("chosen", [[0, 1], torch.ones(3, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.int64)])
+def test_a_sampler_must_give_indices(chosen: Any) -> None:
+    with pytest.raises(TypeError, match="returns the indices of RoIs, an int64 vector"):
+        step(with_ohem(faster_rcnn(), lambda rois, losses: chosen), BATCHES["usual"])
+
+
+def test_a_recorder_of_ones_own_is_the_one_that_records() -> None:
+    mine = Recorder(OHEMSampler(8))
+    model = with_ohem(faster_rcnn(), mine)
+    step(model, BATCHES["usual"])
+    assert model.mining is mine
+    assert mine.statistics()["survivors"] >= 8
+
+
 def test_unknown_models_are_refused() -> None:
     with pytest.raises(TypeError, match=r"FasterRCNN.*not Linear: .*with_ohem.register\(Linear\)"):
         with_ohem(nn.Linear(1, 1), OHEMSampler(8))
@@ -443,3 +499,25 @@ def test_ignored_objects_are_neither_foreground_nor_background() -> None:
     assert model.mining.rois is not None
     assert (model.mining.rois.labels == -1).all()  # everything lies in the crowd
     assert len(model.mining.chosen) == 0
+
+
+@pytest.mark.parametrize("key", ["ignore", "iscrowd"])
+def test_ignored_objects_are_nothing_to_the_rpn(key: str) -> None:
+    model, (images, _) = with_ohem(faster_rcnn(), AllSampler()), mini_batch((2,))
+    plain = {"boxes": torch.tensor([[10.0, 10, 30, 30], [60, 30, 80, 50]]), "labels": torch.tensor([1, 2])}
+    anchors = [torch.cat([plain["boxes"], torch.tensor([[0.0, 0, 4, 4], [0, 0, 50, 50]])])]
+    marked = {**plain, key: torch.tensor([1, 0])}
+    (labels,), (matched,) = model.rpn.assign_targets_to_anchors(anchors, [marked])
+    assert labels.tolist() == [-1, 1, 0, 0]  # the last is an anchor in which the object is small
+    assert torch.equal(matched[1], plain["boxes"][1])
+    (usual,), _ = faster_rcnn().rpn.assign_targets_to_anchors(anchors, [plain])
+    assert usual.tolist() == [1, 1, 0, 0]
+    step(model, (images, [marked]))
+    assert set(model.mining.rois.labels.unique().tolist()) >= {-1, 2}
+
+
+def test_an_rpn_whose_anchors_are_all_on_a_crowd_has_a_loss() -> None:
+    model, (images, _) = with_ohem(faster_rcnn(), OHEMSampler(8)), mini_batch((1,))
+    region = {"boxes": torch.tensor([[-99.0, -99, 199, 199]]), "labels": torch.tensor([1]), "ignore": torch.tensor([1])}
+    losses, _ = step(model, (images, [region]))
+    assert all(loss.isfinite() for loss in losses.values())

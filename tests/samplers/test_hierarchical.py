@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ohem.losses import weighted
-from ohem.samplers import HierarchicalSampler, OHEMSampler
+from ohem.samplers import HierarchicalSampler, OHEMSampler, hierarchical
 from tests.make_rois import make_rois
 
 UNIT = [0.0, 0.0, 10.0, 10.0]
@@ -31,6 +31,16 @@ def test_the_first_are_those_that_nms_keeps() -> None:
     chosen = HierarchicalSampler(300)(rois, partial(weighted, losses))
     assert torch.equal(chosen[: len(kept)], kept)
     assert sorted(chosen.tolist()) == list(range(300))
+
+
+def test_in_parts_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = torch.Generator().manual_seed(1)
+    corner = torch.rand(200, 2, generator=rng) * 60
+    rois = make_rois([0] * 200, boxes=torch.cat([corner, corner + 30], dim=1).tolist())
+    losses = partial(weighted, (torch.rand(200, generator=rng), torch.zeros(200)))
+    whole = HierarchicalSampler(200)(rois, losses)
+    monkeypatch.setattr(hierarchical, "MOST_PAIRS", 100)
+    assert torch.equal(HierarchicalSampler(200)(rois, losses), whole)
 
 
 def test_ranked_by_the_class_unless_told_otherwise() -> None:

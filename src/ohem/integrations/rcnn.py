@@ -3,7 +3,7 @@
 torchvision's `RoIHeads` adds the ground truth to the proposals, labels all of them and draws some at random before it
 looks at them. Here that draw leaves nothing out, and the sampler chooses instead; pooling, heads and losses stay
 torchvision's own, so masks and keypoints are trained on the foreground that was chosen. Objects that `ignore` (G,) bool
-of a target marks, if it has that, are neither foreground nor mined as background.
+of a target marks, if it has that, are neither foreground nor mined as background, and nothing to the RPN either.
 
 Shapes: R: RoIs of the mini-batch   N: images   K: foreground classes
 """
@@ -19,7 +19,10 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import box_area
 
+from ohem.boxes import intersection
 from ohem.integrations.registry import with_ohem
 from ohem.losses import roi_losses, weighted
 from ohem.readonly import read_only
@@ -38,6 +41,22 @@ _PARAMETERS = {
     "select_training_samples": ["self", "proposals", "targets"],
     "subsample": ["self", "labels"],
 }
+
+
+class IgnoringRPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision is not typed
+    """What `with_ohem` makes of a detector's `rpn`: objects to ignore are not shown to it, nor anchors within them."""
+
+    def assign_targets_to_anchors(self, anchors: Column, targets: list[dict[str, Tensor]]) -> tuple[Column, Column]:
+        """As in `RegionProposalNetwork`: labels (A,) float, 1, 0 or -1 for neither, and matched boxes (A, 4)."""
+        shown = [{"boxes": target["boxes"][~ignored(target)]} for target in targets]
+        labels, matched = super().assign_targets_to_anchors(anchors, shown)
+        for label, boxes, target in zip(labels, anchors, targets, strict=True):
+            if ignored(target).any():
+                shared = intersection(boxes, target["boxes"][ignored(target)]).amax(dim=1)
+                out = (label == 0) & (shared >= 0.5 * box_area(boxes))
+                # The loss of an RPN that is left no anchor at all is not a number.
+                label[out] = -1 if (label >= 0).sum() > out.sum() else 0
+        return labels, matched
 
 
 class OHEMRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision is not typed
@@ -94,7 +113,7 @@ class OHEMRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision is not typed
         with read_only(self):
             for first in range(chunks):
                 part = torch.arange(first, len(rois), chunks, device=losses.device)
-                losses[part] = weighted(self._losses(rois[part]), classifier, box_reg)
+                losses[part] = weighted(self._losses(rois[part]), classifier, box_reg).to(losses.dtype)
         return losses
 
     def _losses(self, rois: RoIs) -> tuple[Tensor, Tensor]:
@@ -130,6 +149,8 @@ def install(model: GeneralizedRCNN, sampler: Recorder) -> None:
                 f"with_ohem does not know RoIHeads.{name} of torchvision {torchvision.__version__}: "
                 "install torchvision 0.29, or a later ohem"
             )
+    if type(model.rpn) is RegionProposalNetwork:
+        model.rpn.__class__ = IgnoringRPN
     model.roi_heads.__class__ = OHEMRoIHeads
     model.roi_heads.mining = sampler
 

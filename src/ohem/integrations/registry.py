@@ -36,12 +36,21 @@ class WithOHEM:
             The same object.
 
         Raises:
-            TypeError: nobody has said how to mine in such a model, or it is scripted, or has no such option.
+            TypeError: nobody has said how to mine in such a model, or it is scripted or wrapped, or has no such option,
+                or the sampler is none.
         """
+        if sampler is not None and (isinstance(sampler, type) or not callable(sampler)):
+            raise TypeError(f"a sampler is called with (rois, losses), and {sampler!r} is not: give OHEMSampler()")
         if isinstance(model, jit.ScriptModule):
             raise TypeError("with_ohem cannot change a scripted model: give it the one that was scripted")
         found = next((self._known[kind] for kind in type(model).__mro__ if kind in self._known), None)
         if found is None:
+            wrapped = getattr(model, "_orig_mod", getattr(model, "module", None))
+            if isinstance(wrapped, tuple(self._known)):
+                raise TypeError(
+                    f"with_ohem takes a {type(wrapped).__name__} before it is wrapped, and not {type(model).__name__}: "
+                    "call it on the model, then wrap that"
+                )
             known = ", ".join(sorted(kind.__name__ for kind in self._known))
             raise TypeError(
                 f"with_ohem knows {known}, and not {type(model).__name__}: give it one of these, or say how with "
@@ -51,7 +60,8 @@ class WithOHEM:
         for name in options:
             if name not in inspect.signature(install).parameters:
                 raise TypeError(f"with_ohem has no option {name!r} for {type(model).__name__}: leave it out")
-        recorder = Recorder(default(model) if sampler is None else sampler)
+        chosen = default(model) if sampler is None else sampler
+        recorder = chosen if isinstance(chosen, Recorder) else Recorder(chosen)
         install(model, recorder, **options)
         model.mining = recorder  # type: ignore[assignment]
         return model

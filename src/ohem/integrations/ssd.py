@@ -11,6 +11,7 @@ from torchvision.models.detection.ssd import SSD
 
 from ohem.integrations.dense import Loss, MinedLoss, Outputs, check_own_loss, where_foreground
 from ohem.integrations.registry import with_ohem
+from ohem.recording import Recorder
 from ohem.rois import RoIs
 from ohem.samplers import RatioSampler, RoISampler
 
@@ -36,6 +37,12 @@ class MinedSSDLoss(MinedLoss):
 
 
 @with_ohem.register(SSD, default=lambda model: RatioSampler(model.neg_to_pos_ratio))
-def _install(model: SSD, sampler: RoISampler, loss: Loss = "own") -> None:
+def _install(model: SSD, sampler: Recorder, loss: Loss | None = None) -> None:
+    """`loss`: if not given, "own" for a `RatioSampler`, and for others "cross_entropy", the same but for its divisor.
+
+    Others may choose any number for each foreground anchor, of which an image may have none: divided by that number,
+    its losses would outweigh all others.
+    """
     check_own_loss((model, SSD))
-    model.compute_loss = MinedSSDLoss(sampler, loss, model.box_coder)
+    usual: Loss = "own" if isinstance(sampler.sampler, RatioSampler) else "cross_entropy"
+    model.compute_loss = MinedSSDLoss(sampler, loss or usual, model.box_coder)

@@ -86,8 +86,9 @@ class OHEMSampler:
         if self.fg_fraction is not None:
             foreground, background = _apart(rois, candidates)
             chosen = self._hardest(rois, losses, foreground, round(self.fg_fraction * k))
-            return torch.cat([chosen, self._hardest(rois, losses, background, k - len(chosen))])
-        chosen = self._hardest(rois, losses, candidates, k)
+            chosen = torch.cat([chosen, self._hardest(rois, losses, background, k - len(chosen))])
+        else:
+            chosen = self._hardest(rois, losses, candidates, k)
         if self.negatives_per_positive is None:
             return chosen
         positive = rois.foreground[chosen]

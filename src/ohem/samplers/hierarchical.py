@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from ohem.mining import hard_examples, hard_rois
+from ohem.mining import exact, hard_examples, hard_rois
 from ohem.rois import RoIs
 from ohem.samplers.base import Losses, ask, by_image, warn_of_nan
+
+MOST_PAIRS = 2**22  # of boxes, whose IoU is in memory at once
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class HierarchicalSampler:
         kept = hard_rois(losses, boxes, torch.zeros_like(losses, dtype=torch.int64), len(losses), self.nms_iou)
         if not len(kept):
             return kept
-        near = box_iou(boxes[kept].double(), boxes.double()) > self.nms_iou
-        near[torch.arange(len(kept), device=kept.device), kept] = True  # a box without area overlaps nothing
-        first: Tensor = near.int().argmax(dim=0)
-        return first
+        survivors = exact(boxes[kept])
+        parts = torch.split(exact(boxes), max(1, MOST_PAIRS // len(kept)))
+        first = [(box_iou(survivors, part) > self.nms_iou).to(torch.uint8).argmax(dim=0) for part in parts]
+        own = torch.arange(len(kept), device=kept.device)
+        # Also where a box has no area, and overlaps not even itself.
+        return torch.cat(first).to(kept.device).index_copy(0, kept, own)
