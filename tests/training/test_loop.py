@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from ohem.training import checkpoint, loss_all, snapshots
+from ohem.recording import Recorder
+from ohem.rois import RoIs
+from ohem.samplers import Losses
+from ohem.training import checkpoint, loop, loss_all, snapshots
 from ohem.training.build import learning_rate
 from ohem.training.config import SolverConfig
 from ohem.training.metrics import COLUMNS, read_metrics
-from tests.command_line import ohem
+from tests.command_line import ohem, sentence
 from tests.toy import make_toy, training
 
 Weights = dict[str, torch.Tensor]
@@ -203,6 +206,54 @@ def test_every_option_trains_and_evaluates(data: Path, tmp_path: Path, options: 
     run = tmp_path / "run"
     assert ohem("train", run, *training(data, steps=3), *options).code == 0
     assert ohem("eval", run, "--loss").code == 0
+
+
+def test_boxes_keep_their_precision_where_the_arithmetic_is_mixed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 a box would be off by pixels."""
+    seen: list[RoIs] = []
+
+    class Keeper(Recorder):
+        def __call__(self, rois: RoIs, losses: Losses) -> torch.Tensor:
+            seen.append(rois)
+            return super().__call__(rois, losses)
+
+    monkeypatch.setattr(loop, "Recorder", Keeper)
+    for precision in ("32-true", "bf16-mixed"):
+        options = [{64: 600, 80: 1000}.get(word, word) for word in training(data, steps=1)]  # type: ignore[call-overload]
+        assert ohem("train", tmp_path / precision, *options, "--run.precision", precision).code == 0
+    exact, mixed = seen
+    assert mixed.boxes.dtype == torch.float32
+    assert torch.equal(mixed.boxes, exact.boxes)
+    assert torch.equal(mixed.targets, exact.targets)
+
+
+def test_a_run_may_go_on_in_another_precision(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for steps, precision in ((2, "bf16-mixed"), (4, "32-true"), (6, "bf16-mixed")):
+        assert ohem("train", run, *training(data, steps=steps), "--run.precision", precision).code == 0
+    assert [row["step"] for row in read_metrics(run)] == ["2", "4", "6"]
+
+
+def test_a_run_may_start_from_the_weights_of_another(data: Path, tmp_path: Path) -> None:
+    """The scale of its features goes with its head."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert ohem("train", first, *training(data, steps=3)).code == 0
+    options = [*training(data, steps=1), "--model.weights", first / "checkpoint.pt", "--solver.lr", 0]
+    assert ohem("train", second, *options).code == 0
+    before, after = ({k: v for k, v in weights(run).items() if k.startswith("backbone.")} for run in (first, second))
+    assert before["backbone.feature_scale"] != 1
+    assert same(before, after)
+
+
+def test_processes_that_would_wait_for_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_toy(tmp_path / "toy")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    text = sentence(ohem("train", tmp_path / "run", *training(folder)))
+    assert f"{folder} has no proposals yet" in text
+    assert "`ohem propose`" in text
+    assert not (tmp_path / "run").exists()
 
 
 def test_learning_rate_warms_up_and_decays() -> None:

@@ -89,11 +89,14 @@ class SamplerConfig:
     bg_lo: float = 0.1
     """random: background has at least this IoU with an object."""
     nms_iou: float = 0.7
-    """ohem, separate: RoIs above this IoU with a harder one are left out; 1 switches it off."""
+    """ohem, separate, ratio: RoIs above this IoU with a harder one are left out; 1 switches it off. hierarchical: they
+    are of its neighbourhood."""
     per_image: bool = True
     """ohem, separate: the hardest of each image, or of the mini-batch."""
     suppress: Literal["image", "label"] = "image"
     """ohem, separate: NMS within an image, or within an image and label."""
+    inclusive: bool = False
+    """ohem, separate: NMS counts the last pixel of a box in."""
     classifier: float = 1.0
     """ohem, separate, hierarchical: weight of the classification loss in the ranking."""
     box_reg: float = 1.0
@@ -178,7 +181,7 @@ class RunConfig:
     """auto, cpu, cuda, mps, ..."""
     devices: str = "1"
     """Processes, one to a GPU: a number, or auto for every GPU; under torchrun, what that started."""
-    precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"] = "32-true"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     """Of the arithmetic; losses are ranked in float32 whatever it is."""
     log_every: int = 10
     """Steps to a row of metrics.csv."""

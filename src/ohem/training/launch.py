@@ -25,8 +25,7 @@ def launched(config: RunConfig) -> Iterator[Fabric]:
     nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
     try:
         with warnings.catch_warnings():
-            # Fabric tells of GPUs that are there but not asked for, which the person has just decided.
-            warnings.simplefilter("ignore")
+            warnings.filterwarnings("ignore", ".*available but not used")  # which the person has just decided
             fabric = Fabric(
                 accelerator=config.accelerator,
                 devices=int(devices) if devices.lstrip("-").isdigit() else devices,
@@ -39,6 +38,8 @@ def launched(config: RunConfig) -> Iterator[Fabric]:
             f"do not fit this machine ({error}): choose others"
         ) from error
     fabric.launch()
+    # Mixed precision would round every box that is passed to the model, by pixels; images are bytes.
+    fabric.strategy.precision.convert_input = lambda data: data  # type: ignore[method-assign]
     try:
         yield fabric
     finally:

@@ -52,6 +52,8 @@ def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None
         raise InputError(
             f"--solver.images {solver.images} cannot be shared by {fabric.world_size} processes: choose a multiple"
         )
+    if recipe.model.detector == "ssdlite" and solver.images == fabric.world_size:
+        raise InputError("the batch norm of ssdlite needs 2 or more images in each process: raise --solver.images")
     Trainer(recipe, run, examples, fabric).run_to(solver.steps)
 
 
@@ -70,13 +72,14 @@ class Trainer:
             model.load_state_dict(state["model"])
         self.detector: Detector = model
         # One pass over the weights in place of several; but Fabric cannot clip what a scaler has yet to divide.
-        fused = recipe.run.precision != "16-mixed"
-        self.model, self.optimizer = fabric.setup(model, build_optimizer(model, recipe.solver, fused=fused))
+        self.scaled = getattr(fabric.strategy.precision, "scaler", None) is not None
+        self.model, self.optimizer = fabric.setup(model, build_optimizer(model, recipe.solver, fused=not self.scaled))
         self.step = 0
         self.window = Window()
         if state is not None:
             self.optimizer.load_state_dict(state["optimizer"])
-            fabric.strategy.precision.load_state_dict(state["precision"])
+            if state["precision"]:  # none from a run that went on in another precision
+                fabric.strategy.precision.load_state_dict(state["precision"])
             self.step = state["step"]
             self.window = Window(**state["window"])
 
@@ -137,18 +140,20 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         passes = [[example] for example in batch] if solver.accumulate else [batch]
-        numbers = Window()
+        numbers, looked = Window(), 0.0
         for i, examples in enumerate(passes):
             with self.fabric.no_backward_sync(self.model, enabled=i < len(passes) - 1):
                 numbers.add(self._pass(examples, len(passes)))
             if statistics:
+                before = time.perf_counter()
                 numbers.add(self.recorder.statistics())
+                looked += time.perf_counter() - before
         limit = solver.clip if solver.clip > 0 else math.inf
         norm = cast(
             Tensor,
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=limit, error_if_nonfinite=False),
         )
-        if self.recipe.run.precision != "16-mixed":  # there the scaler skips such steps
+        if not self.scaled:  # a scaler skips such steps
             self._must_be_finite("gradient", norm, batch)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -157,7 +162,7 @@ class Trainer:
             **numbers.means(),
             "grad_norm": float(norm),
             "lr": rate,
-            "seconds": time.perf_counter() - started,
+            "seconds": time.perf_counter() - started - looked,
         }
 
     def _pass(self, examples: Sequence[Example], passes: int) -> dict[str, float]:
