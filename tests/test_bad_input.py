@@ -228,6 +228,29 @@ def test_options_of_testing(run: Path, data: Path, option: str, value: object, t
     assert told in sentence(ohem("eval", run, option, value))
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--run.log-every", 0),
+        ("--run.checkpoint-every", 0),
+        ("--solver.decay-every", 0),
+        ("--solver.images", 0),
+        ("--solver.steps", 0),
+        ("--sampler.batch-size", 0),
+        ("--sampler.batch-size", -3),
+        ("--sampler.fg-fraction", 2.5),
+        ("--sampler.nms-iou", float("nan")),
+        ("--data.short", 0),
+        ("--solver.lr", -0.5),
+    ],
+)
+def test_numbers_out_of_range(run: Path, data: Path, option: str, value: object) -> None:
+    line = [word for word in training(data) if word not in ("--data.short", 64, "--solver.images", "--solver.steps", 2)]
+    text = sentence(ohem("train", run, *line, f"{option}={value}"))
+    assert f"{option} {value} is out of range: give " in text
+    assert not run.exists()
+
+
 def test_scales_that_are_no_lengths(run: Path, data: Path) -> None:
     assert "--data.scales -1" in sentence(ohem("train", run, *training(data), "--data.scales", 480, -1))
     assert not run.exists()

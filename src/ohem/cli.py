@@ -20,11 +20,16 @@ from ohem.experiments.bootstrap.config import BootstrapConfig
 from ohem.experiments.place import Place
 from ohem.training.config import Backbone, ProposalConfig, Recipe, TestConfig
 from ohem.training.recipes import RECIPES
+from ohem.training.variants import VARIANTS
 
 Metric = Literal["voc07", "voc10", "coco"]
 TESTING = {("eval",), ("detect",), ("bootstrap",)}
 EXPERIMENTS = {("compare",)}
 DEFAULT_RECIPE = "small-frcn"
+ARMS_HELP = (
+    f"Ways of training, the first of which is what the others are compared with: {', '.join(VARIANTS)}; or one with "
+    "options of its own, ohem,sampler.nms-iou=0.5"
+)
 
 
 def _defaults(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -212,7 +217,7 @@ def compare(
     out: Path = Path("runs/compare"),
     /,
     *,
-    arms: tuple[str, ...] = ("frcn", "ohem"),
+    arms: Annotated[tuple[str, ...], Parameter(help=ARMS_HELP)] = ("frcn", "ohem"),
     seeds: int = 3,
     jobs: int = 1,
     recipe: str = DEFAULT_RECIPE,
@@ -228,10 +233,6 @@ def compare(
     ----------
     out
         Folder that gets the runs, ARM-SEED, compare.json and compare.html.
-    arms
-        Ways of training, the first of which is what the others are compared with: frcn, frcn-bg0, frcn-n1, all, ohem,
-        ohem-n1, ohem-no-nms, ohem-release, separate, mmdetection, iou-balanced, hierarchical, rank, proportional; or
-        one with options of its own, ohem,sampler.nms-iou=0.5
     seeds
         Runs of each arm.
     jobs

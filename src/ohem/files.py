@@ -1,5 +1,6 @@
 """Files that are never half-written: written beside and renamed."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to; renames it to `path` if all goes well, removes it if not."""
-    beside = path.with_name(f".{path.name}.tmp")
+    """Gives a path beside `path` to write to; renames it to `path` if all goes well, removes it if not.
+
+    Each process has its own, so that of two that write at once the last one wins.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield beside
         beside.replace(path)

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ohem.experiments import all_rois, reproduce
-from ohem.experiments.place import LARGER
+from ohem.experiments import all_rois, reproduce, runner
+from ohem.experiments.place import LARGER, Place
 from ohem.experiments.runner import Job
 from ohem.experiments.tables import TABLES
 from ohem.training import evaluate, start
@@ -22,6 +23,26 @@ from tests.toy import make_toy
 
 SMALL = ["--small", "--data.train", "a:trainval", "b:trainval", "--data.test", "a:test"]
 PAPER = ["--data.voc07", "VOC2007", "--data.voc12", "VOC2012", "--data.coco", "COCO"]
+
+
+@pytest.mark.parametrize("folder", ["/data/COCO-and-VOC/VOC2007", "/d/VOC2012/VOC2007"])
+def test_folders_may_be_called_as_the_data_sets_are(folder: str) -> None:
+    place = Place(voc07=Path(folder), voc12=Path("/d/v12"))
+    train, test = place.paper("voc0712")
+    assert train == (f"{folder}:trainval", "/d/v12:trainval")
+    assert test == (f"{folder}:test",)
+
+
+def test_jobs_at_once_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    out = tmp_path / "seen"
+    code = "import os, pathlib; pathlib.Path(f'{}-{}').write_text(os.environ['CUDA_VISIBLE_DEVICES'])"
+    monkeypatch.setattr(runner, "_command", lambda words: [sys.executable, "-c", code.format(out, words[0])])
+    jobs = [Job(tmp_path / name, [name], {tmp_path / f"{name}.json": ["unused"]}) for name in "abc"]
+    running = [runner._Running(job, 3, slot) for slot, job in enumerate(jobs)]
+    for each in running:
+        each.process.wait()
+    assert [Path(f"{out}-{name}").read_text() for name in "abc"] == ["4", "7", "4"]
 
 
 class Asked:

@@ -85,6 +85,8 @@ def test_it_trains_resumes_evaluates_and_detects(name: str, arm: str, data: Path
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     rows = read_metrics(straight)
     assert [bool(row["chosen"]) for row in rows] == [arm != ""] * 2
+    own = ["classification", "bbox_regression"] if name == SSDLITE else ["loss_objectness", "loss_classifier"]
+    assert all(float(row[loss]) > 0 for row in rows for loss in own)
 
     assert ohem("eval", straight, "--metric", "voc07").code == 0
     assert ohem("detect", straight, data / "JPEGImages" / "a.png", "--out", tmp_path / "found").code == 0

@@ -31,7 +31,7 @@ class _Found:
     normalisation: Normalisation | None = None
 
 
-def load_weights(backbone: Backbone, source: str | Path, normalisation: Normalisation | None = None) -> None:
+def load_weights(backbone: Backbone, source: str | Path, normalisation: Normalisation | None = None) -> bool:
     """Fill `backbone` with pre-trained weights and set its normalisation to the one that they were trained with.
 
     source: a .safetensors, .pth or .pt file with torchvision's names or ours, a .caffemodel (no prototxt needed), or
@@ -43,6 +43,7 @@ def load_weights(backbone: Backbone, source: str | Path, normalisation: Normalis
 
     float16 is read as float32. Tensors of the file that the backbone has no use for (an ImageNet classifier) are left
     out; layers that the backbone does not take from published weights (a new RoI network) keep their values.
+    Returns whether every tensor of the backbone is from the source, so that `init_head` has nothing left to do.
     InputError: the source cannot be read or does not fit. Nothing of the backbone is changed then.
     """
     found = _read(backbone, str(source))
@@ -50,6 +51,7 @@ def load_weights(backbone: Backbone, source: str | Path, normalisation: Normalis
     stated = normalisation or found.normalisation
     if stated is not None:
         backbone.normalisation = stated
+    return len(found.names) == len(backbone.state_dict())
 
 
 def load_stages(stages: nn.Module, source: str, model: str, prefix: str) -> None:

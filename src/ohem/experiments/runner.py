@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from ohem.errors import InputError
 from ohem.experiments.arms import shown
 from ohem.files import replacing
@@ -77,7 +79,8 @@ def run_jobs(jobs: Sequence[Job], parallel: int, first: Sequence[str]) -> None:
                     print(f"ohem: stopped by {signal.Signals(received[0]).name}; the same line goes on from there")
                     raise SystemExit(128 + received[0])
                 while waiting and len(running) < parallel:
-                    running.append(_Running(waiting.pop(0), parallel))
+                    slot = min(set(range(parallel)) - {each.slot for each in running})
+                    running.append(_Running(waiting.pop(0), parallel, slot))
                 time.sleep(POLL_SECONDS)
                 running = [each for each in running if received or each.goes_on()]
         finally:
@@ -98,10 +101,10 @@ def _command(words: Sequence[str]) -> list[str]:
 
 
 class _Running:
-    """A job under way: one command after the other."""
+    """A job under way, one of `parallel`: one command after the other."""
 
-    def __init__(self, job: Job, parallel: int) -> None:
-        self.job, self.parallel, self.left = job, parallel, job.left()
+    def __init__(self, job: Job, parallel: int, slot: int) -> None:
+        self.job, self.parallel, self.slot, self.left = job, parallel, slot, job.left()
         self.log = job.run.with_name(f"{job.run.name}.log") if parallel > 1 else None
         if self.log:
             self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -136,9 +139,14 @@ class _Running:
             return subprocess.Popen(command, stdout=log, stderr=log, env=self._environment())
 
     def _environment(self) -> dict[str, str]:
-        """Processes of several threads each, on the same cores, would hold each other up."""
+        """A share of the cores, on which processes of several threads each would hold each other up, and one GPU."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return {"OMP_NUM_THREADS": str(max(1, cores // self.parallel)), **os.environ}
+        environment = {"OMP_NUM_THREADS": str(max(1, cores // self.parallel)), **os.environ}
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        if "," in gpus:  # each job would take the first
+            names = gpus.split(",")
+            environment["CUDA_VISIBLE_DEVICES"] = names[self.slot % len(names)]
+        return environment
 
     def _last_words(self) -> str:
         if self.log is None:

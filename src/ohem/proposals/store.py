@@ -3,9 +3,7 @@
 T: boxes in the file   n: images   P: boxes of one image
 """
 
-import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ohem.errors import InputError
+from ohem.files import replacing
 
 FORMAT = 1
 _KEY = (
@@ -87,14 +86,11 @@ class Proposals(Mapping[str, NDArray[np.float32]]):
             "offsets": self._offsets,
             "image_bytes": np.fromiter(self.fingerprint.values(), np.int64, len(self)),
         }
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_bytes(save(tensors, {_KEY: json.dumps(head)}))  # save_file would make it readable by us alone
-            beside.replace(path)
+            with replacing(path) as beside:
+                beside.write_bytes(save(tensors, {_KEY: json.dumps(head)}))  # save_file: readable by us alone
         except (OSError, SafetensorError) as error:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
             raise InputError(
                 f"{path}: the proposals cannot be written ({error}): make room or name a folder"
             ) from error

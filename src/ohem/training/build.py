@@ -1,6 +1,6 @@
 """From a recipe to the things it describes: data, proposals, sampler, optimizer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from ohem.data.dataset import DetectionSet
+from ohem.data.dataset import DetectionSet, Source
 from ohem.data.loader import Examples, Pictures
 from ohem.data.sources import FORMS, open_dataset
 from ohem.errors import InputError
 from ohem.proposals.generate import cache_name, cache_path, generate
 from ohem.proposals.matlab import read_mat
+from ohem.proposals.selective_search import Mode
+from ohem.proposals.store import Proposals
 from ohem.samplers import (
     AllSampler,
     HierarchicalSampler,
@@ -29,25 +31,15 @@ from ohem.samplers import (
 )
 from ohem.training.config import DataConfig, ProposalConfig, Recipe, SamplerConfig, SolverConfig
 from ohem.training.detectors import check_detector
+from ohem.training.ranges import check_ranges
 
 
 def check(recipe: Recipe) -> None:
     """Raises InputError where an option has a value that nothing can be done with."""
+    check_ranges(recipe)
     check_detector(recipe)
-    for option, sides in (("--data.scales", recipe.data.scales), ("--test.scales", recipe.test.scales)):
-        if min(sides, default=1) < 1:
-            raise InputError(f"{option} {min(sides)} is no length: give short sides in pixels")
-    if not recipe.sampler.pressure >= 1:
-        raise InputError(f"--sampler.pressure {recipe.sampler.pressure} prefers easy RoIs: give 1 or more")
-    for option, steps in (("snapshot", recipe.run.snapshot_every), ("loss", recipe.run.loss_every)):
-        if steps < 0:
-            raise InputError(f"--run.{option}-every {steps} is no number of steps: give 1 or more, or 0 for never")
-    if recipe.model.rescored < 0:
-        raise InputError(f"--model.rescored {recipe.model.rescored} is no number of RoIs: give some hundred, or 0")
     if recipe.model.rescored and recipe.model.implementation != "read_only":
         raise InputError("--model.rescored is of the read-only pass: leave it out, or --model.implementation")
-    if recipe.test.iterations < 1:
-        raise InputError(f"--test.iterations {recipe.test.iterations} leaves no box: give 1 or more")
 
 
 def build_data(sources: Sequence[str], classes: Sequence[str], option: str, *, annotated: bool = True) -> DetectionSet:
@@ -66,19 +58,51 @@ def build_proposals(data: DetectionSet, config: ProposalConfig) -> Mapping[str, 
         return _from_mat(data, config.files)
     if config.mode == "none":
         return dict.fromkeys(data.ids, np.zeros((0, 4), np.float32))
-    found: dict[str, Any] = {}
+    found: dict[str, tuple[Proposals, str]] = {}
     for source in data.sources:
         names = data.ids[source.indices]
-        if config.folder is None:
-            path = cache_path(source.folder, source.name, config.mode)
-        else:
-            path = Path(config.folder) / f"{source.folder.resolve().name}.{cache_name(source.name, config.mode)}"
         images = {
             stem: data.path(i) for stem, i in zip(source.ids, range(*source.indices.indices(len(data))), strict=True)
         }
+        path = _cache(source, config.folder, config.mode)
         cached = generate(images, path, mode=config.mode, seed=config.seed, jobs=config.jobs)
-        found |= {name: cached[stem] for name, stem in zip(names, source.ids, strict=True)}
-    return found
+        found |= {name: (cached, stem) for name, stem in zip(names, source.ids, strict=True)}
+    return _Cached(found)
+
+
+def check_cached(data: DetectionSet, config: ProposalConfig) -> None:
+    """Raises InputError where selective search has yet to be done: other processes would give up waiting."""
+    if config.files or config.mode == "none":
+        return
+    for source in data.sources:
+        if not _cache(source, config.folder, config.mode).exists():
+            raise InputError(
+                f"{source.folder} has no proposals yet, for which several processes cannot wait: make them first, with "
+                "`ohem propose`"
+            )
+
+
+def _cache(source: Source, folder: str | None, mode: Mode) -> Path:
+    if folder is None:
+        return cache_path(source.folder, source.name, mode)
+    return Path(folder) / f"{source.folder.resolve().name}.{cache_name(source.name, mode)}"
+
+
+class _Cached(Mapping[str, Any]):
+    """Boxes by the names of the images, read from the caches as they are asked for: those of COCO are gigabytes."""
+
+    def __init__(self, places: Mapping[str, tuple[Proposals, str]]) -> None:
+        self.places = places
+
+    def __getitem__(self, name: str) -> Any:
+        cache, stem = self.places[name]
+        return cache[stem]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
 
 
 def _from_mat(data: DetectionSet, files: Sequence[str]) -> Mapping[str, Any]:
@@ -113,18 +137,27 @@ def build_pictures(data: DetectionSet, proposals: Mapping[str, Any], recipe: Rec
 
 def build_sampler(config: SamplerConfig) -> RoISampler:
     """The strategy that the recipe names."""
-    size, weights = config.batch_size, (config.classifier, config.box_reg)
+    size = config.batch_size
     nms_iou = config.nms_iou if config.nms_iou < 1 else None
-    mined = partial(OHEMSampler, size, nms_iou, config.per_image, config.suppress, False)
+    mined = partial(
+        OHEMSampler,
+        batch_size=size,
+        nms_iou=nms_iou,
+        per_image=config.per_image,
+        suppress=config.suppress,
+        inclusive=config.inclusive,
+        classifier=config.classifier,
+        box_reg=config.box_reg,
+    )
     make: dict[str, Callable[[], RoISampler]] = {
         "all": AllSampler,
         "own": AllSampler,  # never asked
         "ratio": lambda: RatioSampler(config.negatives_per_positive, nms_iou=nms_iou),
         "random": lambda: RandomSampler(size, config.fg_fraction, bg_iou=(config.bg_lo, 0.5)),
         "iou_balanced": lambda: IoUBalancedSampler(size, config.fg_fraction),
-        "ohem": lambda: mined(None, *weights),
-        "separate": lambda: mined(config.fg_fraction, *weights),
-        "hierarchical": lambda: HierarchicalSampler(size, config.nms_iou, *weights),
+        "ohem": mined,
+        "separate": lambda: mined(fg_fraction=config.fg_fraction),
+        "hierarchical": lambda: HierarchicalSampler(size, config.nms_iou, config.classifier, config.box_reg),
         "rank": lambda: RankSampler(size, config.pressure),
         "proportional": lambda: ProportionalSampler(size),
     }

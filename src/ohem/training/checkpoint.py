@@ -21,6 +21,8 @@ def exists(run: Path) -> bool:
 def save(run: Path, state: dict[str, Any]) -> None:
     """Writes `state` as the newest checkpoint of the folder `run`; the newest so far becomes the previous one."""
     newest = run / NAME
+    for left in run.glob(f".{NAME}.*.tmp"):  # by a process that was killed as it wrote
+        left.unlink(missing_ok=True)
     with replacing(newest) as beside:
         torch.save(state, beside)
         if newest.exists():

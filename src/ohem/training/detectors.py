@@ -90,15 +90,15 @@ def build_model(recipe: Recipe, sampler: RoISampler) -> Detector:
 def build_refinement(config: TestConfig) -> BoxRefinement | None:
     """Iterative box regression with voting as the recipe has it; None where it asks for nothing of the kind."""
     refinement = BoxRefinement(
-        config.iterations,
-        config.rescore_score,
-        config.first_nms_iou,
-        config.first_top,
-        config.voting,
-        config.vote_iou,
-        config.vote_at_least,
-        config.vote_added,
-        config.voters,
+        iterations=config.iterations,
+        rescore_score=config.rescore_score,
+        first_nms_iou=config.first_nms_iou,
+        first_top=config.first_top,
+        voting=config.voting,
+        vote_iou=config.vote_iou,
+        vote_at_least=config.vote_at_least,
+        vote_added=config.vote_added,
+        voters=config.voters,
     )
     unlimited = config.first_nms_iou is None and config.first_top is None
     return None if config.iterations == 1 and unlimited and not config.voting else refinement
@@ -110,9 +110,8 @@ def initialise(model: Detector, examples: Examples, recipe: Recipe) -> None:
         load_pretrained(model, recipe)
         return
     assert isinstance(model, FastRCNN)
-    if recipe.model.weights != "none":
-        load_weights(model.backbone, recipe.model.weights)
-    init_head(model.backbone, [examples[i].image for i in range(min(len(examples), 8))])
+    if recipe.model.weights == "none" or not load_weights(model.backbone, recipe.model.weights):
+        init_head(model.backbone, [examples[i].image for i in range(min(len(examples), 8))])
     if recipe.model.box_normalisation == "empirical":
         mean, std = target_statistics(
             (

@@ -3,7 +3,7 @@
 import csv
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -16,27 +16,38 @@ from ohem.files import replacing
 NAME = "metrics.csv"
 COLUMNS = (
     "step", "lr", "loss", "loss_classifier", "loss_box_reg", "grad_norm",
-    "rois", "chosen", "foreground", "far", "survivors", "loss_chosen", "loss_all", "seconds",
+    "rois", "chosen", "foreground", "far", "survivors", "loss_chosen", "loss_all", "nan", "seconds",
 )  # fmt: skip
 
 
 class MetricsLog:
-    """RUN/metrics.csv: one row each `log_every` steps; rows behind the step that a run resumes from are dropped."""
+    """RUN/metrics.csv: one row each `log_every` steps; rows behind the step that a run resumes from are dropped.
+
+    COLUMNS come first, then whatever else is told: the losses of torchvision's detectors have names of their own.
+    """
 
     def __init__(self, run: Path, resume_step: int) -> None:
-        self.path = run / NAME
-        rows = [row for row in read_metrics(run) if int(row["step"]) <= resume_step]
-        with replacing(self.path) as beside, beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        self._file = self.path.open("a", newline="")
-        self._writer = csv.DictWriter(self._file, COLUMNS, restval="", extrasaction="ignore")
+        self.run = run
+        self._begin([row for row in read_metrics(run) if int(row["step"]) <= resume_step], ())
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Appends `row`; what it lacks of COLUMNS stays empty."""
+        """Appends `row`; what it lacks of the columns stays empty."""
+        if not row.keys() <= set(self._writer.fieldnames):
+            self._file.close()
+            self._begin(read_metrics(self.run), row)
         self._writer.writerow({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()})
         self._file.flush()
+
+    def _begin(self, rows: Sequence[Mapping[str, str]], more: Iterable[str]) -> None:
+        """Writes `rows`, to go on behind them with the columns of these, and `more`."""
+        columns = dict.fromkeys([*COLUMNS, *(rows[0] if rows else ()), *more])
+        path = self.run / NAME
+        with replacing(path) as beside, beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        self._file = path.open("a", newline="")
+        self._writer = csv.DictWriter(self._file, list(columns), restval="")
 
     def __enter__(self) -> Self:
         return self

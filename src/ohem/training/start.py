@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ohem.data.dataset import DetectionSet
 from ohem.errors import InputError
-from ohem.training.build import build_data, build_examples, build_proposals, check, with_classes
+from ohem.training.build import build_data, build_examples, build_proposals, check, check_cached, with_classes
 from ohem.training.config import Recipe
 from ohem.training.launch import launched
 from ohem.training.loop import train
@@ -26,8 +26,10 @@ def start(run: Path, name: str, recipe: Recipe, devices: str | None = None) -> N
     data, recipe = training_data(recipe)
     if recipe.data.test:
         build_data(recipe.data.test, recipe.data.classes, "--data.test")  # its defects should not wait until evaluation
-    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    first = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0
     if first:
+        if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
+            check_cached(data, recipe.proposals)
         open_run(run, name, recipe)
         build_proposals(data, recipe.proposals)
     with launched(recipe.run) as fabric:

@@ -5,14 +5,18 @@ from functools import partial
 from typing import NamedTuple
 
 from torch import nn
+from torchvision.models import mobilenet_v3_large
 from torchvision.models.detection import FasterRCNN, ssdlite320_mobilenet_v3_large
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection._utils import retrieve_out_channels
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
+from torchvision.models.detection.ssd import SSD
+from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 from torchvision.ops import FrozenBatchNorm2d
 
 from ohem.detection.backbones.base import IMAGENET, Normalisation
 from ohem.detection.backbones.mobilenet import INPUT
-from ohem.detection.weights import downloading, load_stages, stated_input, torchvision_weights
+from ohem.detection.weights import load_stages, stated_input
 from ohem.integrations import with_ohem
 from ohem.samplers import RoISampler
 from ohem.training.adapted import TorchvisionDetector
@@ -38,17 +42,12 @@ STAGES: Mapping[str, Stages] = {
 TRAINED = 3  # of pre-trained stages: torchvision's default
 # Of torchvision's fasterrcnn_mobilenet_v3_large_320_fpn.
 MOBILE_RPN = {"rpn_pre_nms_top_n_test": 150, "rpn_post_nms_top_n_test": 150, "rpn_score_thresh": 0.05}
+MOBILE_NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)  # of its ssdlite320_mobilenet_v3_large
 MOBILE_ANCHORS = ((32, 64, 128, 256, 512),) * 3, ((0.5, 1.0, 2.0),) * 3
 
 
 def build_torchvision(recipe: Recipe, sampler: RoISampler) -> TorchvisionDetector:
-    """The detector, `sampler` mining in it unless the recipe asks for what it does by itself.
-
-    Its weights are random, but for SSDlite's backbone, which torchvision fills as it makes it.
-
-    Raises:
-        InputError: the weights of SSDlite's backbone cannot be fetched.
-    """
+    """The detector with random weights, `sampler` mining in it unless the recipe asks for what it does by itself."""
     model = {"faster_rcnn": _faster_rcnn, "ssdlite": _ssdlite}[recipe.model.detector](recipe)
     mined = recipe.sampler.name != "own"
     return TorchvisionDetector(with_ohem(model, sampler) if mined else model, mined)
@@ -61,9 +60,16 @@ def load_pretrained(detector: TorchvisionDetector, recipe: Recipe) -> None:
         InputError: they cannot be read, or are of another network.
     """
     config = recipe.model
-    if config.detector == "faster_rcnn" and config.weights != "none":  # SSDlite is built with them
+    if config.weights == "none":
+        return
+    if config.detector == "faster_rcnn":
         stages = detector.model.get_submodule("backbone.body")
         load_stages(stages, config.weights, config.backbone, STAGES[config.backbone].prefix)
+    else:
+        whole = _mobile_stages()
+        load_stages(whole, config.weights, config.backbone, "features.")
+        filled = _mobile_extractor(whole).get_submodule("features")
+        detector.model.get_submodule("backbone.features").load_state_dict(filled.state_dict())
 
 
 def _faster_rcnn(recipe: Recipe) -> nn.Module:
@@ -97,19 +103,34 @@ def _faster_rcnn(recipe: Recipe) -> nn.Module:
 
 
 def _ssdlite(recipe: Recipe) -> nn.Module:
-    """Of pre-trained weights it has a wider last stage, which torchvision makes only if it loads them itself."""
-    source, test = recipe.model.weights, recipe.test
-    weights = None if source == "none" else torchvision_weights(recipe.model.backbone, source)
-    with downloading(weights, source):
+    """What torchvision's `ssdlite320_mobilenet_v3_large` makes."""
+    test, classes = recipe.test, len(recipe.data.classes) + 1
+    options = {"score_thresh": test.score, "nms_thresh": test.nms_iou, "detections_per_img": test.max_detections}
+    if recipe.model.weights == "none":
         model: nn.Module = ssdlite320_mobilenet_v3_large(
-            weights=None,
-            weights_backbone=weights,
-            num_classes=len(recipe.data.classes) + 1,
-            score_thresh=test.score,
-            nms_thresh=test.nms_iou,
-            detections_per_img=test.max_detections,
+            weights=None, weights_backbone=None, num_classes=classes, **options
         )
-    return model
+        return model
+    # Published weights have a wider last stage than random ones, and its function builds it only to fill it at once.
+    backbone, size = _mobile_extractor(_mobile_stages()), (320, 320)
+    anchors = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)
+    channels = retrieve_out_channels(backbone, size)
+    head = SSDLiteHead(channels, anchors.num_anchors_per_location(), classes, MOBILE_NORM)
+    half = [0.5] * 3
+    return SSD(  # type: ignore[no-any-return]
+        backbone, anchors, size, classes, half, half, head, topk_candidates=300, **options
+    )
+
+
+def _mobile_stages() -> nn.Sequential:
+    stages: nn.Sequential = mobilenet_v3_large(weights=None, norm_layer=MOBILE_NORM).features
+    return stages
+
+
+def _mobile_extractor(stages: nn.Sequential) -> SSDLiteFeatureExtractorMobileNet:
+    """`stages` with SSDlite's own behind them, taken apart in the last that halves the map."""
+    halving = [i for i, stage in enumerate(stages) if getattr(stage, "_is_cn", False)]
+    return SSDLiteFeatureExtractorMobileNet(stages, halving[-1], MOBILE_NORM)
 
 
 def _input(recipe: Recipe) -> dict[str, list[float]]:

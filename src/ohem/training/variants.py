@@ -47,7 +47,7 @@ VARIANTS: dict[str, tuple[str, Variant]] = {
     "ohem-no-nms": ("OHEM without NMS", _sampler(name="ohem", nms_iou=1.0)),
     "ohem-release": (
         "OHEM as the authors released it",
-        _sampler(name="ohem", per_image=False, suppress="label"),
+        _sampler(name="ohem", per_image=False, suppress="label", inclusive=True),
     ),
     "separate": ("foreground and background mined apart, 25 % foreground", _sampler(name="separate", nms_iou=1.0)),
     "rank": ("drawn by rank of loss (Loshchilov and Hutter)", _sampler(name="rank")),
@@ -59,7 +59,7 @@ VARIANTS: dict[str, tuple[str, Variant]] = {
     "hierarchical": ("ranked by neighbourhood (PISA)", _sampler(name="hierarchical", nms_iou=0.5, box_reg=0.0)),
     "proportional": ("drawn in proportion to the loss", _sampler(name="proportional")),
     "own": ("what torchvision's detector does by itself", _sampler(name="own")),
-    "ratio": ("the hardest background at a ratio to the foreground (SSD)", _sampler(name="ratio")),
+    "ratio": ("the hardest background at a ratio to the foreground (SSD)", _sampler(name="ratio", nms_iou=1.0)),
 }
 
 

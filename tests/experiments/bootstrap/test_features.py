@@ -16,7 +16,6 @@ from ohem.experiments.bootstrap.features import (
     Overlaps,
     RoIFeatures,
     cached_features,
-    fingerprint,
     overlaps_of,
     roi_features,
 )
@@ -179,9 +178,3 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         make(tmp_path / "taken" / "features.safetensors")
-
-
-def test_a_fingerprint_is_of_the_values() -> None:
-    a, b = np.arange(4.0), np.array([0.0, 1, 2, 4])
-    assert fingerprint([a, b]) == fingerprint([a.copy(), b[::-1][::-1]])
-    assert len({fingerprint(arrays) for arrays in ([a], [b], [a, b], [b, a], [])}) == 5

@@ -114,7 +114,11 @@ class Backbone(nn.Module):
         """N images uint8 [3, h, w] RGB -> [N, channels, H', W'].
 
         Smaller images are padded at the right and bottom with zeros after normalisation, as in Caffe's blobs.
+        ValueError: an image is of another type.
         """
+        for image in images:
+            if image.dtype != torch.uint8:  # in 0-1, as torchvision's detectors take them, they would all look black
+                raise ValueError(f"images must be uint8, 0 to 255, not {image.dtype}: give (image * 255).byte()")
         height, width = (max(image.shape[i] for image in images) for i in (1, 2))
         # On this layout, which the layers hand on, convolutions on CPUs are up to twice as fast.
         batch = self.input_mean.new_zeros(len(images), 3, height, width).to(memory_format=torch.channels_last)

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, get_args
 from ohem.training.config import Backbone, Recipe
 
 Arm = Literal["frcn", "frcn-accumulate", "ohem", "ohem-accumulate", "ohem-rescored", "ohem-loss-layer"]
-RESCORED = 128
+RESCORED = 192
 ARMS: tuple[Arm, ...] = get_args(Arm)
 BACKBONES: tuple[Backbone, ...] = ("vgg16", "vgg_cnn_m_1024", "squeezenet1_0")
 

@@ -15,7 +15,7 @@ from ohem.experiments.bench.memory import Memory
 from ohem.experiments.bench.worker import Built, Failed, Make, Step, serve
 
 Told = TypeVar("Told", Built, Step)
-PART_SECONDS = 5.0  # in which a worker that is done may leave by itself
+LEAVE_SECONDS = 5.0  # in which a worker that is done may leave by itself
 NO_MEMORY = "leave this arm out, take smaller or fewer images or RoIs, or measure the arms one by one (--apart)"
 
 
@@ -110,7 +110,7 @@ class _Worker:
 
     def leave(self) -> None:
         self._tell(None)
-        self.process.join(PART_SECONDS)
+        self.process.join(LEAVE_SECONDS)
 
     def _tell(self, message: object) -> None:
         with suppress(BrokenPipeError):  # why it died is for `_hear` to say

@@ -82,7 +82,7 @@ def serve(connection: Connection) -> None:
     except InputError as error:
         connection.send(Failed(str(error)))
     except Exception as error:
-        if not _is_out_ofmemory(error):
+        if not _is_out_of_memory(error):
             raise
         connection.send(Failed(str(error), out_of_memory=True))
 
@@ -124,7 +124,7 @@ def _name(device: str) -> str:
     return torch.cuda.get_device_name(device)
 
 
-def _is_out_ofmemory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     # torch's CPU allocator raises a plain RuntimeError.
     return isinstance(error, MemoryError) or any(
         words in str(error).lower() for words in ("out of memory", "not enough memory", "allocate memory")

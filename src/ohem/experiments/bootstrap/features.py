@@ -3,7 +3,6 @@
 Shapes: R: RoIs of an image   W: those of an image that differ   N: those of all images   D: features   K: classes
 """
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -107,14 +106,6 @@ def overlaps_of(rois: RoIs, target: Mapping[str, Tensor], classes: int) -> Overl
     objects = nothing.scatter_reduce(1, labels, torch.where(target["ignore"], 0, ious), "amax")
     anything = nothing.scatter_reduce(1, labels, ious, "amax")
     return Overlaps(torch.where(ignored, 0, objects), torch.where(ignored, 1, anything))
-
-
-def fingerprint(arrays: Iterable[NDArray[Any]]) -> str:
-    """A digest of their values."""
-    digest = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def _reason_to_make(path: Path, made_with: Mapping[str, Any]) -> str:

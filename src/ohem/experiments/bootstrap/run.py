@@ -2,28 +2,25 @@
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ohem.data.dataset import DetectionSet
-from ohem.data.loader import Examples
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.experiments.bootstrap.config import BootstrapConfig
-from ohem.experiments.bootstrap.features import RoIFeatures, cached_features, fingerprint, roi_features
+from ohem.experiments.bootstrap.features import RoIFeatures, cached_features, roi_features
 from ohem.experiments.bootstrap.svm import LinearSVM, Round, linear_svc, mine_negatives
 from ohem.training.build import build_data, build_examples, build_proposals
 from ohem.training.config import Recipe, TestConfig
 from ohem.training.detectors import as_fast_rcnn
+from ohem.training.digests import digest_of_examples, digest_of_weights
 from ohem.training.evaluate import detect_all, load_detector, write_report
 from ohem.training.runs import read_run
 from ohem.training.scores import Metric, score, usual_metric
@@ -83,24 +80,14 @@ def _features(path: Path, model: FastRCNN, recipe: Recipe, step: int, config: Bo
     examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
     made_with = {
         "step": step,
-        "weights": fingerprint(layer.weight.detach().cpu().numpy() for layer in (model.scores, model.deltas)),
+        "weights": digest_of_weights(model.state_dict()),
         "classes": list(recipe.data.classes),
-        "images": fingerprint(_of_images(data, examples)),
-        "short": recipe.data.short,
-        "long": recipe.data.long,
+        "images": digest_of_examples(examples),
         "precision": config.precision,
     }
     shown = track((examples[i] for i in range(len(data))), "features", len(data), console=Console(stderr=True))
     make = roi_features(model, shown)
     return cached_features(path, made_with, make, getattr(torch, config.precision))
-
-
-def _of_images(data: DetectionSet, examples: Examples) -> Iterator[NDArray[Any]]:
-    """What tells the training images, their objects and their proposals from others."""
-    for i, name in enumerate(data.ids):
-        yield np.array(f"{name} {data.path(i).stat().st_size}")
-        yield from (value.numpy() for _, value in sorted(data.target(i).items()))
-        yield np.asarray(examples.proposals[name][: examples.top], np.float32)
 
 
 def _mine(cached: RoIFeatures, classes: Sequence[str], config: BootstrapConfig) -> list[LinearSVM | None]:
