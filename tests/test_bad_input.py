@@ -1,7 +1,11 @@
 """Bad input, one test for each kind: the command line answers in one sentence that names the file, field and remedy."""
 
 import json
+import resource
 import shutil
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -340,8 +344,68 @@ def test_checkpoint_cut_short_falls_back_to_the_one_before(run: Path, data: Path
 def test_no_whole_checkpoint(run: Path, data: Path) -> None:
     assert ohem("train", run, *training(data)).code == 0
     (run / "checkpoint.pt").write_bytes(b"no")
-    with pytest.warns(UserWarning, match="damaged"):
-        assert "no whole checkpoint" in sentence(ohem("train", run, *training(data)))
+    assert "no whole checkpoint" in sentence(ohem("train", run, *training(data)))
+
+
+def test_a_run_that_is_further_than_it_is_to_go(run: Path, data: Path) -> None:
+    assert ohem("train", run, *training(data, steps=2)).code == 0
+    assert "there is nothing left to train" in ohem("train", run, *training(data, steps=2)).out
+    assert f"{run} is at step 2 already: give --solver.steps 2 or more" in sentence(
+        ohem("train", run, *training(data, steps=1))
+    )
+
+
+@pytest.mark.parametrize("command", [["eval"], ["train"]])
+def test_a_checkpoint_of_another_detector(command: list[str], run: Path, data: Path, tmp_path: Path) -> None:
+    options = [training(data), [*training(data), "--data.classes", "blue", "red", "green"]]
+    runs = [run, tmp_path / "other"]
+    for each, line in zip(runs, options, strict=True):
+        assert ohem("train", each, *line).code == 0
+    shutil.copy(runs[1] / "checkpoint.pt", run / "checkpoint.pt")
+    text = sentence(ohem(*command, run, *(options[0] if command == ["train"] else [])))
+    assert f"the checkpoint of {run} is of another detector, or other classes" in text
+
+
+@pytest.mark.parametrize(
+    "content", [b"recipe: \xff\xfe", b"recipe: x\ndata:\n  short: big\n", b"recipe: x\ndata:\n  flip: 3\n"]
+)
+def test_a_damaged_recipe(content: bytes, run: Path, data: Path) -> None:
+    assert ohem("train", run, *training(data)).code == 0
+    (run / "recipe.yaml").write_bytes(content)
+    assert f"{run / 'recipe.yaml'} cannot be read" in sentence(ohem("eval", run))
+
+
+@pytest.mark.parametrize("content", ["solver: 3\n", "[1, 2]\n"])
+def test_yaml_that_is_not_nested(content: str, run: Path, data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(content)
+    text = sentence(ohem("train", run, *training(data), "--config", config))
+    assert str(config) in text
+    assert "recipe.yaml" in text
+
+
+def test_a_recipe_must_be_named(run: Path) -> None:
+    assert "`ohem recipes` lists them" in sentence(ohem("train", run))
+
+
+def test_places_of_results_are_checked_before_the_detections(run: Path, data: Path, tmp_path: Path) -> None:
+    assert ohem("train", run, *training(data)).code == 0
+    assert f"--out {tmp_path} is a folder" in sentence(ohem("eval", run, "--out", tmp_path))
+    taken = tmp_path / "taken"
+    taken.touch()
+    assert f"--submit {taken} is no folder" in sentence(ohem("eval", run, "--submit", taken))
+
+
+@pytest.mark.parametrize("bytes_allowed", [8_000, 400_000])
+def test_a_full_disk(bytes_allowed: int, run: Path, data: Path) -> None:
+    """A limit on the size of files stands in for it."""
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (bytes_allowed, bytes_allowed))
+    line = [sys.executable, "-m", "ohem.cli", "train", str(run), *map(str, training(data))]
+    done = subprocess.run(line, preexec_fn=limit, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "checkpoint.pt: File too large" in done.stderr
+    assert not list(run.glob(".*"))
 
 
 def test_loss_that_is_not_finite_stops_and_keeps_the_evidence(run: Path, data: Path) -> None:

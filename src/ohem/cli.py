@@ -5,7 +5,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -246,7 +246,7 @@ def compare(
     """
     from ohem.experiments.compare import compare as run_compare
 
-    run_compare(out, recipe, settings, arms, seeds, jobs, metric)
+    run_compare(out, recipe, settings, arms, seeds, jobs, metric, _recipe_of)
 
 
 @app.command
@@ -285,7 +285,18 @@ def reproduce(
     """
     from ohem.experiments.reproduce import reproduce as run_table
 
-    run_table(table, out, data, small=small, networks=networks, seeds=seeds, jobs=jobs, dry_run=dry_run, extra=extra)
+    run_table(
+        table,
+        out,
+        data,
+        small=small,
+        networks=networks,
+        seeds=seeds,
+        jobs=jobs,
+        dry_run=dry_run,
+        extra=extra,
+        parse=_recipe_of,
+    )
 
 
 @app.command
@@ -369,7 +380,8 @@ def main(tokens: Sequence[str] | None = None) -> None:
     try:
         app(tokens, exit_on_error=False, print_error=False)
     except (InputError, CycloptsError) as error:
-        print(f"ohem: {' '.join(str(error).split())}", file=sys.stderr)
+        hint = ": `ohem recipes` lists them" if "--recipe" in str(error) and "requires" in str(error) else ""
+        print(f"ohem: {' '.join(str(error).split())}{hint}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:  # `ohem recipes | head`: nobody reads on, and Python must not try once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -379,6 +391,13 @@ def main(tokens: Sequence[str] | None = None) -> None:
             raise
         print(f"ohem: {error.filename}: {error.strerror}: choose another place, or make room", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _recipe_of(line: Sequence[str]) -> Recipe:
+    """The settings that the words of an `ohem train` line give."""
+    _, bound, _ = app.parse_args(line, exit_on_error=False, print_error=False)
+    settings: Recipe = bound.arguments.get("settings", Recipe())
+    return settings
 
 
 def _named(recipe: str) -> Recipe:
@@ -391,11 +410,16 @@ def _named(recipe: str) -> Recipe:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content: dict[str, Any] | Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist: correct --config, or leave it out") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path} is not well-formed YAML ({error}): correct it") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no options by their names: write them nested, as recipe.yaml of a run has them")
+    for group in (field.name for field in fields(Recipe)):
+        if not isinstance(content.get(group, {}), dict):
+            raise InputError(f"{path}: {group} is a group of options: write them below it, as in recipe.yaml of a run")
     return content
 
 

@@ -167,7 +167,7 @@ def curve(name: str, *losses: float) -> Curve:
 
 def test_runs_that_differ_in_a_trailing_number_are_one_arm() -> None:
     names = ("runs/ohem-0", "runs/frcn-1", "runs/ohem-12", "runs/frcn", "runs/bg-lo-0")
-    assert by_arm([curve(name, i) for i, name in enumerate(names)]) == {
+    assert by_arm([curve(name, i) for i, name in enumerate(names)], {}) == {
         "ohem (2 runs)": [[(1, 0)], [(1, 2)]],
         "frcn (2 runs)": [[(1, 1)], [(1, 3)]],
         "bg-lo-0": [[(1, 4)]],
@@ -175,7 +175,7 @@ def test_runs_that_differ_in_a_trailing_number_are_one_arm() -> None:
 
 
 def test_runs_of_the_same_name_are_told_by_their_folders() -> None:
-    arms = by_arm([curve("cards/ohem-0"), curve("bccd/ohem-0"), curve("bccd/ohem-1")])
+    arms = by_arm([curve("cards/ohem-0"), curve("bccd/ohem-0"), curve("bccd/ohem-1")], {})
     assert list(arms) == ["cards/ohem-0", "bccd/ohem (2 runs)"]
 
 

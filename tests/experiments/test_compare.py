@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,8 +129,48 @@ def test_arms_that_cannot_be_compared(arms: list[str], message: str, tmp_path: P
     ],
 )
 def test_bad_input(words: list[object], message: str, tmp_path: Path) -> None:
-    left = ["--data.train", f"{tmp_path}:train", "--data.test", f"{tmp_path}:test"]
+    data = make_toy(tmp_path / "toy")
+    left = ["--data.train", f"{data}:train", "--data.test", f"{data}:test", "--model.weights", "none"]
     assert message in sentence(ohem("compare", tmp_path / "out", *left, *words))
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ("ohem,foo=1", "--foo"),
+        ("ohem,sampler.nms-iou=abc", "abc"),
+        ("ohem,sampler.nms-iou=7", "0 to 1"),
+        ("own", "own"),
+    ],
+)
+def test_an_arm_that_cannot_be_trained_is_told_before_the_others_are(arm: str, message: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert message in sentence(ohem(*_words(make_toy(tmp_path / "toy"), out, arms=["frcn", arm])))
+    assert not out.exists()
+
+
+def test_a_test_set_without_objects_is_told_before_hours_of_training(tmp_path: Path) -> None:
+    data = make_toy(tmp_path / "toy")
+    for path in (data / "Annotations" / "g.xml", data / "Annotations" / "h.xml"):
+        path.write_text(re.sub("<object>.*</object>", "", path.read_text(), flags=re.DOTALL))
+    words = _words(data, tmp_path / "out")
+    assert "has no object to find" in sentence(ohem(*words))
+
+
+@pytest.mark.parametrize("file", ["eval.json", "metrics.csv"])
+def test_damaged_runs_are_named(file: str, done: Comparison, tmp_path: Path) -> None:
+    shutil.copytree(done.out, tmp_path / "out")
+    words = [tmp_path / "out" if word == done.out else word for word in done.words]
+    for each in (tmp_path / "out").glob("*/eval.line"):
+        each.write_text(each.read_text().replace(str(done.out), str(tmp_path / "out")))
+    (tmp_path / "out" / "frcn-0" / file).write_text("")
+    assert str(tmp_path / "out" / "frcn-0") in sentence(ohem(*words))
+
+
+def test_the_gains_of_each_class_are_printed(done: Comparison) -> None:
+    told = json.loads((done.out / "compare.json").read_text())
+    for name, gain in told["arms"][1]["difference"]["per_class"].items():
+        assert any(name in line and f"{gain:+.1f}" in line for line in done.result.out.splitlines())
 
 
 def test_data_are_needed(tmp_path: Path) -> None:

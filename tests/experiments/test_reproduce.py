@@ -189,10 +189,29 @@ def test_the_table_has_what_the_runs_gave(tmp_path: Path, monkeypatch: pytest.Mo
         (["table5", "--data.voc07", "x"], "--data.coco"),
         (["table9"], "table9"),
         (["table1", *SMALL, "--seeds", "0"], "--seeds 0"),
+        (["table1", *SMALL, "--dry-run", "--solver.seed", "3"], "--seeds"),
+        (["table1", *SMALL, "--dry-run", "--solver.lr", "abc"], "abc"),
+        (["table3", *PAPER, "--dry-run", "--networks", "vggm"], "the paper has vgg16 there"),
     ],
 )
 def test_bad_input(words: list[str], message: str) -> None:
     assert message in sentence(ohem("reproduce", *words))
+
+
+@pytest.mark.parametrize(
+    ("words", "every"),
+    [
+        ([], "1200"),
+        (["--solver.steps", "40"], "10"),
+        (["--solver.steps", "2"], "1"),
+        (["--run.snapshot-every", "7"], "7"),
+    ],
+)
+def test_figure_3_has_four_points_however_long_the_training(words: list[str], every: str) -> None:
+    for line in _dry("figure3", *SMALL, *words):
+        if line[0] == "train":
+            assert line.count("--run.snapshot-every") == 1
+            assert line[line.index("--run.snapshot-every") + 1] == every
 
 
 def test_an_unknown_option_of_training_is_told(tmp_path: Path) -> None:

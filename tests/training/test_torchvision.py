@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torchvision.models import detection, mobilenet_v2
+from torchvision.models import MobileNet_V3_Large_Weights, WeightsEnum, detection, mobilenet_v2, mobilenet_v3_large
 from torchvision.ops import FrozenBatchNorm2d
 
 from ohem.detection.detector import Detector
@@ -142,6 +142,27 @@ def test_stages_are_filled_from_a_file_of_the_classification_network(tmp_path: P
     assert any(isinstance(module, FrozenBatchNorm2d) for module in body.modules())
     assert detector.model.transform.image_mean == pytest.approx([128 / 255] * 3)  # as our own MobileNetV2
     assert not next(body.parameters()).requires_grad
+
+
+def test_ssdlite_of_published_weights_is_torchvisions_without_a_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = mobilenet_v3_large(weights=None).state_dict()
+    torch.save(published, tmp_path / "mobilenet.pth")
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: published)
+    theirs = detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=MobileNet_V3_Large_Weights.IMAGENET1K_V1, num_classes=3
+    )
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: pytest.fail("it is downloaded"))
+    recipe = recipe_of(SSDLITE, weights=str(tmp_path / "mobilenet.pth"))
+    detector = build_model(recipe, OHEMSampler())  # as it is made to be evaluated
+    assert isinstance(detector, TorchvisionDetector)
+    ours = detector.model
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+    assert settings(ours) == settings(theirs)
+    load_pretrained(detector, recipe)
+    filled, expected = ours.backbone.features.state_dict(), theirs.backbone.features.state_dict()
+    assert all(torch.equal(filled[name], expected[name]) for name in expected)
 
 
 def test_weights_that_do_not_fit(data: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def load_stages(stages: nn.Module, source: str, model: str, prefix: str) -> None
     if TORCHVISION_NAME.fullmatch(source):
         tensors = _downloaded(torchvision_weights(model, source), source)
     else:
-        tensors = _strip(_tensors(_file(source)))
+        tensors = _strip(_tensors(weights_file(source)))
     _copy(source, ours, _Found(tensors, names))
 
 
@@ -90,7 +90,7 @@ def _copy(source: str, ours: Mapping[str, Tensor], found: _Found) -> None:
 def _read(backbone: Backbone, source: str) -> _Found:
     if TORCHVISION_NAME.fullmatch(source):
         return _read_torchvision(backbone, source)
-    path = _file(source)
+    path = weights_file(source)
     if path.suffix == ".caffemodel":
         return _read_caffe(backbone, path)
     tensors = _strip(_tensors(path))
@@ -114,7 +114,8 @@ def _published_names(backbone: Backbone, source: str) -> dict[str, str]:
 # Files
 
 
-def _file(source: str) -> Path:
+def weights_file(source: str) -> Path:
+    """The file that `source` names; InputError where there is none."""
     path = Path(source)
     if not path.is_file():
         raise InputError(

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,8 +37,15 @@ class Curve:
     """Step -> mean loss per RoI over all RoIs, first step first."""
 
 
-def compare_losses(runs: Sequence[Path], sources: Sequence[str] = (), plot: Path | None = None) -> list[Curve]:
+def compare_losses(
+    runs: Sequence[Path],
+    sources: Sequence[str] = (),
+    plot: Path | None = None,
+    names: Mapping[str, str] | None = None,
+) -> list[Curve]:
     """Measures what is missing, writes it into each RUN/loss_all.csv, prints a table of all runs and draws `plot`.
+
+    `names`: folder of a run without its -SEED -> what the chart calls it.
 
     Raises:
         InputError: a run, the data or the place of the chart is of no use.
@@ -54,19 +61,20 @@ def compare_losses(runs: Sequence[Path], sources: Sequence[str] = (), plot: Path
     curves = [each.measure() for each in opened]
     _print(curves)
     if plot is not None:
-        charts.save(charts.loss_curves(by_arm(curves)), plot)
+        charts.save(charts.loss_curves(by_arm(curves, names or {})), plot)
         print(f"{plot}: the chart")
     return curves
 
 
-def by_arm(curves: Sequence[Curve]) -> dict[str, list[list[tuple[int, float]]]]:
+def by_arm(curves: Sequence[Curve], known: Mapping[str, str]) -> dict[str, list[list[tuple[int, float]]]]:
     """Arm -> its runs as lines: runs whose names differ only in a trailing number, -SEED, are of one arm."""
     names = labels([curve.run for curve in curves])
     stems = [re.sub(r"-\d+$", "", name) for name in names]
     arms: dict[str, list[list[tuple[int, float]]]] = {}
     for name, stem, curve in zip(names, stems, curves, strict=True):
         seeds = stems.count(stem)
-        arms.setdefault(f"{stem} ({seeds} runs)" if seeds > 1 else name, []).append(list(curve.losses.items()))
+        one = known.get(stem, stem if seeds > 1 else name)
+        arms.setdefault(f"{one} ({seeds} runs)" if seeds > 1 else one, []).append(list(curve.losses.items()))
     return arms
 
 

@@ -1,7 +1,7 @@
 """Arms: ways of training that are compared on the same data, schedule and seeds."""
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +14,8 @@ from ohem.training.runs import flat
 from ohem.training.variants import VARIANTS
 
 Options = Mapping[str, tuple[str, ...]]
+Parse = Callable[[Sequence[str]], Recipe]
+"""Gives the settings that the words of an `ohem train` line stand for."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def line_chart(
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if from_zero:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.03 * axes.get_ylim()[1])  # a flat line would else lie on the edge
     if arms:
         axes.legend(frameon=False)
     return figure

@@ -11,19 +11,27 @@ from rich.table import Table
 
 from ohem.data.sources import FORMS
 from ohem.errors import InputError
-from ohem.experiments.arms import Arm, changed, make_arms, seeded, words
+from ohem.experiments.arms import Arm, Parse, changed, make_arms, seeded, words
 from ohem.experiments.outcomes import Summary, read_outcome
 from ohem.experiments.page import check_page, write_page
 from ohem.experiments.runner import Job, run_jobs
 from ohem.files import replacing
-from ohem.training.build import check
+from ohem.training.build import build_data, check
 from ohem.training.config import ProposalConfig, Recipe
+from ohem.training.start import training_data
 
 REPORT = "eval.json"
 
 
 def compare(
-    out: Path, recipe: str, settings: Recipe, arms: Sequence[str], seeds: int, jobs: int, metric: str | None = None
+    out: Path,
+    recipe: str,
+    settings: Recipe,
+    arms: Sequence[str],
+    seeds: int,
+    jobs: int,
+    metric: str | None = None,
+    parse: Parse | None = None,
 ) -> list[Summary]:
     """Trains and evaluates every arm with every seed into `out`; prints a table, writes compare.json and compare.html.
 
@@ -35,6 +43,7 @@ def compare(
         seeds: runs of each arm, from `settings.solver.seed` on.
         jobs: runs at once.
         metric: of the evaluation; by default that of the data.
+        parse: the settings that the words of a training line give, so that no arm fails after hours of the others.
 
     Raises:
         InputError: an arm, a number or the data make no sense, or a run failed.
@@ -44,12 +53,15 @@ def compare(
         raise InputError("--arms needs two or more to compare, the first being what the others are compared with")
     if not settings.data.train or not settings.data.test:
         raise InputError(f"comparing needs data: name it with --data.train and --data.test, {FORMS}")
-    check(settings)
     check_page()
+    _check_data(settings)
+    if parse:
+        for arm in chosen:
+            check(parse(arm.line(_run(out, arm, numbers[0]), numbers[0])))
     extra = [*(["--loss"] if settings.model.detector == "fast_rcnn" else []), *(["--metric", metric] if metric else [])]
     run_jobs([_job(out, arm, seed, extra) for seed in numbers for arm in chosen], jobs, _proposing(settings))
     summaries = [_summary(out, arm, numbers) for arm in chosen]
-    Console().print(comparison_table(summaries))
+    Console().print(comparison_table(summaries), *(gains_table(arm, summaries[0]) for arm in summaries[1:]))
     for line in findings(summaries):
         print(line)
     with replacing(out / "compare.json") as beside:
@@ -58,6 +70,13 @@ def compare(
     write_page(out / "compare.html", summaries, lines, settings.data)
     print(f"{out / 'compare.html'}: the same with training curves and gains per class")
     return summaries
+
+
+def _check_data(settings: Recipe) -> None:
+    _, settings = training_data(settings)
+    data = build_data(settings.data.test, settings.data.classes, "--data.test")
+    if not any(len(data.target(i)["labels"]) for i in range(len(data))):
+        raise InputError(f"{', '.join(settings.data.test)} has no object to find: name another split for --data.test")
 
 
 def _summary(out: Path, arm: Arm, seeds: Sequence[int]) -> Summary:
@@ -87,7 +106,7 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
     base = summaries[0]
     table = Table(title="mean ± standard error")
     for column in ("arm", "mAP", f"less {base.name}", "95 % interval"):
-        table.add_column(column, overflow="fold", no_wrap=column != "arm")
+        table.add_column(column, overflow="fold", no_wrap=column in ("arm", "mAP"))
     for column in ("", "loss, all RoIs", "s a step"):
         table.add_column(column, overflow="fold")
     for arm in summaries:
@@ -99,6 +118,14 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
             interval = "" if math.isnan(gain.low) else f"{gain.low:+.1f} to {gain.high:+.1f}"
             found = [f"{gain.mean:+.1f}", interval, gain.verdict()]
         table.add_row(arm.name, str(arm.map), *found, loss, f"{arm.seconds:.2f}")
+    return table
+
+
+def gains_table(arm: Summary, base: Summary) -> Table:
+    """A row for each class with objects, the highest gain first."""
+    table = Table("class", arm.name, base.name, "gain", title=f"AP, {arm.name} against {base.name}")
+    for name, gain in arm.gains(base):
+        table.add_row(name, f"{arm.ap(name):.1f}", f"{base.ap(name):.1f}", f"{gain:+.1f}")
     return table
 
 

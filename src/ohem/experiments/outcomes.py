@@ -7,7 +7,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from ohem.errors import InputError
 from ohem.experiments.statistics import Difference, Mean, mean_of, paired
+from ohem.training.metrics import NAME as METRICS
 from ohem.training.metrics import read_metrics
 
 # Steps whose mined sets are described: the last quarter of a run.
@@ -69,6 +71,10 @@ class Summary:
         """Seed by seed."""
         return paired(self.maps, base.maps)
 
+    def ap(self, name: str) -> float:
+        """Mean over the seeds, of the class `name`."""
+        return fmean(run.ap[name] or 0.0 for run in self.runs)
+
     def gains(self, base: "Summary") -> list[tuple[str, float]]:
         """Of each class with objects, highest gain in AP first."""
         names = [name for name, value in self.runs[0].ap.items() if value is not None]
@@ -77,9 +83,14 @@ class Summary:
 
 
 def read_outcome(run: Path, file: Path) -> Outcome:
-    """The run in the folder `run`, whose evaluation is in `file`."""
-    report: dict[str, Any] = json.loads(file.read_text())
+    """The run in the folder `run`, whose evaluation is in `file`; InputError where either is damaged."""
+    try:
+        report: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"{file} is damaged: remove it, and the same line makes it again") from error
     rows = read_metrics(run)
+    if not rows:
+        raise InputError(f"{run / METRICS} is missing or has no row: remove {run}, and the same line trains it again")
     last = rows[-max(1, round(LAST * len(rows))) :]
     columns = [name for name in last[0] if all(row[name] for row in last)] if last else []
     return Outcome(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from ohem.data.sources import FORMS
 from ohem.errors import InputError
 from ohem.experiments.all_rois import compare_losses
-from ohem.experiments.arms import changed, shown, words
+from ohem.experiments.arms import Parse, changed, shown, words
 from ohem.experiments.outcomes import Outcome, read_outcome
 from ohem.experiments.place import LARGER, SERVER, Place
 from ohem.experiments.runner import Job, run_jobs, run_line
@@ -20,6 +21,7 @@ from ohem.experiments.statistics import mean_of
 from ohem.experiments.tables import TABLES, PaperTable, Row
 from ohem.files import replacing
 from ohem.training import loss_all
+from ohem.training.build import check
 from ohem.training.recipes import PAPER_M, RECIPES, SMALL_M
 
 SMALL = "small"
@@ -58,9 +60,9 @@ class Cell:
         """Words of the training command, the same in every table."""
         test = ["--data.test", *self.test] if self.test else []
         line = ["train", str(self.run(out, seed)), "--recipe", self.recipe, "--data.train", *self.train, *test]
-        if self.row.variant in CURVES:
-            every = RECIPES[self.recipe].recipe.solver.steps // SNAPSHOTS
-            line += ["--run.snapshot-every", str(every)]
+        if self.row.variant in CURVES and "--run.snapshot-every" not in extra:
+            steps = int(_value(extra, "--solver.steps") or RECIPES[self.recipe].recipe.solver.steps)
+            line += ["--run.snapshot-every", str(max(1, steps // SNAPSHOTS))]
         return [*line, *extra, "--solver.seed", str(seed)]
 
     def evaluation(self, out: Path, seed: int) -> list[str]:
@@ -83,6 +85,7 @@ def reproduce(
     jobs: int,
     dry_run: bool,
     extra: Sequence[str],
+    parse: Parse | None = None,
 ) -> None:
     """Runs what is missing of the table `name` into `out` and prints it; with `dry_run`, prints the lines alone.
 
@@ -96,9 +99,10 @@ def reproduce(
         jobs: runs at once.
         dry_run: whether to print the lines and do nothing.
         extra: words that every training line ends in.
+        parse: the settings that the words of a training line give, so that none fails after hours of the others.
 
     Raises:
-        InputError: data that are needed were not given, or a line failed.
+        InputError: data that are needed were not given, an option or the networks make no sense, or a line failed.
     """
     if seeds < 1:
         raise InputError(f"--seeds {seeds} trains nothing: give 1 or more")
@@ -110,7 +114,11 @@ def reproduce(
     table = TABLES[name]
     cells = list(_cells(table, place, small, networks))
     numbers = range(seeds)
+    if not cells:
+        known = ", ".join(_networks(table))
+        raise InputError(f"{name} has no row of --networks {' '.join(networks)}: the paper has {known} there")
     made = _jobs(out, cells, numbers, extra)
+    _check_lines(made, extra, parse)
     if dry_run:
         for job in made:
             for line in (job.train, *job.evaluations.values()):
@@ -119,12 +127,38 @@ def reproduce(
     sources = dict.fromkeys(source for cell in cells for source in (*cell.train, *cell.test))
     run_jobs(made, jobs, ["propose", *sources, *_proposal_words(extra)])
     if name == "figure3":
-        compare_losses([cell.run(out, seed) for cell in cells for seed in numbers], plot=out / "figure3.svg")
+        _figure(out, cells, numbers)
         return
     found = {cell: _outcomes(cell, out, numbers) for cell in cells}
     Console().print(_printed(table, found, small))
     with replacing(out / f"{name}.json") as beside:
         beside.write_text(json.dumps(_as_json(table, found), indent=2) + "\n")
+
+
+def _check_lines(jobs: Sequence[Job], extra: Sequence[str], parse: Parse | None) -> None:
+    """Raises InputError where a training line would be refused: before the first is trained, and in a dry run."""
+    if any(word.split("=")[0] == "--solver.seed" for word in extra):
+        raise InputError("--solver.seed is given to each run: say how many with --seeds")
+    if parse:
+        for job in jobs:
+            check(parse(job.train))
+
+
+def _figure(out: Path, cells: Sequence[Cell], seeds: Sequence[int]) -> None:
+    """Figure 3, as a chart and as JSON."""
+    runs = [cell.run(out, seed) for cell in cells for seed in seeds]
+    curves = compare_losses(runs, (), out / "figure3.svg", {cell.recipe: cell.row.label for cell in cells})
+    with replacing(out / "figure3.json") as beside:
+        beside.write_text(json.dumps({curve.run.name: curve.losses for curve in curves}, indent=2) + "\n")
+
+
+def _networks(table: PaperTable) -> list[str]:
+    return list(dict.fromkeys(name for row in table.rows for name in row.paper))
+
+
+def _value(words: Sequence[str], option: str) -> str:
+    """The word behind `option`, or ""."""
+    return next((after for word, after in pairwise(words) if word == option), "")
 
 
 def _bench(out: Path, place: Place, small: bool, dry_run: bool, extra: Sequence[str]) -> None:

@@ -58,6 +58,8 @@ def generate(
     Raises InputError for an image that is missing or unreadable, and for a cache or parts of other images or settings.
     """
     check_mode(mode)
+    if jobs == 0:
+        raise InputError("--jobs 0 does nothing: give 1 or more, or -1 for every core")
     settings = {"method": "selective search", "mode": mode, "seed": seed}
     fingerprint = {name: _file_size(name, image) for name, image in images.items()}
     if path.exists():

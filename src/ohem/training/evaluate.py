@@ -39,7 +39,7 @@ def load_detector(run: Path, fabric: Fabric, test: TestConfig | None = None) -> 
     `test` takes the place of what the recipe says about testing.
 
     Raises:
-        InputError: the folder is not a run, or has no checkpoint, or `test` makes no sense.
+        InputError: the folder is not a run, or has no checkpoint, or one of another detector, or `test` makes no sense.
     """
     recipe = read_run(run)
     state = checkpoint.load(run)
@@ -48,7 +48,7 @@ def load_detector(run: Path, fabric: Fabric, test: TestConfig | None = None) -> 
     recipe = replace(recipe, test=test or recipe.test)
     check(recipe)
     model = build_model(recipe, AllSampler())
-    model.load_state_dict(state["model"])
+    checkpoint.restore(model, state, run)
     model.eval().to(fabric.device)
     return model, recipe, state["step"]
 
@@ -73,8 +73,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluates the newest checkpoint of `run` on `sources` (its test data if empty) and writes `out`, RUN/eval.json.
 
-    The metric is by default that of the data's kind; detections in COCO data are also written, as detections.json in
-    the folder of `out`.
+    The metric is by default that of the data's kind; detections in COCO data are also written, as detections.json
+    beside RUN/eval.json, or NAME-detections.json beside `out`, NAME.json.
     `loss` adds the mean loss over all RoIs of the training images; `test` takes the place of the recipe's. `submit`
     gets the result files of the VOC server, whose test images may be without annotations: then nothing is scored.
 
@@ -82,8 +82,10 @@ def evaluate_run(
         InputError: the run, the data or `test` is of no use, or `submit` is given with COCO data.
     """
     recipe = read_run(run)
-    if out and not out.parent.is_dir():
-        raise InputError(f"the folder of --out {out} does not exist: make it, or name another")
+    if out and (out.is_dir() or not out.parent.is_dir()):
+        raise InputError(f"--out {out} is a folder, or in one that does not exist: name a file in a folder that does")
+    if submit and submit.exists() and not submit.is_dir():
+        raise InputError(f"--submit {submit} is no folder: name another")
     fabric = Fabric(accelerator=recipe.run.accelerator, devices=1)
     model, recipe, step = load_detector(run, fabric, test)
     measured = as_fast_rcnn(model, "--loss") if loss else None
@@ -126,16 +128,17 @@ def write_report(path: Path, report: dict[str, Any], found: Sequence[dict[str, T
     with replacing(path) as beside:
         beside.write_text(json.dumps(report, indent=2) + "\n")
     if isinstance(data, COCODetection):
-        _write_detections(path.parent, found, data)
+        prefix = "" if path.name == "eval.json" else f"{path.stem}-"
+        _write_detections(path.parent / f"{prefix}detections.json", found, data)
 
 
-def _write_detections(folder: Path, found: Sequence[dict[str, Tensor]], data: COCODetection) -> None:
+def _write_detections(path: Path, found: Sequence[dict[str, Tensor]], data: COCODetection) -> None:
     """A result file for each of the annotation files, whose numbers of images and classes it uses."""
     labels = {name: label for label, name in enumerate(data.classes, start=1)}
     for number, source in enumerate(data.sources, start=1):
-        path = folder / (f"detections-{number}.json" if len(data.sources) > 1 else "detections.json")
+        file = path.with_stem(f"{path.stem}-{number}") if len(data.sources) > 1 else path
         category_ids = {labels[name]: category for name, category in source.category_ids if name in labels}
-        write_results(path, found[source.indices], source.image_ids, category_ids)
+        write_results(file, found[source.indices], source.image_ids, category_ids)
 
 
 def _stems(data: DetectionSet) -> list[str]:

@@ -44,7 +44,8 @@ def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None
         examples: the training images with their proposals.
 
     Raises:
-        InputError: the loss is not finite, or the number of processes does not divide the images of a step.
+        InputError: the loss is not finite, the number of processes does not divide the images of a step, or the run is
+            of another detector, or further than it is to go.
         Stopped: SIGTERM or SIGINT came; the checkpoint is written.
     """
     solver = recipe.solver
@@ -54,7 +55,14 @@ def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None
         )
     if recipe.model.detector == "ssdlite" and solver.images == fabric.world_size:
         raise InputError("the batch norm of ssdlite needs 2 or more images in each process: raise --solver.images")
-    Trainer(recipe, run, examples, fabric).run_to(solver.steps)
+    trainer = Trainer(recipe, run, examples, fabric)
+    if trainer.step > solver.steps:
+        raise InputError(
+            f"{run} is at step {trainer.step} already: give --solver.steps {trainer.step} or more, or another folder"
+        )
+    if trainer.step == solver.steps and fabric.is_global_zero:
+        print(f"{run} has done its {solver.steps} steps: there is nothing left to train")
+    trainer.run_to(solver.steps)
 
 
 class Trainer:
@@ -69,7 +77,7 @@ class Trainer:
         if state is None:
             initialise(model, examples, recipe)
         else:
-            model.load_state_dict(state["model"])
+            checkpoint.restore(model, state, run)
         self.detector: Detector = model
         # One pass over the weights in place of several; but Fabric cannot clip what a scaler has yet to divide.
         self.scaled = getattr(fabric.strategy.precision, "scaler", None) is not None

@@ -9,7 +9,7 @@ from ohem.training.config import Recipe
 from ohem.training.runs import flat
 
 SHARES = (
-    "model.dropout", "sampler.fg_fraction", "sampler.bg_lo", "sampler.nms_iou", "solver.gamma", "solver.momentum",
+    "model.dropout", "sampler.fg_fraction", "sampler.nms_iou", "solver.gamma", "solver.momentum",
     "test.score", "test.nms_iou", "test.rescore_score", "test.first_nms_iou", "test.vote_iou",
 )  # fmt: skip
 AT_LEAST_1 = (
@@ -26,6 +26,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(SHARES, (0, 1)),
     **dict.fromkeys(AT_LEAST_1, (1, math.inf)),
     **dict.fromkeys(AT_LEAST_0, (0, math.inf)),
+    "sampler.bg_lo": (0, 0.5),
 }
 
 

@@ -35,8 +35,8 @@ class NamedRecipe:
 
 
 VGG16 = ModelConfig(backbone="vgg16", weights="torchvision:IMAGENET1K_V1")
-# torchvision has no VGG_CNN_M_1024: name its .caffemodel with --model.weights.
-VGGM = ModelConfig(backbone="vgg_cnn_m_1024")
+# torchvision has no VGG_CNN_M_1024: this is Caffe's file, in the working folder if --model.weights names no other.
+VGGM = ModelConfig(backbone="vgg_cnn_m_1024", weights="VGG_CNN_M_1024.caffemodel")
 SMALL = Recipe(
     model=ModelConfig(backbone="squeezenet1_0", weights="torchvision:IMAGENET1K_V1", dropout=0.0),
     data=DataConfig(short=400, long=667),

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from types import UnionType
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -63,7 +64,7 @@ def _read(run: Path) -> tuple[str, Recipe]:
         return name, cast(Recipe, _build(Recipe, content))
     except FileNotFoundError as error:
         raise InputError(f"{run} is not a run (it has no {NAME}): train one with `ohem train {run} ...`") from error
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, OSError) as error:
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise InputError(f"{path} cannot be read ({error}): restore it, or name another run folder") from error
 
 
@@ -78,7 +79,23 @@ def _build(kind: type, content: Mapping[str, Any]) -> Any:
         else value
         for key, value in content.items()
     }
+    for key, value in values.items():
+        if not _fits(value, hints[key]):
+            raise TypeError(f"{key} is {value!r}")
     return kind(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether `value` is of the plain type, the words, the tuple or the dataclass that `hint` asks for."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if isinstance(hint, UnionType):
+        return any(_fits(value, kind) for kind in get_args(hint))
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, int | float if hint is float else hint)
 
 
 def _plain(value: Any) -> Any:

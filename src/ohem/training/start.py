@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ohem.data.dataset import DetectionSet
+from ohem.detection.weights import TORCHVISION_NAME, weights_file
 from ohem.errors import InputError
 from ohem.training.build import build_data, build_examples, build_proposals, check, check_cached, with_classes
 from ohem.training.config import Recipe
@@ -46,9 +47,11 @@ def training_data(recipe: Recipe) -> tuple[DetectionSet, Recipe]:
     """The data set that `recipe` is to be trained on, and the recipe with the classes of it.
 
     Raises:
-        InputError: the options or the data do not fit, or there is no object.
+        InputError: the options or the data do not fit, there is no object, or no file of the initial weights.
     """
     check(recipe)
+    if recipe.model.weights != "none" and not TORCHVISION_NAME.fullmatch(recipe.model.weights):
+        weights_file(recipe.model.weights)
     data = build_data(recipe.data.train, recipe.data.classes, "--data.train")
     if not any(len(data.target(i)["labels"]) for i in range(len(data))):
         raise InputError(f"{', '.join(recipe.data.train)} has no object: annotate some, or name another split")

@@ -20,11 +20,12 @@ def _sampler(**fields: Any) -> Variant:
 
 
 def _one_image(variant: Variant) -> Variant:
-    """N = 1, and as many RoIs a step as two images have."""
+    """N = 1, and as many RoIs a step as the images of the recipe have."""
 
     def made(recipe: Recipe) -> Recipe:
         recipe = variant(recipe)
-        return vary(recipe, solver={"images": 1}, sampler={"batch_size": 2 * recipe.sampler.batch_size})
+        size = recipe.solver.images * recipe.sampler.batch_size
+        return vary(recipe, solver={"images": 1}, sampler={"batch_size": size})
 
     return made
 
@@ -40,8 +41,8 @@ VARIANTS: dict[str, tuple[str, Variant]] = {
     "frcn-bg0": ("heuristic sampling, bg_lo 0", _sampler(name="random", bg_lo=0.0)),
     "frcn-n1": ("heuristic sampling, N = 1", _one_image(_sampler(name="random"))),
     "frcn-n1-bg0": ("heuristic sampling, N = 1, bg_lo 0", _one_image(_sampler(name="random", bg_lo=0.0))),
-    "all": ("all RoIs, B = 2048", _all_rois),
-    "all-n1": ("all RoIs, B = 2048, N = 1", _one_image(_all_rois)),
+    "all": ("all RoIs, B = 2048, a higher learning rate", _all_rois),
+    "all-n1": ("all RoIs, B = 2048, a higher learning rate, N = 1", _one_image(_all_rois)),
     "ohem": ("OHEM", _sampler(name="ohem")),
     "ohem-n1": ("OHEM, N = 1", _one_image(_sampler(name="ohem"))),
     "ohem-no-nms": ("OHEM without NMS", _sampler(name="ohem", nms_iou=1.0)),
