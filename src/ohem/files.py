@@ -17,7 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield beside
         beside.replace(path)
     except OSError as error:
-        if error.filename in (None, str(beside)):  # None: the disk is full
+        if error.errno is not None and error.filename in (None, str(beside)):  # None: the disk is full
             error.filename = str(path)
         raise
     finally:

@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from ohem.errors import InputError
+from ohem.experiments.compare import gains_table
+from ohem.experiments.outcomes import Summary, read_outcome
 from tests.command_line import Result, ohem, sentence
 from tests.toy import make_toy
 
@@ -159,18 +162,24 @@ def test_a_test_set_without_objects_is_told_before_hours_of_training(tmp_path: P
 
 @pytest.mark.parametrize("file", ["eval.json", "metrics.csv"])
 def test_damaged_runs_are_named(file: str, done: Comparison, tmp_path: Path) -> None:
-    shutil.copytree(done.out, tmp_path / "out")
-    words = [tmp_path / "out" if word == done.out else word for word in done.words]
-    for each in (tmp_path / "out").glob("*/eval.line"):
-        each.write_text(each.read_text().replace(str(done.out), str(tmp_path / "out")))
-    (tmp_path / "out" / "frcn-0" / file).write_text("")
-    assert str(tmp_path / "out" / "frcn-0") in sentence(ohem(*words))
+    run = Path(shutil.copytree(done.out / "frcn-0", tmp_path / "frcn-0"))
+    assert read_outcome(run, run / "eval.json").map is not None
+    (run / file).write_text("")
+    with pytest.raises(InputError, match=f"{run}.*the same line"):
+        read_outcome(run, run / "eval.json")
 
 
-def test_the_gains_of_each_class_are_printed(done: Comparison) -> None:
-    told = json.loads((done.out / "compare.json").read_text())
-    for name, gain in told["arms"][1]["difference"]["per_class"].items():
-        assert any(name in line and f"{gain:+.1f}" in line for line in done.result.out.splitlines())
+def test_the_gains_of_each_class_highest_first(done: Comparison) -> None:
+    base, mined = (
+        Summary(arm, "", [read_outcome(run, run / "eval.json") for run in (done.out / f"{arm}-{i}" for i in (0, 1))])
+        for arm in ("frcn", "ohem-sampler.nms-iou=0.5")
+    )
+    table = gains_table(mined, base)
+    names, ours, theirs, gains = (list(column.cells) for column in table.columns)
+    assert sorted(map(str, names)) == ["blue", "red"]
+    assert gains == [f"{gain:+.1f}" for _, gain in mined.gains(base)]
+    for row in zip(names, ours, theirs, strict=True):
+        assert row[1:] == tuple(f"{fmean(run.ap[str(row[0])] or 0 for run in arm.runs):.1f}" for arm in (mined, base))
 
 
 def test_data_are_needed(tmp_path: Path) -> None:

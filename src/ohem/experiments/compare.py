@@ -104,19 +104,18 @@ def _proposing(settings: Recipe) -> list[str]:
 def comparison_table(summaries: Sequence[Summary]) -> Table:
     """A row for each arm."""
     base = summaries[0]
-    table = Table(title="mean ± standard error")
-    for column in ("arm", "mAP", f"less {base.name}", "95 % interval"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("arm", "mAP"))
-    for column in ("", "loss, all RoIs", "s a step"):
-        table.add_column(column, overflow="fold")
+    table = Table(title="mean ± standard error; loss over all RoIs")
+    table.add_column("arm", overflow="fold", min_width=min(14, max(len(arm.name) for arm in summaries)))
+    for column in ("mAP", f"less {base.name}", "95 % interval", "loss", "s/step"):
+        table.add_column(column, overflow="fold", min_width=max(map(len, column.split())))
     for arm in summaries:
         loss = f"{arm.loss.mean:.4f}" if arm.loss else ""
         if arm is base:
-            found = ["", "", ""]
+            found = ["", ""]
         else:
             gain = arm.against(base)
             interval = "" if math.isnan(gain.low) else f"{gain.low:+.1f} to {gain.high:+.1f}"
-            found = [f"{gain.mean:+.1f}", interval, gain.verdict()]
+            found = [f"{gain.mean:+.1f}", interval]
         table.add_row(arm.name, str(arm.map), *found, loss, f"{arm.seconds:.2f}")
     return table
 
