@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from rich.table import Table
 from torch import Tensor
 
@@ -28,7 +27,7 @@ RESCORED = (1, 32, 64, 96, 128, 192, 256, 512)
 @torch.no_grad()
 def main() -> None:
     options = _options()
-    found, recipe, _ = load_detector(options.run, Fabric(accelerator="cpu", devices=1))
+    found, recipe, _ = load_detector(options.run, accelerator="cpu")
     model = as_fast_rcnn(found, "this benchmark")
     recipe = as_recipe(options, recipe)
     data = build_data([options.data], recipe.data.classes, "--data")

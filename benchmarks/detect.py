@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from rich.table import Table
 from torch import Tensor
 
@@ -42,7 +41,7 @@ KINDS: dict[str, type[FastRCNN]] = {"plain PyTorch": Plain, "every RoI": EveryRo
 
 def main() -> None:
     options = _options()
-    found, recipe, _ = load_detector(options.run, Fabric(accelerator="cpu", devices=1))
+    found, recipe, _ = load_detector(options.run, accelerator="cpu")
     model = as_fast_rcnn(found, "this benchmark")
     data = build_data([options.data], recipe.data.classes, "--data")
     proposals = build_proposals(data, ProposalConfig(folder=options.proposals, mode=options.mode))

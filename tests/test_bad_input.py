@@ -384,6 +384,16 @@ def test_yaml_that_is_not_nested(content: str, run: Path, data: Path, tmp_path: 
     assert "recipe.yaml" in text
 
 
+def test_a_run_of_a_machine_that_is_not_here_is_tested_all_the_same(run: Path, data: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert ohem("train", run, *training(data)).code == 0
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("accelerator: cpu", "accelerator: cuda"))
+    with pytest.warns(UserWarning, match="was trained on cuda, which is not here"):
+        assert ohem("eval", run).code == 0
+
+
 def test_a_recipe_must_be_named(run: Path) -> None:
     assert "`ohem recipes` lists them" in sentence(ohem("train", run))
 

@@ -18,11 +18,10 @@ from ohem.errors import InputError
 from ohem.experiments.bench.arms import ARMS, BACKBONES, Arm
 from ohem.experiments.bootstrap.config import BootstrapConfig
 from ohem.experiments.place import Place
-from ohem.training.config import Backbone, ProposalConfig, Recipe, TestConfig
+from ohem.training.config import Backbone, Metric, ProposalConfig, Recipe, TestConfig
 from ohem.training.recipes import RECIPES
 from ohem.training.variants import VARIANTS
 
-Metric = Literal["voc07", "voc10", "coco"]
 TESTING = {("eval",), ("detect",), ("bootstrap",)}
 EXPERIMENTS = {("compare",)}
 DEFAULT_RECIPE = "small-frcn"

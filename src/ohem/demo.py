@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 
@@ -46,8 +45,7 @@ def _draw(folder: Path) -> None:
     """Some test scenes with the ground truth and the detections of both arms."""
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    models = [load_detector(folder / arm, fabric)[0] for arm in ARMS]
+    models = [load_detector(folder / arm, accelerator="cpu")[0] for arm in ARMS]
     recipe = _recipe(ARMS[0], folder / "data", None)
     data = build_data(recipe.data.test, CLASSES, "--data.test")
     shown = build_pictures(data, build_proposals(data, recipe.proposals), recipe)

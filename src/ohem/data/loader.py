@@ -5,6 +5,7 @@ Position p of a run is the p-th image it is shown: step x N + slot.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +16,15 @@ from torch.utils.data import Dataset
 
 from ohem.data.transforms import flip, flip_boxes, resize, scale_factor
 
-# Seeds of one run that must not meet; the training loop uses streams 2 and 3.
-ORDER, FLIP, SCALE = 0, 1, 4
+
+class Stream(IntEnum):
+    """What the seed of a run is drawn for: their random numbers must not meet."""
+
+    ORDER = 0
+    FLIP = 1
+    INITIAL = 2
+    STEP = 3
+    SCALE = 4
 
 
 class DetectionData(Protocol):
@@ -147,9 +155,9 @@ class TrainingExamples(Dataset[Example]):
 
     def __getitem__(self, position: int) -> Example:
         epoch, offset = divmod(position, len(self.examples))
-        order = np.random.default_rng(seed_of(self.seed, ORDER, epoch)).permutation(len(self.examples))
-        mirrored = self.flips and bool(seed_of(self.seed, FLIP, position) & 1)
-        short = self.scales[seed_of(self.seed, SCALE, position) % len(self.scales)]
+        order = np.random.default_rng(seed_of(self.seed, Stream.ORDER, epoch)).permutation(len(self.examples))
+        mirrored = self.flips and bool(seed_of(self.seed, Stream.FLIP, position) & 1)
+        short = self.scales[seed_of(self.seed, Stream.SCALE, position) % len(self.scales)]
         return self.examples.example(int(order[offset]), position, mirrored, short)
 
 

@@ -7,6 +7,8 @@ This module imports nothing heavy: `ohem --help` must answer at once.
 from dataclasses import dataclass, field
 from typing import Literal
 
+Metric = Literal["voc07", "voc10", "coco"]
+"""11-point AP of VOC2007, area under the curve of VOC2010, COCO's AP."""
 Backbone = Literal["vgg16", "vgg_cnn_m_1024", "squeezenet1_0", "mobilenet_v2", "mobilenet_v3_large", "resnet50", "tiny"]
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
@@ -19,7 +18,6 @@ from ohem.proposals.selective_search import selective_search
 from ohem.training.build import sides_to_test
 from ohem.training.config import ProposalConfig, Recipe, TestConfig
 from ohem.training.evaluate import detect, load_detector
-from ohem.training.runs import read_run
 
 NAME = "detections.json"
 
@@ -41,7 +39,7 @@ def detect_files(run: Path, files: Sequence[Path], out: Path, score: float, test
     if twice is not None:
         raise InputError(f"{twice} shares its name with another picture: detect in them one folder at a time")
     images = [read_image(path) for path in files]
-    model, recipe, _ = load_detector(run, Fabric(accelerator=read_run(run).run.accelerator, devices=1), test)
+    model, recipe, _ = load_detector(run, test)
     out.mkdir(parents=True, exist_ok=True)
     pictures = [_picture(str(path), image, recipe) for path, image in zip(files, images, strict=True)]
     entries = []

@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -25,18 +26,20 @@ from ohem.files import replacing
 from ohem.samplers import AllSampler
 from ohem.training import checkpoint
 from ohem.training.build import build_data, build_examples, build_pictures, build_proposals, check
-from ohem.training.config import Recipe, TestConfig
+from ohem.training.config import Metric, Recipe, TestConfig
 from ohem.training.detectors import as_fast_rcnn, build_model
 from ohem.training.loss_all import loss_over_all
 from ohem.training.metrics import tracked
 from ohem.training.runs import read_run
-from ohem.training.scores import Metric, score, usual_metric
+from ohem.training.scores import score, usual_metric
 
 
-def load_detector(run: Path, fabric: Fabric, test: TestConfig | None = None) -> tuple[Detector, Recipe, int]:
+def load_detector(
+    run: Path, test: TestConfig | None = None, accelerator: str | None = None
+) -> tuple[Detector, Recipe, int]:
     """The detector of a run in eval mode, its recipe, and the step of its newest checkpoint.
 
-    `test` takes the place of what the recipe says about testing.
+    `test` and `accelerator` take the place of what the recipe says about testing and where to compute.
 
     Raises:
         InputError: the folder is not a run, or has no checkpoint, or one of another detector, or `test` makes no sense.
@@ -49,8 +52,17 @@ def load_detector(run: Path, fabric: Fabric, test: TestConfig | None = None) -> 
     check(recipe)
     model = build_model(recipe, AllSampler())
     checkpoint.restore(model, state, run)
-    model.eval().to(fabric.device)
+    model.eval().to(_device(run, accelerator or recipe.run.accelerator))
     return model, recipe, state["step"]
+
+
+def _device(run: Path, accelerator: str) -> torch.device:
+    try:
+        return Fabric(accelerator=accelerator, devices=1).device
+    except (ValueError, RuntimeError):
+        found = Fabric(accelerator="auto", devices=1).device
+        warnings.warn(f"{run} was trained on {accelerator}, which is not here: it is tested on {found}", stacklevel=3)
+        return found
 
 
 @torch.inference_mode()
@@ -81,13 +93,11 @@ def evaluate_run(
     Raises:
         InputError: the run, the data or `test` is of no use, or `submit` is given with COCO data.
     """
-    recipe = read_run(run)
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--out {out} is a folder, or in one that does not exist: name a file in a folder that does")
     if submit and submit.exists() and not submit.is_dir():
         raise InputError(f"--submit {submit} is no folder: name another")
-    fabric = Fabric(accelerator=recipe.run.accelerator, devices=1)
-    model, recipe, step = load_detector(run, fabric, test)
+    model, recipe, step = load_detector(run, test)
     measured = as_fast_rcnn(model, "--loss") if loss else None
     data = build_data(sources or recipe.data.test, recipe.data.classes, "--data", annotated=submit is None)
     stems = _stems(data) if submit else []

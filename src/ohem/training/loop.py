@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ohem.data.loader import Example, Examples, TrainingExamples, as_list, positions, seed_of
+from ohem.data.loader import Example, Examples, Stream, TrainingExamples, as_list, positions, seed_of
 from ohem.detection.detector import Detector
 from ohem.errors import InputError
 from ohem.files import replacing
@@ -30,9 +30,6 @@ from ohem.training.launch import agreed
 from ohem.training.metrics import MetricsLog, ProgressBar, Window
 from ohem.training.observe import Observer
 from ohem.training.signals import Stopped, collect_signals
-
-# Seeds of one run that must not meet: `TrainingExamples` uses streams 0, 1 and 4.
-INITIAL, STEP = 2, 3
 
 
 def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None:
@@ -71,7 +68,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None:
         self.recipe, self.run, self.examples, self.fabric = recipe, run, examples, fabric
         self.recorder = Recorder(build_sampler(recipe.sampler))
-        torch.manual_seed(seed_of(recipe.solver.seed, INITIAL))
+        torch.manual_seed(seed_of(recipe.solver.seed, Stream.INITIAL))
         model = build_model(recipe, self.recorder)
         state = checkpoint.load(run)
         if state is None:
@@ -175,7 +172,7 @@ class Trainer:
 
     def _pass(self, examples: Sequence[Example], passes: int) -> dict[str, float]:
         """Forward and backward of `examples`, one of `passes` whose gradients are averaged; its losses."""
-        torch.manual_seed(seed_of(self.recipe.solver.seed, STEP, examples[0].position))
+        torch.manual_seed(seed_of(self.recipe.solver.seed, Stream.STEP, examples[0].position))
         with fast_linear(self.detector):
             losses: dict[str, Tensor] = self.model(*self._inputs(examples))
         loss = torch.stack(list(losses.values())).sum()

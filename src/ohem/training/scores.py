@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from rich.table import Table
 from torch import Tensor
@@ -10,8 +10,8 @@ from torch import Tensor
 from ohem.data.coco import COCODetection
 from ohem.data.dataset import DetectionSet
 from ohem.evaluation import coco, voc
+from ohem.training.config import Metric
 
-Metric = Literal["voc07", "voc10", "coco"]
 # Of `COCOResult`: kind, IoU, size of the objects, most detections of a class in an image.
 _COCO_ROWS = {
     "ap": ("AP", "0.50:0.95", "all", "100"),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -18,12 +17,11 @@ from ohem.experiments.bootstrap.config import BootstrapConfig
 from ohem.experiments.bootstrap.features import RoIFeatures, cached_features, roi_features
 from ohem.experiments.bootstrap.svm import LinearSVM, Round, linear_svc, mine_negatives
 from ohem.training.build import build_data, build_examples, build_proposals
-from ohem.training.config import Recipe, TestConfig
+from ohem.training.config import Metric, Recipe, TestConfig
 from ohem.training.detectors import as_fast_rcnn
 from ohem.training.digests import digest_of_examples, digest_of_weights
 from ohem.training.evaluate import detect_all, load_detector, write_report
-from ohem.training.runs import read_run
-from ohem.training.scores import Metric, score, usual_metric
+from ohem.training.scores import score, usual_metric
 
 FOLDER, FEATURES = "bootstrap", "features.safetensors"
 
@@ -40,7 +38,7 @@ def bootstrap_run(
     """
     config.check()
     linear_svc()  # no hour of features for want of a package
-    found_model, recipe, step = load_detector(run, Fabric(accelerator=read_run(run).run.accelerator, devices=1), test)
+    found_model, recipe, step = load_detector(run, test)
     model = as_fast_rcnn(found_model, "ohem bootstrap")
     data = build_data(sources or recipe.data.test, recipe.data.classes, "--data")
     started = time.perf_counter()
