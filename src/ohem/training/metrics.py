@@ -23,7 +23,8 @@ COLUMNS = (
 class MetricsLog:
     """RUN/metrics.csv: one row each `log_every` steps; rows behind the step that a run resumes from are dropped.
 
-    COLUMNS come first, then whatever else is told: the losses of torchvision's detectors have names of their own.
+    COLUMNS come first, then whatever else is told: the losses of torchvision's detectors have names of their own. Of
+    several processes, the numbers are those of the first.
     """
 
     def __init__(self, run: Path, resume_step: int) -> None:

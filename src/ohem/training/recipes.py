@@ -133,8 +133,10 @@ OURS = {
     "small-frcn": "93.5 on cards",
     "small-frcn-bg0": "96.3 on cards",
     "small-ohem": "96.7 on cards",
-    "small-frcn-mb": "97.0 on cards, 1 seed",
-    "small-ohem-mb": "98.5 on cards, 1 seed",
+    "small-frcn-n1": "94.1 on cards",
+    "small-frcn-n1-bg0": "95.7 on cards",
+    "small-frcn-mb": "96.4 on cards",
+    "small-ohem-mb": "98.5 on cards, 2 seeds",
     "demo-frcn": "66.3",
     "demo-ohem": "70.7",
 }
