@@ -136,7 +136,7 @@ OURS = {
     "small-frcn-n1": "94.1 on cards",
     "small-frcn-n1-bg0": "95.7 on cards",
     "small-frcn-mb": "96.4 on cards",
-    "small-ohem-mb": "98.5 on cards, 2 seeds",
+    "small-ohem-mb": "98.7 on cards",
     "demo-frcn": "66.3",
     "demo-ohem": "70.7",
 }
