@@ -12,9 +12,35 @@ from ohem.data.dataset import DetectionSet
 from ohem.detection.backbones import Backbone, Normalisation
 from ohem.integrations import with_ohem
 from ohem.rois import RoIs, match
-from ohem.samplers import RoISampler
+from ohem.samplers import (
+    AllSampler,
+    HierarchicalSampler,
+    IoUBalancedSampler,
+    OHEMSampler,
+    ProportionalSampler,
+    RandomSampler,
+    RankSampler,
+    RatioSampler,
+    RoISampler,
+)
 from tests.make_rois import make_rois, near, random_target
 
+EVERY_SAMPLER: dict[str, RoISampler] = {
+    "ohem": OHEMSampler(8),
+    "joint": OHEMSampler(8, per_image=False),
+    "release": OHEMSampler.release(8),
+    "separate": OHEMSampler(8, nms_iou=None, fg_fraction=0.25),
+    "mmdetection": OHEMSampler.mmdetection(8),
+    "tensorflow": OHEMSampler.tensorflow(8, 3.0, 2),
+    "ratio": RatioSampler(),
+    "random": RandomSampler(8),
+    "all": AllSampler(),
+    "rank": RankSampler(8),
+    "proportional": ProportionalSampler(30),
+    "IoU-balanced": IoUBalancedSampler(8),
+    "hierarchical": HierarchicalSampler(8),
+}
+"""What any detector must train with, eight RoIs of an image or so."""
 DetectorBatch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
 

@@ -286,6 +286,15 @@ def test_malformed_and_missing_yaml(run: Path, data: Path, tmp_path: Path) -> No
     assert str(config) in sentence(ohem("train", run, *training(data), "--config", config))
 
 
+def test_a_run_goes_on_without_the_file_that_it_started_from(run: Path, data: Path, tmp_path: Path) -> None:
+    first, weights = tmp_path / "first", tmp_path / "weights.pt"
+    assert ohem("train", first, *training(data)).code == 0
+    shutil.copy(first / "checkpoint.pt", weights)
+    assert ohem("train", run, *training(data), "--model.weights", weights).code == 0
+    weights.unlink()
+    assert ohem("train", run, *training(data, steps=4), "--model.weights", weights).code == 0
+
+
 def test_weights_that_are_not_there(run: Path, data: Path) -> None:
     assert "nowhere.pth" in sentence(ohem("train", run, *training(data), "--model.weights", "nowhere.pth"))
     assert ohem("train", run, *training(data)).code == 0  # the slip of the first try does not stick to the folder

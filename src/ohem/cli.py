@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, MissingArgumentError, Parameter
 from cyclopts.config import Dict
 
 from ohem.errors import InputError
@@ -379,7 +379,8 @@ def main(tokens: Sequence[str] | None = None) -> None:
     try:
         app(tokens, exit_on_error=False, print_error=False)
     except (InputError, CycloptsError) as error:
-        hint = ": `ohem recipes` lists them" if "--recipe" in str(error) and "requires" in str(error) else ""
+        missing = isinstance(error, MissingArgumentError) and error.argument and error.argument.name
+        hint = ": `ohem recipes` lists them" if missing == "--recipe" else ""
         print(f"ohem: {' '.join(str(error).split())}{hint}", file=sys.stderr)
         raise SystemExit(2) from None
     except BrokenPipeError:  # `ohem recipes | head`: nobody reads on, and Python must not try once more at exit

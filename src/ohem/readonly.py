@@ -16,8 +16,8 @@ def read_only(module: nn.Module) -> Iterator[None]:
 
     Normalisation still uses the statistics of the batch, and dropout stays on, as in the pass that trains: ranking must
     see the network that is trained. Other layers that change themselves in a forward, as spectral norm does, still do.
-    `SyncBatchNorm` uses those of this process alone. Linear layers and dropout are
-    computed as `fast_layers` does: to within rounding, and with other random numbers.
+    `SyncBatchNorm` uses those of this process alone. Linear layers and dropout are computed as `fast_layers` does: to
+    within rounding, and with other random numbers.
     """
     norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.training]
     norms = [m for m in norms if m.track_running_stats or isinstance(m, nn.SyncBatchNorm)]

@@ -143,7 +143,7 @@ def test_bad_input(words: list[object], message: str, tmp_path: Path) -> None:
         ("ohem,foo=1", "--foo"),
         ("ohem,sampler.nms-iou=abc", "abc"),
         ("ohem,sampler.nms-iou=7", "0 to 1"),
-        ("own", "own"),
+        ("own", "--sampler.name own is what"),
     ],
 )
 def test_an_arm_that_cannot_be_trained_is_told_before_the_others_are(arm: str, message: str, tmp_path: Path) -> None:

@@ -203,6 +203,7 @@ def test_bad_input(words: list[str], message: str) -> None:
     [
         ([], "1200"),
         (["--solver.steps", "40"], "10"),
+        (["--solver.steps=40"], "10"),
         (["--solver.steps", "2"], "1"),
         (["--run.snapshot-every", "7"], "7"),
     ],

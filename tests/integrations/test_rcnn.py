@@ -16,39 +16,12 @@ from torchvision.models import detection
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
-from ohem import (
-    AllSampler,
-    HierarchicalSampler,
-    IoUBalancedSampler,
-    OHEMSampler,
-    ProportionalSampler,
-    RandomSampler,
-    RankSampler,
-    RatioSampler,
-    RoIs,
-    RoISampler,
-    with_ohem,
-)
+from ohem import AllSampler, OHEMSampler, RandomSampler, RoIs, RoISampler, with_ohem
 from ohem.integrations.rcnn import OHEMRoIHeads
 from ohem.recording import Recorder
-from tests.contracts import check_detector
+from tests.contracts import EVERY_SAMPLER, check_detector
 from tests.integrations.tiny_rcnn import CLASSES, MODELS, Batch, faster_rcnn, mini_batch, normalised_rcnn
 
-SAMPLERS: dict[str, RoISampler] = {
-    "ohem": OHEMSampler(8),
-    "joint": OHEMSampler(8, per_image=False),
-    "release": OHEMSampler(8, per_image=False, suppress="label", inclusive=True),
-    "separate": OHEMSampler(8, nms_iou=None, fg_fraction=0.25),
-    "random": RandomSampler(8),
-    "all": AllSampler(),
-    "rank": RankSampler(8),
-    "proportional": ProportionalSampler(30),
-    "IoU-balanced": IoUBalancedSampler(8),
-    "hierarchical": HierarchicalSampler(8),
-    "mmdetection": OHEMSampler.mmdetection(8),
-    "tensorflow": OHEMSampler.tensorflow(8, 3.0, 2),
-    "ratio": RatioSampler(),
-}
 BATCHES = {
     "usual": mini_batch(),
     "the second has no object": mini_batch((3, 0)),
@@ -57,7 +30,7 @@ BATCHES = {
     "more objects than are chosen": mini_batch((12, 20)),
 }
 
-every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+every_sampler = pytest.mark.parametrize("sampler", EVERY_SAMPLER.values(), ids=EVERY_SAMPLER)
 every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 
 
@@ -158,7 +131,7 @@ def detached(losses: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", ["ohem", "joint", "release", "separate", "rank"])
 def test_what_ranks_is_what_trains(name: str) -> None:
     """The mean loss of the chosen, in the pass without gradient, is the loss of the box head."""
-    model = with_ohem(faster_rcnn(), SAMPLERS[name])
+    model = with_ohem(faster_rcnn(), EVERY_SAMPLER[name])
     losses, _ = step(model, BATCHES["usual"])
     numbers = model.mining.statistics()
     assert numbers["loss_chosen"] == pytest.approx(float(losses["loss_classifier"] + losses["loss_box_reg"]), rel=1e-5)
@@ -197,7 +170,7 @@ def test_images_share_the_batch_unevenly_if_mined_jointly() -> None:
 @pytest.mark.parametrize(
     ("make", "sampler"),
     [
-        *(pytest.param(faster_rcnn, sampler, id=f"faster-{name}") for name, sampler in SAMPLERS.items()),
+        *(pytest.param(faster_rcnn, sampler, id=f"faster-{name}") for name, sampler in EVERY_SAMPLER.items()),
         *(pytest.param(make, OHEMSampler(8), id=f"{name}-ohem") for name, make in MODELS.items() if name != "faster"),
     ],
 )

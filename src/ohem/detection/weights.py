@@ -54,6 +54,12 @@ def load_weights(backbone: Backbone, source: str | Path, normalisation: Normalis
     return len(found.names) == len(backbone.state_dict())
 
 
+def check_source(source: str) -> None:
+    """Raises InputError where `source` names a file that is not there."""
+    if not TORCHVISION_NAME.fullmatch(source):
+        _file(source)
+
+
 def load_stages(stages: nn.Module, source: str, model: str, prefix: str) -> None:
     """Fill the stages of torchvision's classification network `model`, as its detectors hold them, from its weights.
 
@@ -67,7 +73,7 @@ def load_stages(stages: nn.Module, source: str, model: str, prefix: str) -> None
     if TORCHVISION_NAME.fullmatch(source):
         tensors = _downloaded(torchvision_weights(model, source), source)
     else:
-        tensors = _strip(_tensors(weights_file(source)))
+        tensors = _strip(_tensors(_file(source)))
     _copy(source, ours, _Found(tensors, names))
 
 
@@ -90,7 +96,7 @@ def _copy(source: str, ours: Mapping[str, Tensor], found: _Found) -> None:
 def _read(backbone: Backbone, source: str) -> _Found:
     if TORCHVISION_NAME.fullmatch(source):
         return _read_torchvision(backbone, source)
-    path = weights_file(source)
+    path = _file(source)
     if path.suffix == ".caffemodel":
         return _read_caffe(backbone, path)
     tensors = _strip(_tensors(path))
@@ -114,8 +120,7 @@ def _published_names(backbone: Backbone, source: str) -> dict[str, str]:
 # Files
 
 
-def weights_file(source: str) -> Path:
-    """The file that `source` names; InputError where there is none."""
+def _file(source: str) -> Path:
     path = Path(source)
     if not path.is_file():
         raise InputError(

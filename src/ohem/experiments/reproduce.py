@@ -1,9 +1,7 @@
 """`ohem reproduce`: the rows of a table of the paper as trainings, ours beside the paper's figures."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,65 +11,15 @@ from rich.table import Table
 from ohem.data.sources import FORMS
 from ohem.errors import InputError
 from ohem.experiments.all_rois import compare_losses
-from ohem.experiments.arms import Parse, changed, shown, words
+from ohem.experiments.arms import Parse, shown
+from ohem.experiments.cells import SMALL, Cell, cells_of
 from ohem.experiments.outcomes import Outcome, read_outcome
-from ohem.experiments.place import LARGER, SERVER, Place
+from ohem.experiments.place import Place
 from ohem.experiments.runner import Job, run_jobs, run_line
 from ohem.experiments.statistics import mean_of
-from ohem.experiments.tables import TABLES, PaperTable, Row
+from ohem.experiments.tables import TABLES, PaperTable
 from ohem.files import replacing
-from ohem.training import loss_all
 from ohem.training.build import check
-from ohem.training.recipes import PAPER_M, RECIPES, SMALL_M
-
-SMALL = "small"
-# The arms of figure 3, and how many times the weights of a training of theirs are kept.
-CURVES = {row.variant for row in TABLES["figure3"].rows}
-SNAPSHOTS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """A row with one network.
-
-    Args:
-        row: what the paper reports.
-        network: of the row's, or `SMALL`.
-        recipe: the named one that it is trained by.
-        train: sources.
-        test: sources, none where the server has the annotations.
-        options: of the evaluation, besides where it writes.
-        file: what the evaluation writes in the folder of the run.
-    """
-
-    row: Row
-    network: str
-    recipe: str
-    train: Sequence[str]
-    test: Sequence[str]
-    options: Sequence[str]
-    file: str
-
-    def run(self, out: Path, seed: int) -> Path:
-        larger = "-larger" if self.network == SMALL and self.row.data in LARGER else ""
-        return out / f"{self.recipe}{larger}-{seed}"
-
-    def training(self, out: Path, seed: int, extra: Sequence[str]) -> list[str]:
-        """Words of the training command, the same in every table."""
-        test = ["--data.test", *self.test] if self.test else []
-        line = ["train", str(self.run(out, seed)), "--recipe", self.recipe, "--data.train", *self.train, *test]
-        if self.row.variant in CURVES and "--run.snapshot-every" not in extra:
-            steps = int(_value(extra, "--solver.steps") or RECIPES[self.recipe].recipe.solver.steps)
-            line += ["--run.snapshot-every", str(max(1, steps // SNAPSHOTS))]
-        return [*line, *extra, "--solver.seed", str(seed)]
-
-    def evaluation(self, out: Path, seed: int) -> list[str]:
-        """Words of the evaluation command."""
-        run = self.run(out, seed)
-        if self.file == loss_all.NAME:
-            return ["loss", str(run)]
-        where = "--out" if self.file.endswith(".json") else "--submit"
-        return ["eval", str(run), *self.options, where, str(run / self.file)]
 
 
 def reproduce(
@@ -112,7 +60,7 @@ def reproduce(
         _bench(out, place, small, dry_run, extra)
         return
     table = TABLES[name]
-    cells = list(_cells(table, place, small, networks))
+    cells = list(cells_of(table, place, small, networks))
     numbers = range(seeds)
     if not cells:
         known = ", ".join(_networks(table))
@@ -156,11 +104,6 @@ def _networks(table: PaperTable) -> list[str]:
     return list(dict.fromkeys(name for row in table.rows for name in row.paper))
 
 
-def _value(words: Sequence[str], option: str) -> str:
-    """The word behind `option`, or ""."""
-    return next((after for word, after in pairwise(words) if word == option), "")
-
-
 def _bench(out: Path, place: Place, small: bool, dry_run: bool, extra: Sequence[str]) -> None:
     """Table 2, on the images of the others."""
     train, _ = (place.small if small else place.paper)("voc07") or ((), ())
@@ -170,33 +113,6 @@ def _bench(out: Path, place: Place, small: bool, dry_run: bool, extra: Sequence[
         return
     out.mkdir(parents=True, exist_ok=True)
     run_line(line)
-
-
-def _cells(table: PaperTable, place: Place, small: bool, networks: Sequence[str]) -> Iterator[Cell]:
-    left_out = set()
-    for row in table.rows:
-        for network in [SMALL] if small else [each for each in row.paper if each in networks]:
-            sources = place.small(row.data) if small else place.paper(row.data)
-            if sources is None:
-                left_out.add(LARGER[row.data])
-                continue
-            recipe = f"small-{row.variant}" if small else f"{row.data}-{network}-{row.variant}"
-            yield Cell(row, network, recipe, *sources, *_tested(table, row, recipe, place, small))
-    for larger in sorted(left_out):
-        print(f"the rows of {larger} need a second source with --data.train: left out")
-
-
-def _tested(table: PaperTable, row: Row, recipe: str, place: Place, small: bool) -> tuple[list[str], str]:
-    """Options of the evaluation of `row`, and the name of what it writes."""
-    if table is TABLES["figure3"]:
-        return [], loss_all.NAME
-    settings = RECIPES[recipe].recipe
-    options = words(changed(row.test(settings, SMALL_M if small else PAPER_M), settings.test, "test."))
-    name = "-".join([table.metric, *(word.removeprefix("--test.") for word in options)])
-    if row.data in SERVER and not small:
-        return [*options, "--data", place.server()], f"submission-{name}"
-    # The loss does not depend on the test: told once.
-    return ["--metric", table.metric, *(options or ["--loss"])], f"eval-{name}.json"
 
 
 def _jobs(out: Path, cells: Sequence[Cell], seeds: Sequence[int], extra: Sequence[str]) -> list[Job]:

@@ -173,7 +173,7 @@ class OHEMLoss(nn.Module):
 
 def _setting(criterion: Any, name: str) -> Any:
     """Of a module, or of what a `functools.partial` was given; None where it has none."""
-    return getattr(criterion, name, None) if not isinstance(criterion, partial) else criterion.keywords.get(name)
+    return criterion.keywords.get(name) if isinstance(criterion, partial) else getattr(criterion, name, None)
 
 
 def _mean(losses: Tensor) -> float:

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ohem.data.dataset import DetectionSet
-from ohem.detection.weights import TORCHVISION_NAME, weights_file
+from ohem.detection.weights import check_source
 from ohem.errors import InputError
+from ohem.training import checkpoint
 from ohem.training.build import build_data, build_examples, build_proposals, check, check_cached, with_classes
 from ohem.training.config import Recipe
 from ohem.training.launch import launched
@@ -25,6 +26,8 @@ def start(run: Path, name: str, recipe: Recipe, devices: str | None = None) -> N
     if devices is not None:
         recipe = replace(recipe, run=replace(recipe.run, devices=devices))
     data, recipe = training_data(recipe)
+    if recipe.model.weights != "none" and not checkpoint.exists(run):
+        check_source(recipe.model.weights)
     if recipe.data.test:
         build_data(recipe.data.test, recipe.data.classes, "--data.test")  # its defects should not wait until evaluation
     first = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0
@@ -47,11 +50,9 @@ def training_data(recipe: Recipe) -> tuple[DetectionSet, Recipe]:
     """The data set that `recipe` is to be trained on, and the recipe with the classes of it.
 
     Raises:
-        InputError: the options or the data do not fit, there is no object, or no file of the initial weights.
+        InputError: the options or the data do not fit, or there is no object.
     """
     check(recipe)
-    if recipe.model.weights != "none" and not TORCHVISION_NAME.fullmatch(recipe.model.weights):
-        weights_file(recipe.model.weights)
     data = build_data(recipe.data.train, recipe.data.classes, "--data.train")
     if not any(len(data.target(i)["labels"]) for i in range(len(data))):
         raise InputError(f"{', '.join(recipe.data.train)} has no object: annotate some, or name another split")
