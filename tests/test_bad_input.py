@@ -1,7 +1,6 @@
 """Bad input, one test for each kind: the command line answers in one sentence that names the file, field and remedy."""
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -418,6 +417,7 @@ def test_places_of_results_are_checked_before_the_detections(run: Path, data: Pa
 @pytest.mark.parametrize("bytes_allowed", [8_000, 400_000])
 def test_a_full_disk(bytes_allowed: int, run: Path, data: Path) -> None:
     """A limit on the size of files stands in for it."""
+    resource = pytest.importorskip("resource")  # not on Windows
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (bytes_allowed, bytes_allowed))
     line = [sys.executable, "-m", "ohem.cli", "train", str(run), *map(str, training(data))]
     done = subprocess.run(line, preexec_fn=limit, capture_output=True, text=True, check=False)
