@@ -176,9 +176,13 @@ def test_the_table_has_what_the_runs_gave(tmp_path: Path, monkeypatch: pytest.Mo
     for row in told["rows"]:
         report = json.loads((tmp_path / "out" / f"{row['recipe']}-0" / "eval-voc10.json").read_text())
         assert row["maps"] == [report["map"]]
+        assert row["ap"] == [report["ap"]]
         assert report["metric"] == "voc10"
     assert "69.8" in result.out
     assert "72.9" in result.out
+    for name, value in report["ap"].items():  # the last column of the second table
+        (line,) = [line for line in result.out.splitlines() if name in line.split()]
+        assert line.split()[-2] == f"{value:.1f}"
 
 
 @pytest.mark.parametrize(

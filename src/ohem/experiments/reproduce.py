@@ -1,22 +1,20 @@
 """`ohem reproduce`: the rows of a table of the paper as trainings, ours beside the paper's figures."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ohem.data.sources import FORMS
 from ohem.errors import InputError
 from ohem.experiments.all_rois import compare_losses
 from ohem.experiments.arms import Parse, shown
-from ohem.experiments.cells import SMALL, Cell, cells_of
+from ohem.experiments.beside import as_json, printed
+from ohem.experiments.cells import Cell, cells_of
 from ohem.experiments.outcomes import Outcome, read_outcome
 from ohem.experiments.place import Place
 from ohem.experiments.runner import Job, run_jobs, run_line
-from ohem.experiments.statistics import mean_of
 from ohem.experiments.tables import TABLES, PaperTable
 from ohem.files import replacing
 from ohem.training.build import check
@@ -78,9 +76,9 @@ def reproduce(
         _figure(out, cells, numbers)
         return
     found = {cell: _outcomes(cell, out, numbers) for cell in cells}
-    Console().print(_printed(table, found, small))
+    Console().print(*printed(table, found, small), sep="\n")
     with replacing(out / f"{name}.json") as beside:
-        beside.write_text(json.dumps(_as_json(table, found), indent=2) + "\n")
+        beside.write_text(json.dumps(as_json(table, found), indent=2) + "\n")
 
 
 def _check_lines(jobs: Sequence[Job], extra: Sequence[str], parse: Parse | None) -> None:
@@ -141,47 +139,3 @@ def _proposal_words(extra: Sequence[str]) -> list[str]:
         kept = word.startswith("--proposals.") if word.startswith("--") else kept
         found += [word.replace("--proposals.", "--")] if kept else []
     return found
-
-
-def _printed(table: PaperTable, found: Mapping[Cell, Sequence[Outcome]], small: bool) -> Table:
-    networks = list(dict.fromkeys(name for cell in found for name in cell.row.paper))
-    printed = Table("", *(f"paper, {name}" for name in networks), title=table.title)
-    for column in ["ours"] if small else [f"ours, {name}" for name in networks]:
-        printed.add_column(column, style="bold", no_wrap=True)
-    printed.add_column("loss, all RoIs")
-    for row in dict.fromkeys(cell.row for cell in found):
-        cells = {cell.network: runs for cell, runs in found.items() if cell.row == row}
-        ours = [_told(cells.get(name)) for name in ([SMALL] if small else networks)]
-        paper = ["" if row.paper.get(name) is None else str(row.paper[name]) for name in networks]
-        printed.add_row(row.label, *paper, *ours, ", ".join(_loss(runs) for runs in cells.values()))
-    return printed
-
-
-def _told(runs: Sequence[Outcome] | None) -> str:
-    if runs is None:
-        return ""
-    if not runs:
-        return "the server's"
-    maps = [run.map for run in runs if run.map is not None]
-    return str(mean_of(maps)) if maps else "nothing to find"
-
-
-def _loss(runs: Sequence[Outcome]) -> str:
-    losses = [run.loss for run in runs if run.loss is not None]
-    return f"{mean_of(losses).mean:.4f}" if losses else ""
-
-
-def _as_json(table: PaperTable, found: Mapping[Cell, Sequence[Outcome]]) -> dict[str, Any]:
-    rows = [
-        {
-            "row": cell.row.label,
-            "network": cell.network,
-            "recipe": cell.recipe,
-            "paper": dict(cell.row.paper),
-            "maps": [run.map for run in runs],
-            "loss_all_rois": [run.loss for run in runs],
-            "seconds_per_step": [run.seconds for run in runs],
-        }
-        for cell, runs in found.items()
-    ]
-    return {"title": table.title, "metric": table.metric, "rows": rows}

@@ -39,11 +39,12 @@ class Row:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table: its rows, and the metric of its figures."""
+    """A table: its rows, the metric of its figures, and whether it has those of each class."""
 
     title: str
     rows: tuple[Row, ...]
     metric: str = "voc07"
+    by_class: bool = False
 
 
 def _vgg16(figure: float | None) -> dict[str, float | None]:
@@ -96,6 +97,7 @@ TABLES: dict[str, PaperTable] = {
             Row("OHEM, 07+12", "voc0712", "ohem", _vgg16(74.6)),
             Row("OHEM + M + B, 07+12", "voc0712", "ohem-mb", _vgg16(78.9)),
         ),
+        by_class=True,
     ),
     "table4": PaperTable(
         "Table 4: VOC 2012 test",
@@ -108,6 +110,7 @@ TABLES: dict[str, PaperTable] = {
             Row("OHEM + M + B, 07++12", "voc0712test", "ohem-mb", _vgg16(76.3)),
         ),
         "voc10",
+        by_class=True,
     ),
     "table5": PaperTable(
         "Table 5: COCO 2015, AP (the paper's on test-dev)",
