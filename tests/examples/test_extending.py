@@ -1,25 +1,28 @@
 """docs/extending.md runs as written, and what it adds does what it says, in under 20 lines each."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ohem import RoIs
+from ohem import RoIs, with_ohem
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def names() -> dict[str, Any]:
-    """What the page defines."""
+def names() -> Iterator[dict[str, Any]]:
+    """What the page defines; what it registers is forgotten for the other tests."""
     found: dict[str, Any] = {"__name__": "extending"}
+    known = dict(with_ohem._known)
     for block in BLOCKS:
         exec(compile(block, "extending.md", "exec"), found)
-    return found
+    yield found
+    with_ohem._known = known
 
 
 def test_a_sampler_and_a_model_are_short() -> None:
