@@ -68,7 +68,7 @@ def test_boxes_of_another_shape_are_refused(tmp_path, boxes):
 def test_v73_says_how_to_convert(tmp_path):
     head = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM"
     (tmp_path / "p.mat").write_bytes(head + b"\x89HDF\r\n\x1a\n".ljust(512, b"\0"))
-    with pytest.raises(InputError, match=r"p\.mat: a v7\.3 \(HDF5\) file: .*'-v7'"):
+    with pytest.raises(InputError, match=r"^[^(]*p\.mat: a v7\.3 \(HDF5\) file: .*'-v7'"):
         read_mat(tmp_path / "p.mat")
 
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from ohem.errors import InputError
 from ohem.proposals.filtering import distinct_and_large
 
+HDF5 = 2  # the major version of v7.3, which SciPy does not read
+
 
 def read_mat(path: Path) -> dict[str, NDArray[np.float32]]:
     """Image id -> float32 (P, 4), [x1, y1, x2, y2], exclusive end, distinct, both sides above 2 px, in file order.
@@ -31,15 +33,18 @@ def read_mat(path: Path) -> dict[str, NDArray[np.float32]]:
 def _load(path: Path) -> dict[str, Any]:
     try:
         from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
+        from scipy.io.matlab import MatReadError, matfile_version
     except ImportError as error:
         raise InputError(f'{path}: reading .mat files needs SciPy: pip install "ohem[proposals]"') from error
     try:
-        content: dict[str, Any] = loadmat(path, variable_names=["boxes", "images"], appendmat=False)
-    except NotImplementedError as error:
-        raise InputError(f"{path}: a v7.3 (HDF5) file: write it in MATLAB with save(..., '-v7')") from error
+        major, _ = matfile_version(path, appendmat=False)
+        content: dict[str, Any] = {}
+        if major != HDF5:
+            content = loadmat(path, variable_names=["boxes", "images"], appendmat=False)
     except (OSError, MatReadError, ValueError, TypeError, IndexError, KeyError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: not a whole .mat file ({error}): fetch it again") from error
+    if major == HDF5:
+        raise InputError(f"{path}: a v7.3 (HDF5) file: write it in MATLAB with save(..., '-v7')")
     return content
 
 
