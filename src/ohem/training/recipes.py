@@ -135,6 +135,7 @@ OURS = {
     "small-ohem": "96.7 on cards",
     "small-frcn-n1": "94.1 on cards",
     "small-frcn-n1-bg0": "95.7 on cards",
+    "small-all-n1": "94.2 on cards",
     "small-all": "96.6 on cards",
     "small-ohem-n1": "94.2 on cards",
     "small-frcn-mb": "96.4 on cards",
