@@ -91,6 +91,16 @@ def test_it_says_whether_the_difference_is_noise(done: Comparison) -> None:
     assert "ohem train" in page
 
 
+def test_the_page_tells_how_many_of_how_many_were_chosen(done: Comparison) -> None:
+    page = (done.out / "compare.html").read_text()
+    for runs in (arm["mined"] for arm in json.loads((done.out / "compare.json").read_text())["arms"]):
+        chosen, rois = (fmean(run[name] for run in runs) for name in ("chosen", "rois"))
+        assert f"{chosen:.0f} of {rois:.0f}</td>" in page
+    loss, loss_all = (fmean(run[name] for run in runs) for name in ("loss_chosen", "loss_all"))
+    assert page.count(" / ") == 2  # the head of the column, and the arm that ranks
+    assert f"{loss:.3f} / {loss_all:.3f}</td>" in page
+
+
 def test_the_same_line_does_nothing_more(done: Comparison) -> None:
     files = [path for path in done.out.rglob("*") if path.suffix in (".pt", ".csv") or path.name == "eval.json"]
     before = {path: path.stat().st_mtime_ns for path in files}
