@@ -16,6 +16,7 @@ from ohem.boxes import from_inclusive
 from ohem.mining import hard_examples, hard_rois
 from ohem.rois import RoIs
 from ohem.samplers import OHEMSampler
+from tests.host_reads import host_reads
 from tests.shared import needs_shared, reference
 
 NAN, INF = math.nan, math.inf
@@ -107,6 +108,14 @@ def test_hard_examples_is_a_stable_sort(losses: list[float], k: int) -> None:
         range(len(losses)), key=lambda i: (math.isnan(losses[i]), -losses[i] if losses[i] == losses[i] else 0)
     )
     assert choose(losses, k) == by_hand[:k]
+
+
+def test_a_gpu_never_has_to_tell_a_length() -> None:
+    """The device "meta" has no values: whatever depends on one fails there."""
+    assert hard_examples(torch.empty(1000, device="meta"), 64).shape == (64,)
+    losses = torch.rand(1000)
+    assert host_reads(lambda: hard_examples(losses, 64)) == []
+    assert len(host_reads(lambda: (losses[losses > 0.5].mean().item(), losses.nonzero()))) == 3
 
 
 # -------------------------------------------------------------------------------------------------------- hard_rois
@@ -242,6 +251,12 @@ def test_the_k_hardest_are_those_of_all_survivors(k: int) -> None:
     expected = batched_nms(boxes, losses, groups, 0.7)
     assert torch.equal(everything, expected)
     assert torch.equal(hard_rois(losses, boxes, groups, k), expected[:k])
+
+
+def test_the_host_waits_for_the_number_of_survivors_alone() -> None:
+    losses, boxes, groups = _crowded(3000, seed=0)
+    assert host_reads(lambda: hard_rois(losses, boxes, groups, 64)) == ["torchvision::nms"]
+    assert host_reads(lambda: hard_rois(losses, boxes, groups, 64, None)) == []
 
 
 @given(cases())

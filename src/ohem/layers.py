@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 Forward = Callable[[Tensor], Tensor]
 """What a layer computes in place of its own `forward`."""
+Makers = Mapping[type[nn.Module], Callable[..., Forward]]
+"""What makes it of a layer, by the layer's type."""
 BYTE = 256
 
 
@@ -34,7 +36,7 @@ def fast_layers(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def forwards(module: nn.Module, makers: Mapping[type[nn.Module], Callable[..., Forward]]) -> Iterator[None]:
+def forwards(module: nn.Module, makers: Makers) -> Iterator[None]:
     """Within it layers of these types compute what `makers[type]` makes of them, in place of their `forward`.
 
     A layer that has a forward of its own, as some tools give it, keeps that; but not a fast one of this file.

@@ -29,13 +29,8 @@ def hard_examples(losses: Tensor, k: int) -> Tensor:
         ValueError: `losses` is not a vector, or `k` is negative.
     """
     _check(losses, k)
-    ranked = losses.detach().float()
-    if not 0 < k < len(ranked):
-        return _hardest_first(ranked)[:k]
-    # Selecting is several times as fast as sorting: only what is no easier than the k-th hardest is sorted.
-    known = torch.where(ranked.isnan(), -torch.inf, ranked)
-    among = (known >= known.topk(k, sorted=False).values.min()).nonzero().squeeze(1)
-    return among[_hardest_first(ranked[among])[:k]]
+    order = _ranks(losses).topk(min(k, len(losses))).indices
+    return order.to(losses.device)
 
 
 def hard_rois(losses: Tensor, boxes: Tensor, groups: Tensor, k: int, nms_iou: float | None = 0.7) -> Tensor:
@@ -66,20 +61,23 @@ def hard_rois(losses: Tensor, boxes: Tensor, groups: Tensor, k: int, nms_iou: fl
         )
     if nms_iou is None or k == 0 or len(losses) == 0:
         return hard_examples(losses, k)
-    apart = _apart(boxes, groups)
     # Whether a RoI survives depends on harder ones alone: the hardest few settle who the k are, or a few more.
     size = max(FIRST * k, 64)
     while True:
-        hardest = hard_examples(losses, size).to(apart.device)
-        kept = _survivors(apart[hardest], nms_iou)
+        hardest = hard_examples(losses, size)
+        kept = _survivors(_apart(boxes[hardest], groups[hardest]), nms_iou)
         if len(kept) >= k or size >= len(losses):
-            return hardest[kept[:k]].to(losses.device)
+            return hardest[kept[:k].to(hardest.device)]
         size *= 4
 
 
 def exact(boxes: Tensor) -> Tensor:
     """`boxes` in float64: on the CPU if they are on MPS, which has none."""
-    return (boxes.cpu() if boxes.device.type == "mps" else boxes).double()
+    return _off_mps(boxes).double()
+
+
+def _off_mps(values: Tensor) -> Tensor:
+    return values.cpu() if values.device.type == "mps" else values
 
 
 def _check(losses: Tensor, k: int) -> None:
@@ -89,10 +87,17 @@ def _check(losses: Tensor, k: int) -> None:
         raise ValueError(f"k must be at least 0, not {k}")
 
 
-def _hardest_first(ranked: Tensor) -> Tensor:
-    order = ranked.argsort(descending=True, stable=True)
-    last = ranked[order].isnan()  # sorting puts them first
-    return torch.cat([order[~last], order[last]])
+def _ranks(losses: Tensor) -> Tensor:
+    """(R,) int64, distinct: the higher, the harder; the lower of two indices, of the same loss; NaN below all numbers.
+
+    One `topk` of these is the choice: no second sort for ties, and no length that a GPU would have to tell the host.
+    """
+    # The bits of floats are ordered as they are, of negative ones the other way round. -0.0 + 0.0 is 0.0.
+    values = _off_mps(losses.detach()).float() + 0.0
+    ranks = values.view(torch.int32).long()
+    ranks ^= (ranks >> 63) & 0x7FFFFFFF
+    ranks.masked_fill_(values.isnan(), 1 - 2**31)
+    return ranks.mul_(2**32).sub_(torch.arange(len(ranks), device=ranks.device))
 
 
 def _apart(boxes: Tensor, groups: Tensor) -> Tensor:
@@ -100,7 +105,8 @@ def _apart(boxes: Tensor, groups: Tensor) -> Tensor:
     # float64 keeps the move from rounding, and numbering the groups keeps it small whatever integers they are.
     boxes = exact(boxes.detach())
     span = boxes.max() - boxes.min() + 1
-    place: Tensor = torch.unique(groups.to(boxes.device), return_inverse=True)[1]
+    ordered, order = groups.to(boxes.device).sort()
+    place = torch.zeros_like(order).scatter_(0, order[1:], (ordered.diff() != 0).cumsum(0))
     return boxes + (place.double() * span)[:, None]
 
 

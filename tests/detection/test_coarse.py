@@ -1,4 +1,4 @@
-"""Ranking in int8: close to full precision, exact where it is rescored, and no trace afterwards."""
+"""Ranking in few bits: close to full precision, exact where it is rescored, and no trace afterwards."""
 
 from dataclasses import replace
 
@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ohem.detection.coarse import Int8Linear, Rounded, coarse, quantised, quantised_range
+from ohem.detection.coarse import (
+    Float8Linear,
+    Int8Linear,
+    Rounded,
+    as_float8,
+    coarse,
+    quantised,
+    quantised_range,
+    suited,
+)
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.detection.pooling import roi_max_pool
 from ohem.rois import RoIs, match
@@ -86,6 +95,77 @@ def test_a_head_that_begins_otherwise_is_given_the_map_as_it_is(first: nn.Module
         within = model(x)
     assert not torch.equal(within, model(x))
     torch.testing.assert_close(within, model(x), atol=0.05, rtol=0)
+
+
+# ------------------------------------------------------------------------- what a GPU ranks in; a CPU rounds alike
+
+
+@pytest.fixture(params=["float8", "bfloat16"])
+def as_on_a_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ohem.detection.coarse.suited", lambda device: request.param)
+
+
+@pytest.mark.parametrize(("capability", "found"), [((9, 0), "float8"), ((8, 9), "float8"), ((8, 6), "bfloat16")])
+def test_the_precision_that_a_device_is_fast_in(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], found: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert suited(torch.device("cuda")) == found
+    monkeypatch.setattr(torch.version, "cuda", None)  # as with ROCm, whose capabilities are other numbers
+    assert suited(torch.device("cuda")) == "bfloat16"
+    assert suited(torch.device("mps")) == "bfloat16"
+    assert suited(torch.device("cpu")) == "int8"
+
+
+def test_float8_by_hand() -> None:
+    """448 is the highest; next to it lie steps of 32, next to 1 steps of an eighth."""
+    values, scale = as_float8(torch.tensor([[896.0, -600.0], [2.1, 0.0]]))
+    assert scale == 2
+    assert values.float().tolist() == [[448, -288], [1, 0]]
+    assert as_float8(torch.zeros(0, 4))[0].shape == (0, 4)
+
+
+@given(st.integers(0, 40), st.integers(1, 4), st.integers(1, 3), st.booleans())
+def test_a_linear_layer_in_float8_to_within_its_steps(r: int, inputs: int, outputs: int, bias: bool) -> None:
+    torch.manual_seed(r)
+    layer, x = nn.Linear(16 * inputs, 16 * outputs, bias=bias), rows(r, 16 * inputs)
+    found = Float8Linear(layer)(x)
+    assert found.shape == (r, 16 * outputs)
+    # A sixteenth of each factor, or half the smallest step; and bfloat16 in the end.
+    magnitude = x.abs() @ layer.weight.abs().t()
+    smallest = (1 + x.abs().sum(dim=1, keepdim=True)) * 2**-10 / 100
+    assert ((found - layer(x)).abs() <= (2 / 16 + 1 / 256) * magnitude + smallest + 0.01).all()
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_on_a_gpu_layers_are_as_before_afterwards() -> None:
+    """The second layer does not fit float8; the map is given as it is."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3))
+    x = rows(5, 16, 1, 1)
+    before = model(x)
+    with coarse(model, x) as features:
+        assert features is x
+        within = model(features)
+    assert within.dtype == torch.bfloat16
+    assert not within.requires_grad
+    assert not torch.equal(within.float(), before)
+    torch.testing.assert_close(within.float(), before, atol=0.1, rtol=0)
+    assert torch.equal(model(x), before)
+    assert all("forward" not in vars(layer) for layer in model)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_on_a_gpu_the_hardest_have_their_losses_in_full() -> None:
+    model = detector(AllSampler())
+    (exact, rois), (found, _), (again, _) = (all_losses(model, n) for n in (0, 10, 1000))
+    minable = rois.labels >= 0
+    assert torch.equal(again[minable], exact[minable])
+    assert 2 * 10 <= (found == exact).sum() < minable.sum()
+    torch.testing.assert_close(found, exact, atol=0.1 * float(exact.max()), rtol=0)
+
+
+# ---------------------------------------------------------------------------------------------------- in a detector
 
 
 def test_pooling_of_the_rounded_is_the_pooled_rounded() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ohem.losses import weighted
 from ohem.samplers import OHEMSampler
+from tests.host_reads import host_reads
 from tests.make_rois import make_rois
 from tests.shared import needs_shared, reference
 
@@ -134,6 +135,17 @@ def test_apart_over_the_mini_batch() -> None:
     rois = make_rois([1, 0, 0, 1, 0, 0], images=[0, 0, 0, 1, 1, 1], num_images=2)
     sampler = OHEMSampler(2, per_image=False, fg_fraction=0.25)
     assert sampler(rois, given(1.0, 5.0, 6.0, 2.0, 7.0, 0.5)).tolist() == [3, 4, 2, 1]
+
+
+def test_the_host_waits_once_an_image_and_for_nan() -> None:
+    """Besides, for the number of RoIs of each image, a `tolist` that is not counted."""
+    boxes = torch.rand(600, 4, generator=torch.Generator().manual_seed(0)) * 50
+    boxes[:, 2:] += boxes[:, :2] + 1
+    rois = make_rois([0, 1, -1] * 200, boxes=boxes.tolist(), images=[0, 0, 0, 1, 1, 1] * 100, num_images=2)
+    losses = boxes[:, 0].clone()
+    is_nan, nms = "aten::_local_scalar_dense", "torchvision::nms"
+    assert host_reads(lambda: OHEMSampler(32)(rois, lambda: losses)) == [is_nan, nms, nms]
+    assert host_reads(lambda: OHEMSampler.rfcn(32)(rois, lambda: losses)) == [is_nan]
 
 
 def test_defaults_are_those_of_the_paper() -> None:

@@ -45,7 +45,7 @@ class FastRCNN(Detector):
             RoIs, then the regular RoI network on the chosen; "loss_layer": one pass over all RoIs with gradient, in
             which the losses of those not chosen are set to 0 (paper, section 4.2: equal gradients, more time).
         rescored: 0 ranks every RoI in the precision of the network; otherwise its linear layers rank all RoIs coarsely,
-            in int8 (bfloat16 on a GPU), and so many of each image, the hardest by that, a second time in full.
+            in int8 (on a GPU float8 or bfloat16), and so many of each image, the hardest by that, again in full.
         post_process: turns scores and regressions into detections.
         refinement: iterative box regression with voting (the paper's B); None for neither.
         merge: of the sizes that `detect` is given (the paper's M): `multiscale.union` or `multiscale.nearest`.

@@ -8,6 +8,7 @@ Shapes: R: RoIs of the mini-batch   B: RoIs trained on   N: images
 import warnings
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ohem.rois import IGNORE, RoIs
@@ -41,8 +42,10 @@ def minable(rois: RoIs) -> Tensor:
 
 def by_image(rois: RoIs) -> list[Tensor]:
     """The same, image by image."""
-    indices = minable(rois)
-    return [indices[rois.images[indices] == i] for i in range(rois.num_images)]
+    # One read of N numbers by the host, where a mask for each image would make a GPU wait N times.
+    place = torch.where(rois.labels == IGNORE, rois.num_images, rois.images)
+    counts = (place == torch.arange(rois.num_images + 1, device=place.device)[:, None]).sum(dim=1)
+    return list(torch.split(place.argsort(stable=True), counts.tolist())[:-1])
 
 
 def warn_of_nan(losses: Tensor) -> None:

@@ -27,7 +27,7 @@ class ModelConfig:
     implementation: Literal["read_only", "loss_layer"] = "read_only"
     """How OHEM is done: a read-only pass over all RoIs, or one pass in which the losses of the others are zeroed."""
     rescored: int = 0
-    """read_only: 0 ranks every RoI in full; else all are ranked coarsely, in int8 (bfloat16 on a GPU), which is faster,
+    """read_only: 0 ranks all RoIs in full; else all are ranked coarsely, in int8 (on a GPU float8 or bfloat16), faster,
     and so many of each image, the hardest by that, again in full."""
     box_normalisation: Literal["fixed", "empirical"] = "fixed"
     """Mean and std of the regression targets: (0, 0, 0, 0) and (0.1, 0.1, 0.2, 0.2), or the authors' per-class ones."""
