@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 
 import torch
 from rich.table import Table
@@ -36,6 +37,20 @@ class EveryRoI(FastRCNN):
         return torch.cat(hidden), torch.arange(len(rois))
 
 
+class Watched(EveryRoI):
+    """The same, and how many RoIs were alike, and how long the RoI network took."""
+
+    given = distinct = 0
+    seconds = 0.0
+
+    def distinct_features(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
+        started = perf_counter()
+        found = super().distinct_features(features, rois)
+        self.seconds += perf_counter() - started
+        self.given, self.distinct = self.given + len(rois), self.distinct + len(torch.unique(self.windows(rois), dim=0))
+        return found
+
+
 KINDS: dict[str, type[FastRCNN]] = {"plain PyTorch": Plain, "every RoI": EveryRoI, "distinct": FastRCNN}
 
 
@@ -46,7 +61,7 @@ def main() -> None:
     data = build_data([options.data], recipe.data.classes, "--data")
     proposals = build_proposals(data, ProposalConfig(folder=options.proposals, mode=options.mode))
     columns = (*(f"{way}, images/s" for way in KINDS), *(f"times {way}" for way in list(KINDS)[:-1]))
-    table = Table("test", *columns, "equal detections")
+    table = Table("test", *columns, "at most", "distinct", "equal")
     report = {}
     for name, scales, test in (
         ("plain", (1.0,), TestConfig()),
@@ -61,11 +76,13 @@ def main() -> None:
         ways = {way: partial(_found, model, shown, kind) for way, kind in KINDS.items()}
         expected, *others = (find() for find in ways.values())
         equal = all(_equal(expected, other) for other in others)
+        share, limit = _limit(model, shown)
         times = seconds_in_turns(ways, options.rounds)
         rates = [len(shown) / times[way]["median"] for way in KINDS]
         gains = [rates[-1] / rate for rate in rates[:-1]]
-        table.add_row(name, *(f"{value:.2f}" for value in (*rates, *gains)), "yes" if equal else "no")
-        report[name] = times | {"images": len(shown), "equal": equal}
+        figures = (f"{value:.2f}" for value in (*rates, *gains, limit))
+        table.add_row(name, *figures, f"{share:.0%}", "yes" if equal else "no")
+        report[name] = times | {"images": len(shown), "equal": equal, "distinct_share": share, "limit": limit}
     show(table)
     write(options.out, report)
 
@@ -73,6 +90,17 @@ def main() -> None:
 def _found(model: FastRCNN, shown: Sequence[Picture], kind: type[FastRCNN]) -> list[dict[str, Tensor]]:
     model.__class__ = kind
     return list(detect(model, shown))
+
+
+def _limit(model: FastRCNN, shown: Sequence[Picture]) -> tuple[float, float]:
+    """The share of distinct RoIs, and how many times as fast it were if the RoI network cost nothing for the others."""
+    model.__class__ = Watched
+    assert isinstance(model, Watched)
+    model.given, model.distinct, model.seconds = 0, 0, 0.0
+    started = perf_counter()
+    list(detect(model, shown))
+    taken, share = perf_counter() - started, model.distinct / max(model.given, 1)
+    return share, taken / (taken - model.seconds * (1 - share))
 
 
 def _equal(some: Sequence[dict[str, Tensor]], others: Sequence[dict[str, Tensor]]) -> bool:

@@ -17,13 +17,15 @@ from ohem.errors import InputError
 
 
 class Goal(NamedTuple):
-    """A row: what is measured, the paper's figure and ours to reach, at least it or at most it."""
+    """A row: what is measured, the paper's figure and ours to reach, at least it or at most it; `limit`: the
+    best that could be measured, where that is known."""
 
     about: str
     paper: str
     goal: float
     least: bool
     measured: float
+    limit: float | None = None
 
     @property
     def met(self) -> bool:
@@ -33,10 +35,11 @@ class Goal(NamedTuple):
 def main() -> None:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("folder", type=Path)
-    table = Table("", "paper", "goal", "measured", "met")
+    table = Table("", "paper", "goal", "measured", "met", "limit")
     for row in goals(found.parse_args().folder):
         bound = f"{'>=' if row.least else '<='} {row.goal:g}"
-        table.add_row(row.about, row.paper, bound, f"{row.measured:.2f}", "yes" if row.met else "no")
+        limit = "" if row.limit is None else f"{row.limit:.2f}"
+        table.add_row(row.about, row.paper, bound, f"{row.measured:.2f}", "yes" if row.met else "no", limit)
     show(table)
 
 
@@ -87,6 +90,7 @@ def _rest(folder: Path) -> list[Goal]:
             1.3,
             True,
             _median(detect["every RoI"]) / _median(detect["distinct"]),
+            detect["limit"],
         ),
         Goal(
             f"selective search, {cores} cores / one, in units of {cores}",
