@@ -65,7 +65,7 @@ def _call(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, Tensor)]
     pretended = [isinstance(each, Pretended) for each in tensors]
     if any(each.device == PRETENDED and not isinstance(each, Pretended) for each in tensors):
-        raise NotImplementedError(f"{func}: a tensor was made on that device without values")
+        raise RuntimeError(f"{func}: a tensor of that device has no values, since PyTorch made it without a dispatch")
     strange = [each for each in tensors if not isinstance(each, Pretended) and each.dim() > 0]
     if any(pretended) and strange and func.overloadpacket not in MIXING:
         raise RuntimeError(f"{func}: tensors on two devices, of shapes {[tuple(each.shape) for each in tensors]}")
