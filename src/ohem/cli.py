@@ -18,6 +18,7 @@ from ohem.errors import InputError
 from ohem.experiments.bench.arms import ARMS, BACKBONES, Arm
 from ohem.experiments.bootstrap.config import BootstrapConfig
 from ohem.experiments.place import Place
+from ohem.processes import end_with_parent
 from ohem.training.config import Backbone, Metric, ProposalConfig, Recipe, TestConfig
 from ohem.training.recipes import RECIPES
 from ohem.training.variants import VARIANTS
@@ -376,6 +377,7 @@ def recipes() -> None:
 def main(tokens: Sequence[str] | None = None) -> None:
     """Entry point: bad input ends in one sentence and exit status 2, a signal in 128 + its number."""
     warnings.formatwarning = _one_line
+    end_with_parent()
     try:
         app(tokens, exit_on_error=False, print_error=False)
     except (InputError, CycloptsError) as error:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from ohem.experiments.runner import Job, run_jobs
 from ohem.files import replacing
 from ohem.training.build import build_data, check
 from ohem.training.config import ProposalConfig, Recipe
+from ohem.training.digests import digests_of_data
+from ohem.training.runs import sole_writer
 from ohem.training.start import training_data
 
 REPORT = "eval.json"
@@ -54,29 +57,38 @@ def compare(
     if not settings.data.train or not settings.data.test:
         raise InputError(f"comparing needs data: name it with --data.train and --data.test, {FORMS}")
     check_page()
-    _check_data(settings)
+    made_of = _check_data(settings)
     if parse:
         for arm in chosen:
             check(parse(arm.line(_run(out, arm, numbers[0]), numbers[0])))
     extra = [*(["--loss"] if settings.model.detector == "fast_rcnn" else []), *(["--metric", metric] if metric else [])]
-    run_jobs([_job(out, arm, seed, extra) for seed in numbers for arm in chosen], jobs, _proposing(settings))
-    summaries = [_summary(out, arm, numbers) for arm in chosen]
+    work = [replace(_job(out, arm, seed, extra), made_of=made_of) for seed in numbers for arm in chosen]
+    with sole_writer(out, "the comparison"):
+        run_jobs(work, jobs, _proposing(settings))
+        return _report(out, chosen, numbers, settings)
+
+
+def _report(out: Path, arms: Sequence[Arm], seeds: Sequence[int], settings: Recipe) -> list[Summary]:
+    """Prints what the runs gave, and writes compare.json and compare.html."""
+    summaries = [_summary(out, arm, seeds) for arm in arms]
     Console().print(comparison_table(summaries), *(gains_table(arm, summaries[0]) for arm in summaries[1:]))
     for line in findings(summaries):
         print(line)
     with replacing(out / "compare.json") as beside:
         beside.write_text(json.dumps(as_json(summaries), indent=2) + "\n")
-    lines = [arm.line(_run(out, arm, numbers[0]), numbers[0]) for arm in chosen]
+    lines = [arm.line(_run(out, arm, seeds[0]), seeds[0]) for arm in arms]
     write_page(out / "compare.html", summaries, lines, settings.data)
     print(f"{out / 'compare.html'}: the same with training curves and gains per class")
     return summaries
 
 
-def _check_data(settings: Recipe) -> None:
-    _, settings = training_data(settings)
+def _check_data(settings: Recipe) -> str:
+    """Returns digests of the data to train and to test on; raises InputError where they are of no use."""
+    trained, settings = training_data(settings)
     data = build_data(settings.data.test, settings.data.classes, "--data.test")
     if not any(len(data.target(i)["labels"]) for i in range(len(data))):
         raise InputError(f"{', '.join(settings.data.test)} has no object to find: name another split for --data.test")
+    return " ".join(text for each in (trained, data) for text in astuple(digests_of_data(each)) if text)
 
 
 def _summary(out: Path, arm: Arm, seeds: Sequence[int]) -> Summary:

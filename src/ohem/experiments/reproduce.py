@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import astuple, replace
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +19,9 @@ from ohem.experiments.place import Place
 from ohem.experiments.runner import Job, run_jobs, run_line
 from ohem.experiments.tables import TABLES, PaperTable
 from ohem.files import replacing
-from ohem.training.build import check
+from ohem.training.build import build_data, check
+from ohem.training.digests import digests_of_data
+from ohem.training.runs import sole_writer
 
 
 def reproduce(
@@ -70,15 +74,31 @@ def reproduce(
             for line in (job.train, *job.evaluations.values()):
                 print(shown(line))
         return
-    sources = dict.fromkeys(source for cell in cells for source in (*cell.train, *cell.test))
-    run_jobs(made, jobs, ["propose", *sources, *_proposal_words(extra)])
+    with sole_writer(out, "the folder of runs"):
+        sources = dict.fromkeys(source for cell in cells for source in (*cell.train, *cell.test))
+        run_jobs(_with_digests(made, cells, out, numbers), jobs, ["propose", *sources, *_proposal_words(extra)])
+        _report(name, out, cells, numbers, small)
+
+
+def _with_digests(jobs: Sequence[Job], cells: Sequence[Cell], out: Path, seeds: Sequence[int]) -> list[Job]:
+    """The jobs with the digests of their data, which are read once whatever number of rows they serve."""
+    digest = cache(lambda sources: " ".join(astuple(digests_of_data(build_data(sources, (), "--data")))))
+    made_of = {
+        cell.run(out, seed): " ".join(digest(tuple(each)) for each in (cell.train, cell.test) if each)
+        for cell in cells
+        for seed in seeds
+    }
+    return [replace(job, made_of=made_of[job.run]) for job in jobs]
+
+
+def _report(name: str, out: Path, cells: Sequence[Cell], seeds: Sequence[int], small: bool) -> None:
     if name == "figure3":
-        _figure(out, cells, numbers)
+        _figure(out, cells, seeds)
         return
-    found = {cell: _outcomes(cell, out, numbers) for cell in cells}
-    Console().print(*printed(table, found, small), sep="\n")
+    found = {cell: _outcomes(cell, out, seeds) for cell in cells}
+    Console().print(*printed(TABLES[name], found, small), sep="\n")
     with replacing(out / f"{name}.json") as beside:
-        beside.write_text(json.dumps(as_json(table, found), indent=2) + "\n")
+        beside.write_text(json.dumps(as_json(TABLES[name], found), indent=2) + "\n")
 
 
 def _check_lines(jobs: Sequence[Job], extra: Sequence[str], parse: Parse | None) -> None:

@@ -13,10 +13,14 @@ import torch
 
 from ohem.errors import InputError
 from ohem.experiments.arms import shown
-from ohem.files import replacing
+from ohem.files import digest_of_file, replacing
+from ohem.locks import WAIT
+from ohem.processes import PARENT
+from ohem.training.metrics import NAME as METRICS
 from ohem.training.signals import collect_signals
 
 POLL_SECONDS = 0.2
+WAIT_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,13 @@ class Job:
         run: folder of the run.
         train: words of the training command.
         evaluations: file that an evaluation writes -> words of its command.
+        made_of: digests of the data of both; with other data it is done anew.
     """
 
     run: Path
     train: Sequence[str]
     evaluations: Mapping[Path, Sequence[str]] = field(default_factory=dict)
+    made_of: str = ""
 
     def left(self) -> list[Sequence[str]]:
         """The commands that have not been done yet, exactly as they are now."""
@@ -46,10 +52,16 @@ class Job:
 
     def _done(self, file: Path) -> bool:
         line = _line_file(file)
-        return file.exists() and line.exists() and line.read_text() == self._lines(file)
+        try:
+            return file.exists() and line.read_text(encoding="utf-8") == self._lines(file)
+        except (OSError, UnicodeDecodeError):  # one of the files is missing, or the mark is damaged
+            return False
 
     def _lines(self, file: Path) -> str:
-        return f"{shown(self.train)}\n{shown(self.evaluations[file])}\n"
+        """Both commands, and digests of their data and of what they wrote, by which damage to that is noticed."""
+        written = [file if file.is_file() else None, self.run / METRICS]
+        digests = [digest_of_file(path) for path in written if path is not None]
+        return "\n".join([shown(self.train), shown(self.evaluations[file]), self.made_of, *digests, ""])
 
 
 def run_jobs(jobs: Sequence[Job], parallel: int, first: Sequence[str]) -> None:
@@ -91,13 +103,18 @@ def run_jobs(jobs: Sequence[Job], parallel: int, first: Sequence[str]) -> None:
 def run_line(words: Sequence[str]) -> None:
     """Runs one command, whose output is shown; raises InputError if it fails."""
     print(f"{time.strftime('%H:%M')}  {shown(words)}", flush=True)
-    status = subprocess.run(_command(words), check=False).returncode
+    status = subprocess.run(_command(words), check=False, env=_child_environment()).returncode
     if status:
         raise InputError(f"`{shown(words)}` ended with status {status}: mend that and repeat the line")
 
 
 def _command(words: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "ohem.cli", *words]
+
+
+def _child_environment() -> dict[str, str]:
+    """Of a command that ends with this process, and waits for what an earlier one, which was killed, left running."""
+    return {**os.environ, PARENT: str(os.getpid()), WAIT: str(WAIT_SECONDS)}
 
 
 class _Running:
@@ -134,14 +151,14 @@ class _Running:
         print(f"{time.strftime('%H:%M')}  {shown(self.left[0])}", flush=True)
         command = _command(self.left[0])
         if self.log is None:
-            return subprocess.Popen(command)
+            return subprocess.Popen(command, env=_child_environment())
         with self.log.open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=self._environment())
 
     def _environment(self) -> dict[str, str]:
         """A share of the cores, on which processes of several threads each would hold each other up, and one GPU."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment = {"OMP_NUM_THREADS": str(max(1, cores // self.parallel)), **os.environ}
+        environment = {"OMP_NUM_THREADS": str(max(1, cores // self.parallel)), **_child_environment()}
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
         if "," in gpus:  # each job would take the first
             names = gpus.split(",")

@@ -1,13 +1,35 @@
-"""Digests: by which a measurement of earlier is known to be of the same weights and the same data."""
+"""Digests, by which a run, a measurement or a result knows the weights and the data that it was made of."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ohem.data.loader import Examples
+from ohem.data.loader import DetectionData, Examples
+from ohem.files import digests_of_files
+
+KEYS = ("boxes", "labels", "ignore")
+"""Of a target, what training and evaluation depend on."""
+
+
+class _Hash(Protocol):
+    def update(self, data: Any, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class DataDigests:
+    """16 hexadecimal digits of each part of what a detector is trained on; where the files lie does not matter."""
+
+    images: str
+    """Of the bytes of the image files, in order."""
+    annotations: str
+    """Of boxes, labels and ignore flags, in order."""
+    proposals: str = ""
+    """Of the proposals that are used of each image, in order; empty where there are none yet."""
 
 
 def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
@@ -18,22 +40,37 @@ def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def digest_of_examples(examples: Examples) -> str:
-    """16 hexadecimal digits of the image files, ground truth and proposals, in order, and of how they are resized.
+def digests_of_data(data: DetectionData) -> DataDigests:
+    """Those of the images and annotations of `data`, which needs no proposals."""
+    annotations = hashlib.sha256()
+    for i in range(len(data)):
+        target = data.target(i)
+        for key in KEYS:
+            _add(annotations, key, target[key])
+    files = digests_of_files([data.path(i) for i in range(len(data))])
+    return DataDigests(_short(" ".join(files)), annotations.hexdigest()[:16])
 
-    Where the files lie and what they are called does not matter.
-    """
-    digest = hashlib.sha256(f"short {examples.short} long {examples.long}".encode())
-    data = examples.data
-    for i, name in enumerate(data.ids):
-        target, proposals = data.target(i), examples.proposals[name][: examples.top]
-        digest.update(hashlib.sha256(data.path(i).read_bytes()).digest())
-        for key in ("boxes", "labels", "ignore"):
-            _add(digest, key, target[key])
-        _add(digest, "proposals", torch.as_tensor(np.array(proposals, dtype=np.float32)))
+
+def digest_of_proposals(names: Sequence[str], proposals: Mapping[str, Any], top: int) -> str:
+    """16 hexadecimal digits of the first `top` proposals of each image, in order."""
+    digest = hashlib.sha256()
+    for name in names:
+        _add(digest, "proposals", torch.as_tensor(np.array(proposals[name][:top], dtype=np.float32)))
     return digest.hexdigest()[:16]
 
 
-def _add(digest: "hashlib._Hash", name: str, value: Tensor) -> None:
+def digest_of_examples(examples: Examples) -> str:
+    """16 hexadecimal digits of the image files, ground truth and proposals, in order, and of how they are resized."""
+    made_of = digests_of_data(examples.data)
+    proposals = digest_of_proposals(examples.data.ids, examples.proposals, examples.top)
+    parts = f"short {examples.short} long {examples.long}", made_of.images, made_of.annotations, proposals
+    return _short(" ".join(parts))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _add(digest: _Hash, name: str, value: Tensor) -> None:
     digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
     digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

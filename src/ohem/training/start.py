@@ -1,26 +1,29 @@
 """From the command line to the training loop: data, proposals and run folder first, processes last."""
 
 import os
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ohem.data.dataset import DetectionSet
 from ohem.detection.weights import check_source
 from ohem.errors import InputError
+from ohem.files import digest_of_file
 from ohem.training import checkpoint
 from ohem.training.build import build_data, build_examples, build_proposals, check, check_cached, with_classes
 from ohem.training.config import Recipe
+from ohem.training.digests import digest_of_proposals, digests_of_data
 from ohem.training.launch import launched
 from ohem.training.loop import train
-from ohem.training.runs import open_run
+from ohem.training.runs import check_run, open_run, sole_writer
 from ohem.training.signals import Stopped
 
 
 def start(run: Path, name: str, recipe: Recipe, devices: str | None = None) -> None:
-    """Trains `recipe`, named `name`, into the folder `run`, or goes on with it.
+    """Trains `recipe`, named `name`, into the folder `run`, or resumes it.
 
     Raises:
-        InputError: the data, the options or the folder do not fit.
+        InputError: the data, the options or the folder do not fit, or another process writes the folder.
         SystemExit: with 128 + the signal's number, after a signal.
     """
     if devices is not None:
@@ -32,18 +35,36 @@ def start(run: Path, name: str, recipe: Recipe, devices: str | None = None) -> N
         build_data(recipe.data.test, recipe.data.classes, "--data.test")  # its defects should not wait until evaluation
     first = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0
     if first:
-        if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
-            check_cached(data, recipe.proposals)
-        open_run(run, name, recipe)
-        build_proposals(data, recipe.proposals)
-    with launched(recipe.run) as fabric:
-        examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
-        try:
-            train(recipe, run, examples, fabric)
-        except Stopped as stop:
-            if fabric.is_global_zero:
-                print(f"ohem: {stop}")
-            raise SystemExit(128 + stop.signum) from None
+        check_run(run, name, recipe)
+    with sole_writer(run) if first else nullcontext():
+        if first:
+            _prepare(run, name, recipe, data)
+        with launched(recipe.run) as fabric:
+            examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
+            try:
+                train(recipe, run, examples, fabric)
+            except Stopped as stop:
+                if fabric.is_global_zero:
+                    print(f"ohem: {stop}")
+                raise SystemExit(128 + stop.signum) from None
+
+
+def _prepare(run: Path, name: str, recipe: Recipe, data: DetectionSet) -> None:
+    """Makes the proposals, and writes into the folder `run` what it is made of."""
+    check_run(run, name, recipe)  # once more: another process may have written it before this one had the lock
+    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
+        check_cached(data, recipe.proposals)
+    made_of = asdict(digests_of_data(data))
+    open_run(run, name, recipe, made_of | _digest_of_weights(recipe))  # changed images are said before hours of search
+    proposals = build_proposals(data, recipe.proposals)
+    made_of["proposals"] = digest_of_proposals(data.ids, proposals, recipe.proposals.top)
+    open_run(run, name, recipe, made_of | _digest_of_weights(recipe))
+
+
+def _digest_of_weights(recipe: Recipe) -> dict[str, str]:
+    """Of the file of initial weights; nothing where there is no such file, as for those that torchvision has."""
+    path = Path(recipe.model.weights)
+    return {"weights": digest_of_file(path)} if path.is_file() else {}
 
 
 def training_data(recipe: Recipe) -> tuple[DetectionSet, Recipe]:

@@ -1,0 +1,52 @@
+"""Locks: a run folder, a folder of comparisons and a proposal cache have one writer at a time."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ohem.errors import InputError
+
+NAME = ".lock"
+"""Of the lock file in a folder that has one writer."""
+WAIT = "OHEM_WAIT_LOCKS"
+"""Environment variable: seconds to wait for a lock, 0 by default. A comparison sets it for the commands that it starts,
+since the ones that an earlier, killed comparison started may take some seconds to end."""
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Holds the lock file `path`, in a folder that exists; removes it in the end.
+
+    The system frees the lock of a process that dies, so that a lock file that was left behind does not matter.
+
+    Args:
+        path: the lock file.
+        what: what the lock is for, as the message names it.
+
+    Raises:
+        InputError: another process holds the lock.
+    """
+    lock = FileLock(path, timeout=_seconds_to_wait())
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{what} is in use by another process that writes it: wait until that ends, or name another"
+        ) from None
+    try:
+        yield
+    finally:
+        # Removed before it is released: who has opened this file in the meantime sees that it is gone, and tries again.
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _seconds_to_wait() -> float:
+    text = os.environ.get(WAIT, "0")
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        raise InputError(f"the environment variable {WAIT} is {text!r}: give seconds, or remove it") from None
