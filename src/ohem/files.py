@@ -43,9 +43,9 @@ def is_leftover(path: Path) -> bool:
     return False
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes from `folder` what killed processes left of files, or folders, that they were writing."""
-    for path in filter(is_leftover, folder.glob(".*.tmp")):
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Removes from `folder` what killed processes left of files, or folders, of that name that they were writing."""
+    for path in filter(is_leftover, folder.glob(f".{name}.*.tmp")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

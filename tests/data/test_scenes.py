@@ -208,3 +208,12 @@ def test_without_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(InputError, match=r"scikit-learn.*ohem\[demo\]"):
         make_scenes(tmp_path / "a", **SMALL)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    left, other = tmp_path / f".scenes.{2**22 + 1}.tmp", tmp_path / f".another.{2**22 + 1}.tmp"
+    for folder in (left / "JPEGImages", other):
+        folder.mkdir(parents=True)
+    make_scenes(tmp_path / "scenes", train=1, test=1, size=(160, 160))
+    assert not left.exists()
+    assert other.exists()

@@ -7,9 +7,11 @@ which would turn objects into distractors. The folder has the VOC layout.
 """
 
 import json
-import tempfile
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from ohem.errors import InputError
+from ohem.files import remove_leftovers
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PARAMETERS = "scenes.json"
@@ -67,21 +70,31 @@ def make_scenes(
         return
     sources = _sources()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        made = Path(scratch) / folder.name
-        for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
-            (made / name).mkdir(parents=True)
-        for number, (split, count) in enumerate(counts.items()):
-            for index, scene in enumerate(_ids(split, count)):
-                rng = np.random.default_rng((seed, number, index))
-                _write_scene(made, scene, *_draw_scene(sources[number], size, rng))
-            (made / f"ImageSets/Main/{split}.txt").write_text("".join(f"{scene}\n" for scene in _ids(split, count)))
+    remove_leftovers(folder.parent, escape(folder.name))
+    made = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        _write_data(made, sources, size, seed, counts)
         (made / PARAMETERS).write_text(json.dumps(parameters) + "\n")
         try:
             made.rename(folder)
         except OSError:  # another process was faster, or put something else there
             if not _exists(folder, parameters, counts):
                 raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _write_data(
+    folder: Path, sources: tuple[_Source, _Source], size: tuple[int, int], seed: int, counts: dict[str, int]
+) -> None:
+    """Writes images, annotations and splits of VOC layout into the new `folder`."""
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    for number, (split, count) in enumerate(counts.items()):
+        for index, scene in enumerate(_ids(split, count)):
+            rng = np.random.default_rng((seed, number, index))
+            _write_scene(folder, scene, *_draw_scene(sources[number], size, rng))
+        (folder / f"ImageSets/Main/{split}.txt").write_text("".join(f"{scene}\n" for scene in _ids(split, count)))
 
 
 def _ids(split: str, count: int) -> list[str]:

@@ -146,9 +146,14 @@ def test_features_are_made_again_for_a_reason(tmp_path: Path, capsys: pytest.Cap
     make(path, {**MADE_WITH, "step": 4})
     assert "made with step 3, now 4" in capsys.readouterr().out
     cached_features(path, {**MADE_WITH, "step": 4}, never(), torch.float16)
-    path.write_bytes(path.read_bytes()[:-1])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
     assert len(make(path).features) == 8
     assert "not a whole file of features" in capsys.readouterr().out
+    for position in (len(whole) - 1, len(whole) - 100, 9, 100):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
+        assert torch.equal(make(path).features, torch.cat([each.features for each in rows()]).half())
+        assert ": made again" in capsys.readouterr().out
 
 
 def test_a_stop_leaves_the_file_as_it_was(tmp_path: Path) -> None:

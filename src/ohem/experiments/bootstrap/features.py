@@ -22,8 +22,9 @@ from ohem.detection.fast_rcnn import FastRCNN
 from ohem.errors import InputError
 from ohem.files import replacing
 from ohem.rois import IGNORE, RoIs, match
+from ohem.training.digests import digest_of_weights
 
-FORMAT = 1  # raise it when what the file holds, or how it is computed, changes
+FORMAT = 2  # raise it when what the file holds, or how it is computed, changes
 _KEY = "ohem.features"
 
 
@@ -76,10 +77,10 @@ def cached_features(
         try:
             _write(path, made_with, make, dtype)
         except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: the features cannot be written ({error}): make room") from error
-    with safe_open(path, framework="pt") as file:  # numpy's would copy, torch's maps the file
-        features, objects, anything = (file.get_tensor(name) for name in ("features", "objects", "anything"))
-    return RoIFeatures(features, Overlaps(objects, anything))
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise InputError(f"{path}: the features cannot be written ({reason}): make it possible there") from error
+    tensors = _tensors(path)
+    return RoIFeatures(tensors["features"], Overlaps(tensors["objects"], tensors["anything"]))
 
 
 @torch.inference_mode()
@@ -115,10 +116,20 @@ def _reason_to_make(path: Path, made_with: Mapping[str, Any]) -> str:
     try:
         with safe_open(path, framework="pt") as file:
             before = json.loads(file.metadata()[_KEY])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        changed = [f"{key} {before.get(key)}, now {now}" for key, now in made_with.items() if before.get(key) != now]
+        if changed:
+            return f"made with {changed[0]}: made again"
+        if digest_of_weights(_tensors(path)) != before["content"]:
+            return "damaged: made again"
+    except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         return f"not a whole file of features ({error}): made again"
-    changed = [f"{key} {before.get(key)}, now {value}" for key, value in made_with.items() if before.get(key) != value]
-    return f"made with {changed[0]}: made again" if changed else ""
+    return ""
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Those of the file, which stay there until they are used."""
+    with safe_open(path, framework="pt") as file:  # numpy's would copy, torch's maps the file
+        return {name: file.get_tensor(name) for name in ("features", "objects", "anything")}
 
 
 def _write(path: Path, made_with: Mapping[str, Any], make: Iterable[RoIFeatures], dtype: torch.dtype) -> None:
@@ -139,4 +150,5 @@ def _write(path: Path, made_with: Mapping[str, Any], make: Iterable[RoIFeatures]
         mapped = torch.from_numpy(np.memmap(raw, rounded.numpy().dtype, "r+", shape=(len(objects), features.shape[1])))
         tensors = {"features": mapped, "objects": objects, "anything": anything}
         with replacing(path) as beside:
-            save_file(tensors, beside, {_KEY: json.dumps(dict(made_with))})
+            head = {**made_with, "content": digest_of_weights(tensors)}
+            save_file(tensors, beside, {_KEY: json.dumps(head)})

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from ohem.data.dataset import DetectionSet
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.experiments.bootstrap.config import BootstrapConfig
 from ohem.experiments.bootstrap.features import RoIFeatures, cached_features, roi_features
@@ -21,6 +22,7 @@ from ohem.training.config import Metric, Recipe, TestConfig
 from ohem.training.detectors import as_fast_rcnn
 from ohem.training.digests import digest_of_examples, digest_of_weights
 from ohem.training.evaluate import detect_all, load_detector, write_report
+from ohem.training.runs import sole_writer
 from ohem.training.scores import score, usual_metric
 
 FOLDER, FEATURES = "bootstrap", "features.safetensors"
@@ -41,6 +43,19 @@ def bootstrap_run(
     found_model, recipe, step = load_detector(run, test)
     model = as_fast_rcnn(found_model, "ohem bootstrap")
     data = build_data(sources or recipe.data.test, recipe.data.classes, "--data")
+    with sole_writer(run / FOLDER, "the folder of features"):
+        return _bootstrap(run, model, recipe, step, data, metric, config)
+
+
+def _bootstrap(
+    run: Path,
+    model: FastRCNN,
+    recipe: Recipe,
+    step: int,
+    data: DetectionSet,
+    metric: Metric | None,
+    config: BootstrapConfig,
+) -> dict[str, Any]:
     started = time.perf_counter()
     cached = _features(run / FOLDER / FEATURES, model, recipe, step, config)
     computed = time.perf_counter()
