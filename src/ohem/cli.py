@@ -91,7 +91,9 @@ def propose(
         FOLDER:SPLIT or ANNOTATIONS.json:IMAGES, one or several.
     """
     from ohem.training.build import build_data, build_proposals
+    from ohem.training.ranges import check_ranges
 
+    check_ranges(settings, "proposals.")
     if settings.mode == "none":
         raise InputError("--mode none makes no proposals: give fast or quality")
     data = [build_data([source], (), "ohem propose") for source in sources] or [build_data((), (), "ohem propose")]

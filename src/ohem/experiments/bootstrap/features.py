@@ -77,8 +77,8 @@ def cached_features(
         try:
             _write(path, made_with, make, dtype)
         except (OSError, SafetensorError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise InputError(f"{path}: the features cannot be written ({reason}): make it possible there") from error
+            why = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"{path}: the features cannot be written ({why}): make that possible") from error
     tensors = _tensors(path)
     return RoIFeatures(tensors["features"], Overlaps(tensors["objects"], tensors["anything"]))
 
