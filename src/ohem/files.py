@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -86,6 +87,18 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
     for other in inputs:
         if other.exists() and path.samefile(other):
             raise InputError(f"{path} is read by this command, and would be overwritten: choose another place for it")
+
+
+def check_crcs(path: Path) -> None:
+    """Checks the zip file `path`, as torch.save writes it, by its CRCs, which torch.load does not compare.
+
+    Raises:
+        zipfile.BadZipFile: a part of it is damaged. Other errors of `zipfile` mean the same.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"the CRC of {damaged} differs")
 
 
 def describe_os_error(error: OSError) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ohem.errors import InputError
-from ohem.files import describe_os_error, remove_leftovers, replacing
+from ohem.files import check_crcs, describe_os_error, remove_leftovers, replacing
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
@@ -138,10 +138,7 @@ def metrics_of(run: Path) -> str | None:
 def _read(path: Path) -> tuple[str, State | None]:
     """What is wrong with the checkpoint `path`, and its content if nothing is."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch.load compares no CRC
-        if damaged is not None:
-            return f"the CRC of {damaged} differs", None
+        check_crcs(path)
         state = _torch_load(path)
     except zipfile.BadZipFile as error:
         return str(error), None
