@@ -5,10 +5,11 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import yaml
 from cyclopts import App, ArgumentCollection, CycloptsError, MissingArgumentError, Parameter
@@ -18,9 +19,11 @@ from ohem.errors import InputError
 from ohem.experiments.bench.arms import ARMS, BACKBONES, Arm
 from ohem.experiments.bootstrap.config import BootstrapConfig
 from ohem.experiments.place import Place
+from ohem.files import describe_os_error
 from ohem.processes import end_with_parent
 from ohem.training.config import Backbone, Metric, ProposalConfig, Recipe, TestConfig
 from ohem.training.recipes import RECIPES
+from ohem.training.signals import run_interruptible
 from ohem.training.variants import VARIANTS
 
 TESTING = {("eval",), ("detect",), ("bootstrap",)}
@@ -382,19 +385,34 @@ def main(tokens: Sequence[str] | None = None) -> None:
     end_with_parent()
     try:
         app(tokens, exit_on_error=False, print_error=False)
+        sys.stdout.flush()  # or a full disk is noticed only when Python exits
     except (InputError, CycloptsError) as error:
         missing = isinstance(error, MissingArgumentError) and error.argument and error.argument.name
         hint = ": `ohem recipes` lists them" if missing == "--recipe" else ""
-        print(f"ohem: {' '.join(str(error).split())}{hint}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _exit_with(f"{error}{hint}")
+    except KeyboardInterrupt:
+        print(f"ohem: stopped by {signal.SIGINT.name}", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:  # `ohem recipes | head`: nobody reads on, and Python must not try once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"ohem: {error.filename}: {error.strerror}: choose another place, or make room", file=sys.stderr)
-        raise SystemExit(2) from None
+        _exit_with(describe_os_error(error))
+
+
+def _exit_with(sentence: str) -> NoReturn:
+    print(f"ohem: {' '.join(sentence.split())}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+    raise SystemExit(2) from None
+
+
+def _drop_output() -> None:
+    """Keeps Python from writing what is left of the output at exit."""
+    with suppress(OSError):  # in a test stdout is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _recipe_of(line: Sequence[str]) -> Recipe:
@@ -417,7 +435,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content: dict[str, Any] | Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist: correct --config, or leave it out") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except OSError as error:
+        raise InputError(f"--config {describe_os_error(error)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not well-formed YAML ({error}): correct it") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no options by their names: write them nested, as recipe.yaml of a run has them")
@@ -439,4 +459,4 @@ def _one_line(message: Warning | str, *_: object, **__: object) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_interruptible(lambda: main)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,7 +17,7 @@ since the ones that an earlier, killed comparison started may take some seconds 
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str, wait: float | None = None) -> Iterator[None]:
     """Holds the lock file `path`, in a folder that exists; removes it in the end.
 
     The system frees the lock of a process that dies, so that a lock file that was left behind does not matter.
@@ -25,11 +25,12 @@ def locked(path: Path, what: str) -> Iterator[None]:
     Args:
         path: the lock file.
         what: what the lock is for, as the message names it.
+        wait: seconds to wait for another process; by default those of `OHEM_WAIT_LOCKS`, or 0.
 
     Raises:
         InputError: another process holds the lock.
     """
-    lock = FileLock(path, timeout=_seconds_to_wait())
+    lock = FileLock(path, timeout=_seconds_to_wait() if wait is None else wait)
     try:
         lock.acquire()
     except Timeout:
@@ -40,7 +41,8 @@ def locked(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         # Removed before it is released: who has opened this file in the meantime sees that it is gone, and tries again.
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # Windows removes it on release
+            path.unlink()
         lock.release()
 
 

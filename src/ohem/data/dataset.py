@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -107,6 +107,11 @@ class DetectionSet(ABC):
     def path(self, index: int) -> Path:
         """The image's file."""
         return self._annotations[index].image
+
+    def files(self) -> Iterator[Path]:
+        """Every file that the data set is read from: annotations and images."""
+        yield from {annotation.file for annotation in self._annotations}
+        yield from (annotation.image for annotation in self._annotations)
 
     def size(self, index: int) -> tuple[int, int]:
         """`(height, width)` in pixels."""

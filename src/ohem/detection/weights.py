@@ -3,6 +3,7 @@
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torchvision.models import get_model_weights
 from ohem.detection.backbones.base import Backbone, Normalisation
 from ohem.detection.caffe import caffe_tensors
 from ohem.errors import InputError
+from ohem.files import check_crcs
 
 # "torchvision", "torchvision:IMAGENET1K_V1", "torchvision:VGG16_Weights.IMAGENET1K_V1", "VGG16_Weights.IMAGENET1K_V1"
 TORCHVISION_NAME = re.compile(r"torchvision(?::(?P<name>.*))?|(?P<member>\w+_Weights\.\w+)")
@@ -135,6 +137,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if zipfile.is_zipfile(path):
+            check_crcs(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on how the file was written: what matters to us is said below
             content = torch.load(path, map_location="cpu", weights_only=True)

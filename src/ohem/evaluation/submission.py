@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ohem.errors import InputError
-from ohem.files import replacing
+from ohem.files import remove_leftovers, replacing
 
 
 def write_submission(
@@ -34,6 +34,7 @@ def write_submission(
         for (x1, y1, x2, y2), label, score in zip(*columns, strict=True):
             lines[classes[label - 1]].append(f"{stem} {score:.6f} {x1 + 1:.2f} {y1 + 1:.2f} {x2:.2f} {y2:.2f}\n")
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     for name, found_of_class in lines.items():
         with replacing(folder / f"comp4_det_test_{name}.txt") as beside:
             beside.write_text("".join(found_of_class))

@@ -5,19 +5,19 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ohem.data.loader import Examples
 from ohem.errors import InputError
 from ohem.experiments import charts
+from ohem.files import check_output, remove_leftovers
 from ohem.samplers import AllSampler
 from ohem.training import checkpoint, loss_all, snapshots
 from ohem.training.build import build_data, build_examples, build_proposals
-from ohem.training.config import Recipe
 from ohem.training.detectors import as_fast_rcnn, build_model
 from ohem.training.digests import digest_of_examples, digest_of_weights
 from ohem.training.launch import launched
@@ -58,9 +58,12 @@ def compare_losses(
     if plot is not None:
         charts.check_place(plot)
     opened = [_Opened(run, sources) for run in runs]  # their defects should not wait until the first is measured
+    if plot is not None:
+        check_output(plot, chain.from_iterable(each.inputs for each in opened))
     curves = [each.measure() for each in opened]
     _print(curves)
     if plot is not None:
+        remove_leftovers(plot.parent)
         charts.save(charts.loss_curves(by_arm(curves, names or {})), plot)
         print(f"{plot}: the chart")
     return curves
@@ -93,7 +96,9 @@ class _Opened:
             raise InputError(f"{run} has no checkpoint yet: let `ohem train` reach its first (run.checkpoint_every)")
         sources = sources or self.recipe.data.train
         self.data = " ".join(sources)
-        self.examples = _examples(sources, self.recipe)
+        data = build_data(sources, self.recipe.data.classes, "--data")
+        self.inputs = list(data.files())
+        self.examples = build_examples(data, build_proposals(data, self.recipe.proposals), self.recipe)
 
     def measure(self) -> Curve:
         """The losses at every snapshot and the newest checkpoint, and those that training measured besides."""
@@ -149,11 +154,6 @@ class _Opened:
                 "they are measured anew",
                 stacklevel=2,
             )
-
-
-def _examples(sources: Sequence[str], recipe: Recipe) -> Examples:
-    data = build_data(sources, recipe.data.classes, "--data")
-    return build_examples(data, build_proposals(data, recipe.proposals), recipe)
 
 
 def _print(curves: Sequence[Curve]) -> None:

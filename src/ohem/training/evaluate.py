@@ -1,6 +1,5 @@
 """What became of a run: its detector, its detections, its mAP, and its loss over all RoIs."""
 
-import json
 import time
 import warnings
 from collections import Counter
@@ -14,22 +13,23 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor
 
-from ohem.data.coco import COCODetection
 from ohem.data.dataset import DetectionSet
 from ohem.data.loader import Picture
 from ohem.data.voc import VOCDetection
 from ohem.detection.detector import Detector
 from ohem.errors import InputError
-from ohem.evaluation.coco import write_results
 from ohem.evaluation.submission import write_submission
-from ohem.files import replacing
 from ohem.samplers import AllSampler
 from ohem.training import checkpoint
 from ohem.training.build import build_data, build_examples, build_pictures, build_proposals, check
 from ohem.training.config import Metric, Recipe, TestConfig
 from ohem.training.detectors import as_fast_rcnn, build_model
+from ohem.training.digests import digest_of_examples, digest_of_weights
 from ohem.training.loss_all import loss_over_all
 from ohem.training.metrics import tracked
+from ohem.training.report import NAME, check_outputs, is_report
+from ohem.training.report import read_report as read_report
+from ohem.training.report import write_report as write_report
 from ohem.training.runs import read_run
 from ohem.training.scores import score, usual_metric
 
@@ -91,15 +91,20 @@ def evaluate_run(
     gets the result files of the VOC server, whose test images may be without annotations: then nothing is scored.
 
     Raises:
-        InputError: the run, the data or `test` is of no use, or `submit` is given with COCO data.
+        InputError: the run, the data or `test` is of no use, `submit` is given with COCO data, or `out` or `submit`
+            would overwrite something else than earlier results.
     """
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--out {out} is a folder, or in one that does not exist: name a file in a folder that does")
+    if out and out.exists() and not is_report(out):
+        raise InputError(f"--out {out} exists and is no report of `ohem eval`: name another file")
     if submit and submit.exists() and not submit.is_dir():
         raise InputError(f"--submit {submit} is no folder: name another")
     model, recipe, step = load_detector(run, test)
     measured = as_fast_rcnn(model, "--loss") if loss else None
     data = build_data(sources or recipe.data.test, recipe.data.classes, "--data", annotated=submit is None)
+    report_path = out or run / NAME
+    check_outputs(report_path, submit, data)
     stems = _stems(data) if submit else []
     found, made = detect_all(model, data, recipe)
     report = {"step": step, **made}
@@ -115,14 +120,19 @@ def evaluate_run(
         trained = build_data(recipe.data.train, recipe.data.classes, "--data.train")
         shown = build_examples(trained, build_proposals(trained, recipe.proposals), recipe)
         report["loss_all_rois"] = loss_over_all(measured, tracked(shown, "loss over all RoIs")).loss
-    write_report(out or run / "eval.json", report, found, data)
+    write_report(report_path, report, found, data)
     Console().print(table)
     return report
 
 
 def detect_all(model: Detector, data: DetectionSet, recipe: Recipe) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
     """The detections in every image of `data`, and what a report says of how they were made."""
-    pictures = build_pictures(data, build_proposals(data, recipe.proposals), recipe)
+    proposals = build_proposals(data, recipe.proposals)
+    made_of = {
+        "weights": digest_of_weights(model.state_dict()),
+        "data": digest_of_examples(build_examples(data, proposals, recipe)),
+    }
+    pictures = build_pictures(data, proposals, recipe)
     started = time.perf_counter()
     found = list(detect(model, tracked(pictures, "evaluating")))
     seconds = time.perf_counter() - started
@@ -130,25 +140,8 @@ def detect_all(model: Detector, data: DetectionSet, recipe: Recipe) -> tuple[lis
         "images": len(data),
         "seconds_per_image": seconds / max(len(data), 1),
         "test": asdict(recipe.test),
+        **made_of,
     }
-
-
-def write_report(path: Path, report: dict[str, Any], found: Sequence[dict[str, Tensor]], data: DetectionSet) -> None:
-    """Writes `report` to `path`, and beside it, for COCO data, the detections in its own format."""
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(report, indent=2) + "\n")
-    if isinstance(data, COCODetection):
-        prefix = "" if path.name == "eval.json" else f"{path.stem}-"
-        _write_detections(path.parent / f"{prefix}detections.json", found, data)
-
-
-def _write_detections(path: Path, found: Sequence[dict[str, Tensor]], data: COCODetection) -> None:
-    """A result file for each of the annotation files, whose numbers of images and classes it uses."""
-    labels = {name: label for label, name in enumerate(data.classes, start=1)}
-    for number, source in enumerate(data.sources, start=1):
-        file = path.with_stem(f"{path.stem}-{number}") if len(data.sources) > 1 else path
-        category_ids = {labels[name]: category for name, category in source.category_ids if name in labels}
-        write_results(file, found[source.indices], source.image_ids, category_ids)
 
 
 def _stems(data: DetectionSet) -> list[str]:

@@ -6,10 +6,12 @@ Data order, flips, sampling and dropout are functions of (seed, step), so a resu
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -23,6 +25,7 @@ from ohem.files import replacing
 from ohem.layers import fast_linear
 from ohem.recording import Recorder
 from ohem.training import checkpoint
+from ohem.training.agreement import Agreement, Failed, describe, first_of
 from ohem.training.build import build_optimizer, build_sampler, learning_rate
 from ohem.training.config import Recipe
 from ohem.training.detectors import build_model, initialise
@@ -46,6 +49,20 @@ def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None
         Stopped: SIGTERM or SIGINT came; the checkpoint is written.
     """
     solver = recipe.solver
+    try:
+        trainer = _opened(recipe, run, examples, fabric)
+    except InputError:
+        if fabric.is_global_zero:
+            raise
+        raise SystemExit(2) from None  # the first process says it
+    if trainer.step == solver.steps and fabric.is_global_zero:
+        print(f"{run} has done its {solver.steps} steps: there is nothing left to train")
+    trainer.run_to(solver.steps)
+
+
+def _opened(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> "Trainer":
+    """The trainer at the step that the run goes on from; raises InputError where it cannot."""
+    solver = recipe.solver
     if solver.images % fabric.world_size:
         raise InputError(
             f"--solver.images {solver.images} cannot be shared by {fabric.world_size} processes: choose a multiple"
@@ -57,9 +74,7 @@ def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None
         raise InputError(
             f"{run} is at step {trainer.step} already: give --solver.steps {trainer.step} or more, or another folder"
         )
-    if trainer.step == solver.steps and fabric.is_global_zero:
-        print(f"{run} has done its {solver.steps} steps: there is nothing left to train")
-    trainer.run_to(solver.steps)
+    return trainer
 
 
 class Trainer:
@@ -70,59 +85,124 @@ class Trainer:
         self.recorder = Recorder(build_sampler(recipe.sampler))
         torch.manual_seed(seed_of(recipe.solver.seed, Stream.INITIAL))
         model = build_model(recipe, self.recorder)
-        state = checkpoint.load(run)
-        if state is None:
+        found = self._find()
+        if found is None:
             initialise(model, examples, recipe)
         else:
-            checkpoint.restore(model, state, run)
+            checkpoint.restore(model, found.state, run)
         self.detector: Detector = model
         # One pass over the weights in place of several; but Fabric cannot clip what a scaler has yet to divide.
         self.scaled = getattr(fabric.strategy.precision, "scaler", None) is not None
         self.model, self.optimizer = fabric.setup(model, build_optimizer(model, recipe.solver, fused=not self.scaled))
         self.step = 0
         self.window = Window()
-        if state is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-            if state["precision"]:  # none from a run that went on in another precision
-                fabric.strategy.precision.load_state_dict(state["precision"])
-            self.step = state["step"]
-            self.window = Window(**state["window"])
+        self.log: MetricsLog | None = None
+        self._metrics: str | None = None
+        if found is not None:
+            self._restore(found.state)
+        self._saved = self.step
+        self._newest_is_whole = found is None or found.path.name == checkpoint.NAME
+
+    def _find(self) -> checkpoint.Found | None:
+        with warnings.catch_warnings():
+            if not self.fabric.is_global_zero:  # the first process says it
+                warnings.simplefilter("ignore")
+            return checkpoint.find(self.run)
+
+    def _restore(self, state: checkpoint.State) -> None:
+        """All of a checkpoint but the weights of the model."""
+        checkpoint.restore_optimizer(self.optimizer, state, self.run)
+        if state["precision"]:  # none from a run that went on in another precision
+            try:
+                self.fabric.strategy.precision.load_state_dict(state["precision"])
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"the checkpoint of {self.run} has a damaged scale of --run.precision: go on in another precision"
+                ) from error
+        self.step = state["step"]
+        self.window = Window(**state["window"])
+        self._metrics = state.get(checkpoint.METRICS)
 
     def run_to(self, last: int) -> None:
-        """Trains up to step `last`, logging and saving as the recipe says."""
-        settings, main = self.recipe.run, self.fabric.is_global_zero
-        bar = ProgressBar(self.step, last, self.recipe.solver.images, main)
-        with collect_signals() as received, bar, MetricsLog(self.run, self.step) if main else nullcontext() as log:
-            observer = Observer(self.recipe, self.run, self.examples, self.fabric, self.detector, bar.tell)
-            observer.forget_after(self.step)
-            self._observe(observer, last, received)
-            for batch in self.batches(last):
-                logged = (self.step + 1) % settings.log_every == 0 or self.step + 1 == last
-                self.window.add(self.train_step(batch, logged))
-                bar.update(self.step, self.window.last["loss"], self.window.last["lr"])
-                if logged:
-                    if log:
-                        log.write({"step": self.step, **self.window.means()})
-                    self.window = Window()
-                signum = self._agreed(max(received, default=0))
-                if signum or self.step % settings.checkpoint_every == 0 or self.step == last:
-                    self.save()
-                if signum:
-                    raise Stopped(signum, self.step)
-                self._observe(observer, last, received)
+        """Trains up to step `last`, logging and saving as the recipe says.
 
-    def save(self) -> None:
-        """Writes the checkpoint of the present step."""
+        Raises:
+            InputError: a picture, the disk or a file of the run failed. The checkpoint of the step is written first.
+            Stopped: a signal came; the checkpoint is written.
+        """
+        main = self.fabric.is_global_zero
+        bar = ProgressBar(self.step, last, self.recipe.solver.images, main)
+        with collect_signals() as received, bar, ExitStack() as stack:
+            agreement = Agreement(self.fabric, received)
+            try:
+                if main:
+                    self.log = agreement.attempt(partial(MetricsLog, self.run, self.step, self._metrics))
+                agreement.check()
+                if self.log:
+                    stack.enter_context(self.log)
+                self._run_steps(last, bar, agreement)
+            except Failed as failed:
+                self._save_after(failed.error, agreement)
+
+    def _run_steps(self, last: int, bar: ProgressBar, agreement: Agreement) -> None:
+        settings = self.recipe.run
+        observer = Observer(self.recipe, self.run, self.examples, agreement, self.detector, bar.tell)
+        observer.forget_after(self.step)
+        self._observe(observer, last, agreement)
+        batches = self.batches(last)
+        while self.step < last:
+            batch = agreement.attempt(partial(next, batches))
+            agreement.check()
+            assert batch is not None
+            logged = (self.step + 1) % settings.log_every == 0 or self.step + 1 == last
+            self.window.add(self.train_step(batch, logged))
+            bar.update(self.step, self.window.last["loss"], self.window.last["lr"])
+            if logged:
+                if self.log:
+                    agreement.attempt(partial(self.log.write, {"step": self.step, **self.window.means()}))
+                self.window = Window()
+            signum = agreement.check()
+            if signum or self.step % settings.checkpoint_every == 0 or self.step == last:
+                self.save(agreement)
+            if signum:
+                raise Stopped(signum, self.step)
+            self._observe(observer, last, agreement)
+
+    def save(self, agreement: Agreement) -> None:
+        """Writes the checkpoint of the present step; raises `Failed` in all processes where it cannot be written."""
         if self.fabric.is_global_zero:
-            state = {
-                "step": self.step,
-                "window": {"sums": self.window.sums, "counts": self.window.counts},
-                "model": self.detector.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "precision": self.fabric.strategy.precision.state_dict(),
-            }
-            checkpoint.save(self.run, state)
-        self.fabric.barrier()
+            agreement.attempt(self._write)
+        agreement.check()
+        self._saved = self.step
+
+    def _write(self) -> None:
+        state = {
+            "step": self.step,
+            "window": {"sums": self.window.sums, "counts": self.window.counts},
+            "model": self.detector.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+            checkpoint.METRICS: self.log.text if self.log else self._metrics,
+        }
+        checkpoint.save(self.run, state, keep_newest=self._newest_is_whole)
+        self._newest_is_whole = True
+
+    def _save_after(self, error: BaseException, agreement: Agreement) -> NoReturn:
+        """Saves what was trained, then raises `error`, as a sentence where it is one that a person can act on."""
+        said = describe(error)
+        if self.step > self._saved:
+            try:
+                self.save(agreement)
+            except Failed as second:
+                if not isinstance(error, SystemExit) and describe(second.error) != said:
+                    raise InputError(
+                        f"{said}; and the checkpoint of step {self.step} could not be written "
+                        f"({describe(second.error)}): the run goes on from step {self._saved}"
+                    ) from error
+        if isinstance(error, InputError | OSError):
+            after = f"; the same line goes on from step {self._saved}" if self._saved else ""
+            raise InputError(f"{said}{after}") from error
+        raise error
 
     def batches(self, last: int) -> Iterator[list[Example]]:
         """The mini-batches of this process from the present step up to step `last`, in order."""
@@ -133,9 +213,8 @@ class Trainer:
         workers = config.workers
         try:
             yield from DataLoader(sequence, batch_sampler=shown, collate_fn=as_list, num_workers=workers)
-        except InputError as error:
-            # A worker process sends its whole traceback as the message; the sentence is its last line.
-            raise InputError(str(error).strip().splitlines()[-1].removeprefix("ohem.errors.InputError: ")) from error
+        except (InputError, OSError, MemoryError, RuntimeError) as error:
+            raise _of_data(error) from error
 
     def train_step(self, batch: list[Example], statistics: bool) -> dict[str, float]:
         """One update of the weights by the next of `batches`; numbers to log, the mined set's only if `statistics`."""
@@ -188,11 +267,15 @@ class Trainer:
 
     def _must_be_finite(self, what: str, value: Tensor, examples: Sequence[Example]) -> None:
         # Agreed, since a process that stops alone would leave the others waiting for its gradient.
-        if not self._agreed(int(not value.isfinite())):
+        number = 0 if value.isfinite() else first_of(self.fabric)
+        highest = agreed(self.fabric, number)
+        if not highest:
             return
         path = self.run / f"non-finite-{self.fabric.global_rank}.json"
         with replacing(path) as beside:
             beside.write_text(json.dumps(self._evidence(examples)) + "\n")
+        if highest != number:
+            raise SystemExit(2)  # another process says it
         raise InputError(
             f"the {what} is not finite at step {self.step + 1}, image {', '.join(e.id for e in examples)}: lower "
             f"--solver.lr or set --solver.clip, and look at the RoIs in {path}; the last checkpoint is kept"
@@ -218,10 +301,23 @@ class Trainer:
             "losses": [] if record.losses is None else [str(value) for value in record.losses.tolist()],
         }
 
-    def _observe(self, observer: Observer, last: int, received: Sequence[int]) -> None:
-        if signum := observer(self.step, last, received):
-            self.save()
+    def _observe(self, observer: Observer, last: int, agreement: Agreement) -> None:
+        if signum := observer(self.step, last):
+            if self.step > self._saved:
+                self.save(agreement)
             raise Stopped(signum, self.step)
 
-    def _agreed(self, number: int) -> int:
-        return agreed(self.fabric, number)
+
+def _of_data(error: Exception) -> Exception:
+    """A sentence for what the loader raised; a worker process sends its whole traceback as the message."""
+    said = str(error).strip().splitlines() or [""]
+    if isinstance(error, InputError):
+        return InputError(said[-1].removeprefix("ohem.errors.InputError: "))
+    if isinstance(error, OSError):
+        return error if error.errno is not None else InputError(f"an image cannot be read ({said[-1]}): restore it")
+    if isinstance(error, MemoryError) or "DataLoader worker (pid" in said[0]:
+        return InputError(
+            f"the memory is not enough for the images ({said[-1] or 'MemoryError'}): lower --data.workers or "
+            "--solver.images, or leave out the largest images"
+        )
+    return error

@@ -4,9 +4,12 @@ The training losses of two samplers cannot be compared, since each is over the R
 """
 
 import csv
-from collections.abc import Iterable, Iterator
+import io
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Self, get_type_hints
 
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 from ohem.data.loader import Example
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.errors import InputError
-from ohem.files import replacing
+from ohem.files import describe_os_error, remove_leftovers, replacing
 from ohem.rois import IGNORE, match
 
 NAME = "loss_all.csv"
@@ -100,17 +103,59 @@ class Row:
     weights_digest: str
 
 
+_COLUMNS = [*(field.name for field in fields(Row)), "crc"]
+
+
 def read(run: Path) -> list[Row]:
-    """The rows of RUN/loss_all.csv; none where the file is absent. Raises `InputError` where it is no such file."""
+    """The rows of RUN/loss_all.csv; none where the file is absent.
+
+    Raises:
+        InputError: the file is not whole: columns or fields are missing, a number is out of range or no number, or two
+            rows are of the same step and data.
+    """
     path = run / NAME
-    if not path.exists():
-        return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            kinds = get_type_hints(Row)
-            return [Row(**{name: kind(row[name]) for name, kind in kinds.items()}) for row in csv.DictReader(file)]
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read ({error}): correct it, or remove it to measure anew") from error
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(describe_os_error(error)) from error
+    except UnicodeDecodeError as error:
+        raise _damaged(path, "it is not UTF-8") from error
+    if not text.endswith("\n"):
+        raise _damaged(path, "its last line is cut short")
+    try:
+        header, *lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    except (csv.Error, ValueError) as error:
+        raise _damaged(path, f"it is no CSV: {error}") from error
+    if header not in (_COLUMNS, _COLUMNS[:-1]):  # older versions wrote no CRC
+        raise _damaged(path, "its columns are others")
+    rows = [_row(line, header, path, number) for number, line in enumerate(lines, start=2)]
+    if min(len({(row.step, row.data) for row in rows}), len({(row.step, row.data_digest) for row in rows})) < len(rows):
+        raise _damaged(path, "two rows are of the same step and data")
+    return rows
+
+
+def _row(line: Sequence[str], header: Sequence[str], path: Path, number: int) -> Row:
+    kinds = get_type_hints(Row)
+    if len(line) == len(header) and all(map(_is_field, kinds.values(), line)):
+        row = Row(**{name: kind(text) for (name, kind), text in zip(kinds.items(), line, strict=False)})
+        if len(line) == len(kinds) or line[-1] == _crc(line[:-1]):
+            return row
+    raise _damaged(path, f"line {number} is not as it was written")
+
+
+def _is_field(kind: type, text: str) -> bool:
+    pattern = {int: r"\d{1,18}", float: r"\d+(\.\d+)?(e[+-]\d+)?", str: r"[^\x00-\x1f]+"}[kind]
+    return re.fullmatch(pattern, text, re.ASCII) is not None
+
+
+def _crc(fields_of_row: Sequence[str]) -> str:
+    return f"{zlib.crc32(','.join(fields_of_row).encode()):08x}"
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path} cannot be read ({why}): remove it to measure anew")
 
 
 def known(run: Path, step: int, data_digest: str, weights_digest: str) -> bool:
@@ -138,8 +183,10 @@ def drop_after(run: Path, step: int) -> None:
 
 
 def _write(run: Path, rows: Iterable[Row]) -> None:
+    remove_leftovers(run)
     with replacing(run / NAME) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)])
-        writer.writeheader()
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
         for row in sorted(rows, key=lambda row: (row.data, row.step)):
-            writer.writerow({k: f"{v:.9g}" if isinstance(v, float) else v for k, v in asdict(row).items()})
+            values = [f"{v:.9g}" if isinstance(v, float) else str(v) for v in astuple(row)]
+            writer.writerow([*values, _crc(values)])

@@ -1,9 +1,12 @@
 """What a run tells while it trains: rows of metrics.csv, flushed as they come, and a progress bar."""
 
 import csv
+import io
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -11,7 +14,9 @@ from typing import Protocol, Self, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
-from ohem.files import replacing
+from ohem.errors import InputError
+from ohem.files import describe_os_error, replacing
+from ohem.training import checkpoint
 
 NAME = "metrics.csv"
 COLUMNS = (
@@ -20,35 +25,62 @@ COLUMNS = (
 )  # fmt: skip
 
 
+_NUMBER = re.compile(r"-?(\d+(\.\d+)?(e[+-]\d+)?|inf|nan)|")
+
+
 class MetricsLog:
     """RUN/metrics.csv: one row each `log_every` steps; rows behind the step that a run resumes from are dropped.
 
     COLUMNS come first, then whatever else is told: the losses of torchvision's detectors have names of their own. Of
     several processes, the numbers are those of the first.
+
+    Args:
+        run: folder of the run.
+        resume_step: step that the run goes on from.
+        text: of the file, as the checkpoint of that step holds it, which takes the place of the file; None where the
+            checkpoint is of an older version: then the rows of the file are used.
+
+    Raises:
+        InputError: the rows to go on from are damaged.
     """
 
-    def __init__(self, run: Path, resume_step: int) -> None:
+    def __init__(self, run: Path, resume_step: int, text: str | None = None) -> None:
         self.run = run
-        self._begin([row for row in read_metrics(run) if int(row["step"]) <= resume_step], ())
+        rows = []
+        if resume_step:  # a run that starts has no use for what is there
+            rows = read_metrics(run) if text is None else parse_metrics(text, run / checkpoint.NAME)
+        self._begin([row for row in rows if int(row["step"]) <= resume_step], ())
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Appends `row`; what it lacks of the columns stays empty."""
-        if not row.keys() <= set(self._writer.fieldnames):
+        """Appends `row`; what it lacks of the columns stays empty.
+
+        Raises:
+            OSError: the file cannot be written, and names it.
+        """
+        if not row.keys() <= set(self._columns):
             self._file.close()
-            self._begin(read_metrics(self.run), row)
-        self._writer.writerow({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()})
-        self._file.flush()
+            self._begin(self.rows, row)
+        self.rows.append({k: str(v) if k == "step" else f"{v:.6g}" for k, v in row.items()})
+        try:
+            self._file.write(_as_text(self._columns, self.rows[-1:], header=False))
+            self._file.flush()
+        except OSError as error:
+            error.filename = str(self.run / NAME)
+            raise
+
+    @property
+    def text(self) -> str:
+        """What the file holds."""
+        return _as_text(self._columns, self.rows)
 
     def _begin(self, rows: Sequence[Mapping[str, str]], more: Iterable[str]) -> None:
         """Writes `rows`, to go on behind them with the columns of these, and `more`."""
-        columns = dict.fromkeys([*COLUMNS, *(rows[0] if rows else ()), *more])
+        self.rows: list[Mapping[str, str]] = list(rows)
+        self._columns = list(dict.fromkeys([*COLUMNS, *(rows[0] if rows else ()), *more]))
         path = self.run / NAME
-        with replacing(path) as beside, beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        self._file = path.open("a", newline="")
-        self._writer = csv.DictWriter(self._file, list(columns), restval="")
+        with replacing(path) as beside:
+            beside.write_text(self.text, encoding="utf-8", newline="")
+        self._file = path.open("a", encoding="utf-8", newline="")
 
     def __enter__(self) -> Self:
         return self
@@ -56,16 +88,79 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a row that the disk had no room for, which was reported when it was written
+            self._file.close()
+
+
+def _as_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]], *, header: bool = True) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def read_metrics(run: Path) -> list[dict[str, str]]:
-    """Whole rows of RUN/metrics.csv; none where the file is absent. A last line cut short is left out."""
+    """Reads the rows of RUN/metrics.csv, first step first; none where the file is absent.
+
+    Returns:
+        Column -> number as it is written, or "" where a row has none. Every row has all of COLUMNS.
+
+    Raises:
+        InputError: the file is not whole, or differs from what the checkpoint of the run holds of it.
+    """
     path = run / NAME
-    if not path.exists():
+    saved = checkpoint.metrics_of(run)  # before the file, to which a run that trains meanwhile may add rows
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
         return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values() and row["step"].isdigit()]
+    except OSError as error:
+        raise InputError(describe_os_error(error)) from error
+    except UnicodeDecodeError as error:
+        raise _damaged(path, "it is not UTF-8") from error
+    rows = parse_metrics(text, path)
+    if saved is not None:
+        expected = parse_metrics(saved, run / checkpoint.NAME)
+        if [_given(row) for row in rows[: len(expected)]] != [_given(row) for row in expected]:
+            raise _damaged(path, "it differs from what the checkpoint holds of it")
+    return rows
+
+
+def _given(row: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in row.items() if value}
+
+
+def parse_metrics(text: str, source: Path) -> list[dict[str, str]]:
+    """Reads `text`, the content of metrics.csv, from the file `source`.
+
+    Raises:
+        InputError: it is not whole: columns or fields are missing, a field is no number, or the steps do not rise.
+    """
+    if not text.endswith("\n"):
+        raise _damaged(source, "its last line is cut short")
+    try:
+        header, *lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    except (csv.Error, ValueError) as error:
+        raise _damaged(source, f"it is no CSV: {error}") from error
+    if header[: len(COLUMNS)] != list(COLUMNS) or len(set(header)) < len(header):
+        raise _damaged(source, "its columns are others")
+    before = 0
+    for number, line in enumerate(lines, start=2):
+        if len(line) != len(header) or not all(map(_NUMBER.fullmatch, line)):
+            raise _damaged(source, f"line {number} has no number in each of {len(header)} columns")
+        if not line[0].isdecimal() or int(line[0]) <= before:
+            raise _damaged(source, f"the step of line {number} does not rise")
+        before = int(line[0])
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(
+        f"{path} is damaged ({why}): repeat the `ohem train` line of the run, which writes metrics.csv anew from the "
+        "checkpoint, or remove the run"
+    )
 
 
 class Window:

@@ -1,19 +1,20 @@
 """What is kept and measured of a run beside its training: snapshots, and the loss over all RoIs (paper, figure 3)."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from ohem.data.loader import Examples
 from ohem.detection.detector import Detector
+from ohem.detection.fast_rcnn import FastRCNN
 from ohem.training import loss_all, snapshots
+from ohem.training.agreement import Agreement
 from ohem.training.config import Recipe
 from ohem.training.detectors import as_fast_rcnn
 from ohem.training.digests import digest_of_examples, digest_of_weights
@@ -28,6 +29,7 @@ class Observer:
         recipe: says at which steps.
         run: an existing folder.
         examples: the training images with their proposals.
+        agreement: of the processes, with the signals that came.
         detector: as it is trained, without what Fabric wraps it in.
         tell: is given a line to show.
     """
@@ -37,51 +39,65 @@ class Observer:
         recipe: Recipe,
         run: Path,
         examples: Examples,
-        fabric: Fabric,
+        agreement: Agreement,
         detector: Detector,
         tell: Callable[[str], None],
     ) -> None:
         self.recipe, self.run, self.examples = recipe, run, examples
-        self.fabric, self.detector, self.tell = fabric, detector, tell
+        self.agreement, self.detector, self.tell = agreement, detector, tell
+        self.fabric = agreement.fabric
 
     def forget_after(self, step: int) -> None:
         """Removes what an earlier try left behind `step`, from which the run goes on."""
         if self.fabric.is_global_zero:
-            snapshots.drop_after(self.run, step)
-            loss_all.drop_after(self.run, step)
+            self.agreement.attempt(partial(snapshots.drop_after, self.run, step))
+            self.agreement.attempt(partial(loss_all.drop_after, self.run, step))
+        self.agreement.check()
 
-    def __call__(self, step: int, last: int, received: Sequence[int]) -> int:
+    def __call__(self, step: int, last: int) -> int:
         """Does what is due at `step` and not yet done.
 
         Returns:
-            The highest number in `received`, to which signals are added as they come, or 0. A signal ends a
-            measurement, which is then taken up where the run goes on.
+            The highest number of a signal that came, or 0. A signal ends a measurement, which is then taken up where
+            the run goes on.
+
+        Raises:
+            Failed: a file cannot be read or written, in one of the processes.
         """
         settings = self.recipe.run
-        if _due(settings.snapshot_every, step, last) and self.fabric.is_global_zero:
-            snapshots.keep(self.run, step, self.detector.state_dict())
-        return self._measure(step, received) if _due(settings.loss_every, step, last) else 0
+        if _due(settings.snapshot_every, step, last):
+            if self.fabric.is_global_zero:
+                self.agreement.attempt(partial(snapshots.keep, self.run, step, self.detector.state_dict()))
+            self.agreement.check()
+        return self._measure(step) if _due(settings.loss_every, step, last) else 0
 
-    def _measure(self, step: int, received: Sequence[int]) -> int:
+    def _measure(self, step: int) -> int:
         main, started = self.fabric.is_global_zero, time.perf_counter()
         weights = digest_of_weights(self.detector.state_dict()) if main else ""
-        if agreed(self.fabric, int(main and loss_all.known(self.run, step, self._data_digest, weights))):
+        known = main and self.agreement.attempt(lambda: loss_all.known(self.run, step, self._data_digest, weights))
+        self.agreement.check()
+        if agreed(self.fabric, int(bool(known))):
             return 0
         detector = as_fast_rcnn(self.detector, "--run.loss-every")
         total = torch.zeros(loss_all.TERMS, dtype=torch.float64)
         share, processes = self.fabric.global_rank, self.fabric.world_size
         for first in range(0, len(self.examples), processes):
-            if signum := agreed(self.fabric, max(received, default=0)):
+            if signum := self.agreement.check():
                 return signum
             if first + share < len(self.examples):
-                total += loss_all.loss_sums(detector, self.examples[first + share])
+                sums = self.agreement.attempt(partial(self._sums, detector, first + share))
+                total += 0 if sums is None else sums
+        self.agreement.check()
         mean = MeanLoss.of(self._added_up(total))
         if main:
             data = " ".join(self.recipe.data.train)
             row = Row(step, data, **asdict(mean), data_digest=self._data_digest, weights_digest=weights)
-            loss_all.record(self.run, row)
+            self.agreement.attempt(partial(loss_all.record, self.run, row))
             self.tell(f"step {step}: loss over all RoIs {mean.loss:.4g} ({time.perf_counter() - started:.0f} s)")
-        return agreed(self.fabric, max(received, default=0))
+        return self.agreement.check()
+
+    def _sums(self, detector: FastRCNN, index: int) -> Tensor:
+        return loss_all.loss_sums(detector, self.examples[index])
 
     @cached_property
     def _data_digest(self) -> str:

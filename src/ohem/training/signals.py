@@ -1,9 +1,16 @@
-"""SIGTERM and SIGINT end a run after the step that they find it in, with its checkpoint written."""
+"""SIGTERM and SIGINT: they end a run after the step that they find it in, and any other command in one line."""
 
+import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_AGAIN_SECONDS = 0.01
 
 
 class Stopped(Exception):
@@ -16,11 +23,19 @@ class Stopped(Exception):
         self.signum = signum
 
 
+class Interrupted(SystemExit):
+    """A signal ended a command; temporary files are removed as it passes."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
+
+
 @contextmanager
 def collect_signals() -> Iterator[list[int]]:
     """Collects SIGTERM and SIGINT in place of dying; a second one of the kind acts as usual."""
     received: list[int] = []
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
 
     def collect(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
@@ -33,3 +48,55 @@ def collect_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def run_interruptible(load: Callable[[], Callable[[], None]]) -> None:
+    """Runs the command line that `load` imports; SIGTERM and SIGINT end it in one line and with 128 + their number.
+
+    While modules are imported, and when the command is done, a signal ends the process at once, since an exception
+    could not pass through them; in between it raises `Interrupted`, so that temporary files are removed.
+    """
+    _handle_by(_exit_now)
+    run = load()
+    sys.unraisablehook = _send_again
+    try:
+        _handle_by(_interrupt)
+        run()
+    except Interrupted as stop:
+        _handle_by(_exit_now)
+        _say_stopped(stop.signum)
+        raise
+    finally:
+        _handle_by(_exit_now)
+
+
+def _handle_by(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell starts what is to run in the background
+            signal.signal(number, handler)
+
+
+def _exit_now(signum: int, frame: FrameType | None) -> None:
+    with suppress(Exception):
+        sys.stdout.flush()
+    _say_stopped(signum)
+    os._exit(128 + signum)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted(signum)
+
+
+def _say_stopped(signum: int) -> None:
+    with suppress(OSError):
+        os.write(2, f"ohem: stopped by {signal.Signals(signum).name}\n".encode())
+
+
+def _send_again(unraisable: Any) -> None:
+    """Sends a signal once more that came in a destructor or a callback, where Python drops the exception."""
+    if isinstance(unraisable.exc_value, Interrupted):
+        timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), unraisable.exc_value.signum))
+        timer.daemon = True
+        timer.start()
+    else:
+        sys.__unraisablehook__(unraisable)

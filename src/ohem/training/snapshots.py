@@ -4,14 +4,16 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from ohem.errors import InputError
-from ohem.files import replacing
+from ohem.files import describe_os_error, remove_leftovers, replacing
+from ohem.training.digests import digest_of_weights
 
 FOLDER = "snapshots"
+DIGEST = "digest"  # key of the metadata; snapshots of older versions lack it
 
 
 def keep(run: Path, step: int, weights: Mapping[str, Tensor]) -> None:
@@ -20,9 +22,11 @@ def keep(run: Path, step: int, weights: Mapping[str, Tensor]) -> None:
     if path.exists():
         return
     path.parent.mkdir(exist_ok=True)
+    remove_leftovers(path.parent)
     with replacing(path) as beside:
         tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-        beside.write_bytes(save(tensors))  # save_file would make it readable by us alone
+        # The format has no checksum of its own. `save_file` would make the file readable by us alone.
+        beside.write_bytes(save(tensors, {DIGEST: digest_of_weights(tensors)}))
 
 
 def found(run: Path) -> dict[int, Path]:
@@ -32,15 +36,34 @@ def found(run: Path) -> dict[int, Path]:
 
 
 def load(path: Path) -> dict[str, Tensor]:
-    """The weights in the snapshot `path`, on the CPU; raises `InputError` where it is damaged."""
+    """The weights in the snapshot `path`, on the CPU.
+
+    Raises:
+        InputError: it is damaged: no safetensors file, of another digest than its own, or not finite.
+    """
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read ({error}): remove it, it is left out then") from error
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+            digest = (file.metadata() or {}).get(DIGEST)
+    except OSError as error:
+        raise InputError(describe_os_error(error)) from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise _damaged(path, str(error)) from error
+    if digest is not None and digest != digest_of_weights(tensors):
+        raise _damaged(path, "its weights are not those of its digest")
+    infinite = next((name for name, value in tensors.items() if not value.isfinite().all()), None)
+    if infinite is not None:
+        raise _damaged(path, f"{infinite} is not finite")
+    return tensors
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path} cannot be read ({why}): remove it, it is left out then")
 
 
 def drop_after(run: Path, step: int) -> None:
-    """Removes the snapshots behind `step`, which a run that goes on from there makes anew."""
+    """Removes the snapshots behind `step`, which a run that goes on from there makes anew, and leftovers."""
+    remove_leftovers(run / FOLDER)
     for later, path in found(run).items():
         if later > step:
             path.unlink()
