@@ -179,7 +179,7 @@ def test_damaged_runs_are_named(file: str, done: Comparison, tmp_path: Path) -> 
     run = Path(shutil.copytree(done.out / "frcn-0", tmp_path / "frcn-0"))
     assert read_outcome(run, run / "eval.json").map is not None
     (run / file).write_text("")
-    with pytest.raises(InputError, match=f"{run}.*the same line"):
+    with pytest.raises(InputError, match=f"{run / file} is damaged"):
         read_outcome(run, run / "eval.json")
 
 

@@ -1,16 +1,15 @@
 """What became of the arms: the figures of each run, and of each arm over its seeds."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
 
 from ohem.errors import InputError
 from ohem.experiments.statistics import Difference, Mean, mean_of, paired
 from ohem.training.metrics import NAME as METRICS
 from ohem.training.metrics import read_metrics
+from ohem.training.report import read_report
 
 # Steps whose mined sets are described: the last quarter of a run.
 LAST = 0.25
@@ -84,10 +83,7 @@ class Summary:
 
 def read_outcome(run: Path, file: Path) -> Outcome:
     """The run in the folder `run`, whose evaluation is in `file`; InputError where either is damaged."""
-    try:
-        report: dict[str, Any] = json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(f"{file} is damaged: remove it, and the same line makes it again") from error
+    report = read_report(file)
     rows = read_metrics(run)
     if not rows:
         raise InputError(f"{run / METRICS} is missing or has no row: remove {run}, and the same line trains it again")
