@@ -130,17 +130,19 @@ def read(run: Path) -> list[Row]:
         raise _damaged(path, f"it is no CSV: {error}") from error
     if header not in (_COLUMNS, _COLUMNS[:-1]):  # older versions wrote no CRC
         raise _damaged(path, "its columns are others")
-    rows = [_row(line, header, path, number) for number, line in enumerate(lines, start=2)]
+    if not lines:
+        raise _damaged(path, "it has no row")
+    rows = [_row(line, header, path, number, number > len(lines)) for number, line in enumerate(lines, start=2)]
     if min(len({(row.step, row.data) for row in rows}), len({(row.step, row.data_digest) for row in rows})) < len(rows):
         raise _damaged(path, "two rows are of the same step and data")
     return rows
 
 
-def _row(line: Sequence[str], header: Sequence[str], path: Path, number: int) -> Row:
+def _row(line: Sequence[str], header: Sequence[str], path: Path, number: int, last: bool) -> Row:
     kinds = get_type_hints(Row)
     if len(line) == len(header) and all(map(_is_field, kinds.values(), line)):
         row = Row(**{name: kind(text) for (name, kind), text in zip(kinds.items(), line, strict=False)})
-        if len(line) == len(kinds) or line[-1] == _crc(line[:-1]):
+        if len(line) == len(kinds) or line[-1] == _crc(line[:-1], last):
             return row
     raise _damaged(path, f"line {number} is not as it was written")
 
@@ -150,8 +152,9 @@ def _is_field(kind: type, text: str) -> bool:
     return re.fullmatch(pattern, text, re.ASCII) is not None
 
 
-def _crc(fields_of_row: Sequence[str]) -> str:
-    return f"{zlib.crc32(','.join(fields_of_row).encode()):08x}"
+def _crc(values: Sequence[str], last: bool) -> str:
+    """8 hexadecimal digits of a row; those of the last one differ, so that a file without its end is noticed."""
+    return f"{zlib.crc32(','.join(values).encode(), int(last)):08x}"
 
 
 def _damaged(path: Path, why: str) -> InputError:
@@ -184,9 +187,13 @@ def drop_after(run: Path, step: int) -> None:
 
 def _write(run: Path, rows: Iterable[Row]) -> None:
     remove_leftovers(run)
+    ordered = sorted(rows, key=lambda row: (row.data, row.step))
+    if not ordered:
+        (run / NAME).unlink(missing_ok=True)
+        return
     with replacing(run / NAME) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
-        for row in sorted(rows, key=lambda row: (row.data, row.step)):
+        for row in ordered:
             values = [f"{v:.9g}" if isinstance(v, float) else str(v) for v in astuple(row)]
-            writer.writerow([*values, _crc(values)])
+            writer.writerow([*values, _crc(values, row is ordered[-1])])
