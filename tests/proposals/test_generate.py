@@ -1,5 +1,7 @@
 """Proposals of a data set: the same whatever happens on the way, nothing computed twice, nothing refused silently."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,10 +13,13 @@ import joblib
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from ohem.errors import InputError
+from ohem.locks import locked
 from ohem.proposals import generate as module
-from ohem.proposals.generate import cache_path, generate
+from ohem.proposals import parallel
+from ohem.proposals.generate import cache_path, generate, is_generated
 from ohem.proposals.selective_search import selective_search
 from ohem.proposals.worker import read_bgr
 from tests.proposals.conftest import picture
@@ -29,13 +34,13 @@ def path(tmp_path: Path) -> Path:
 def calls(monkeypatch) -> list[str]:
     """Ids of the images that are computed in this process (jobs=1)."""
     seen: list[str] = []
-    real = module.propose
+    real = parallel.propose
 
     def spy(image_id, *rest):
         seen.append(image_id)
         return real(image_id, *rest)
 
-    monkeypatch.setattr(module, "propose", spy)
+    monkeypatch.setattr(parallel, "propose", spy)
     return seen
 
 
@@ -77,9 +82,9 @@ def test_a_killed_run_is_resumed(images, path, calls, tmp_path):
     script.write_text(
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from ohem.proposals import generate as module\n"
-        "real, module.PART_SECONDS = module.propose, 0\n"
-        "module.propose = lambda i, *rest: time.sleep(999) if i == 'b' else real(i, *rest)\n"
+        "from ohem.proposals import generate as module, parallel\n"
+        "real, module.PART_SECONDS = parallel.propose, 0\n"
+        "parallel.propose = lambda i, *rest: time.sleep(999) if i == 'b' else real(i, *rest)\n"
         f"images = { ({k: str(v) for k, v in images.items()})!r}\n"
         f"module.generate({{k: Path(v) for k, v in images.items()}}, Path({str(path)!r}), jobs=1)\n"
     )
@@ -126,6 +131,53 @@ def interrupted(images, path, **settings):
     return last
 
 
+def write_format_1(path, ids, seed):
+    """A cache as it was before images were known by digest."""
+    head = {"format": 1, "metadata": {"method": "selective search", "mode": "fast", "seed": seed}, "ids": ids}
+    tensors = {
+        "boxes": np.zeros((0, 4), np.float32),
+        "offsets": np.zeros(len(ids) + 1, np.int64),
+        "image_bytes": np.ones(len(ids), np.int64),
+    }
+    save_file(tensors, path, {"ohem.proposals": json.dumps(head)})
+
+
+def processes():
+    """Process id -> (parent, session), of all that run."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # it ended just now
+            continue
+        if state != "Z":
+            found[int(stat.parent.name)] = int(parent), int(session)
+    return found
+
+
+def child_processes():
+    return [pid for pid, (parent, _) in processes().items() if parent == os.getpid()]
+
+
+def in_session(number):
+    return [pid for pid, (_, session) in processes().items() if session == number]
+
+
+def is_worker(pid):
+    """Not joblib's resource tracker, which ends with this process."""
+    try:
+        return b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
 def test_parts_of_changed_images_are_made_again(images, path, calls):
     last = interrupted(images, path)
     Image.fromarray(picture(99, height=90)).save(images["a"])
@@ -151,19 +203,152 @@ def test_damaged_parts_are_made_again_and_counted(images, path, calls):
     assert calls == list(images)
 
 
-def test_a_cache_of_other_settings_or_images_is_refused_and_kept(images, path):
+def test_a_cache_of_other_settings_is_refused_and_kept(images, path):
     generate(images, path, jobs=1, progress=False)
     before = path.read_bytes()
     with pytest.raises(InputError, match="made with mode fast, want quality"):
         generate(images, path, mode="quality", progress=False)
     with pytest.raises(InputError, match="made with seed 0, want 5"):
         generate(images, path, seed=5, progress=False)
-    with pytest.raises(InputError, match="x is not among its 6 ids"):
-        generate({**images, "x": images["a"]}, path, progress=False)
-    Image.fromarray(picture(99, height=90)).save(images["a"])
-    with pytest.raises(InputError, match="a was a file of"):
-        generate(images, path, progress=False)
     assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_new_image_is_added_and_one_that_is_gone_stays(images, path, calls):
+    first = {name: images[name] for name in "daf"}
+    generate(first, path, jobs=1, progress=False)
+    del calls[:]
+    later = {name: images[name] for name in "fbd"}
+    assert not is_generated(later, path)
+    made = generate(later, path, jobs=1, progress=False)
+    assert is_generated(later, path)
+    assert calls == ["b"]
+    assert list(made) == ["f", "b", "d", "a"]
+    for name in "fbda":
+        np.testing.assert_array_equal(made[name], selective_search(cv2.imread(str(images[name]))))
+    generate(first, path, jobs=1, progress=False)
+    assert calls == ["b"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_added_later_makes_the_same_file(images, path):
+    generate({"a": images["a"], "e": images["e"]}, path, jobs=1, progress=False)
+    generate(images, path, jobs=1, progress=False)
+    generate(images, path.with_name("straight.safetensors"), jobs=1, progress=False)
+    assert path.with_name("straight.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_an_image_of_equal_size_and_time_is_noticed(images, path, calls):
+    """Its proposals are made anew, with one note, and those of the others are not."""
+    before = generate(images, path, jobs=1, progress=False)["a"]
+    old = images["a"].stat()
+    content = bytearray((images["a"]).read_bytes())
+    Image.fromarray(picture(99)).save(images["a"], format="BMP")
+    Image.fromarray(picture(98)).save(images["b"], format="BMP")
+    generate({"b": images["b"]}, path.with_name("other.safetensors"), jobs=1, progress=False)  # remembers its digest
+    assert images["a"].stat().st_size == images["b"].stat().st_size
+    stat = images["b"].stat()
+    images["b"].write_bytes(images["a"].read_bytes())
+    os.utime(images["b"], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    images["a"].write_bytes(content)
+    os.utime(images["a"], ns=(old.st_atime_ns, old.st_mtime_ns))
+    del calls[:]
+    with pytest.warns(UserWarning, match=r"1 image files have changed.*the first is .*b\.png") as warned:
+        made = generate(images, path, jobs=1, progress=False)
+    assert len(warned) == 1
+    assert calls == ["b"]
+    np.testing.assert_array_equal(made["b"], selective_search(picture(99)[..., ::-1].copy()))
+    np.testing.assert_array_equal(made["a"], before)
+
+
+def test_a_cache_in_the_earlier_format_is_made_anew_with_a_note(images, path, calls):
+    path.parent.mkdir()
+    write_format_1(path, list(images), seed=0)
+    assert not is_generated(images, path)
+    with pytest.warns(UserWarning, match=f"{path.name}: proposals in an earlier format") as warned:
+        generate(images, path, jobs=1, progress=False)
+    assert len(warned) == 1
+    assert calls == list(images)
+    assert is_generated(images, path)
+
+    write_format_1(path, list(images), seed=4)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="made with seed 4, want 0"):
+        generate(images, path, jobs=1, progress=False)
+    assert path.read_bytes() == before
+
+
+def test_a_second_writer_is_refused_and_a_reader_is_not(images, path):
+    few = {"a": images["a"]}
+    generate(few, path, jobs=1, progress=False)
+    with locked(path.with_name(f".{path.name}.lock"), "the test"):
+        with pytest.raises(InputError, match=r"train\.safetensors is in use by another process"):
+            generate(images, path, jobs=1, progress=False)
+        assert len(generate(few, path, jobs=1, progress=False)) == 1
+    assert len(generate(images, path, jobs=1, progress=False)) == 6
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_what_killed_writers_left_is_removed(images, path, complete):
+    generate(images if complete else {"a": images["a"]}, path, jobs=1, progress=False)
+    names = [f".{path.name}.lock", f".{path.name}.77.tmp", f"{path.name}.parts"]
+    for name in names[:2]:
+        path.with_name(name).touch()
+    path.with_name(names[2]).mkdir()
+    generate(images, path, jobs=1, progress=False)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_written_is_named(images, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot be written \(.*\): name another folder"):
+        generate(images, tmp_path / "file" / "p.safetensors", jobs=1, progress=False)
+
+
+def test_no_process_is_left_when_something_goes_wrong(images, monkeypatch, path):
+    workers = []
+
+    def fail(*_):
+        workers.extend(pid for pid in child_processes() if pid not in before and is_worker(pid))
+        raise RuntimeError("no")
+
+    before = child_processes()
+    monkeypatch.setattr(module, "PART_SECONDS", 0)
+    monkeypatch.setattr(module.Proposals, "save", fail)
+    many = {f"{name}{i}": file for i in range(20) for name, file in images.items()}
+    with pytest.raises(RuntimeError):
+        generate(many, path, jobs=2, progress=False)
+    assert len(set(workers)) >= 1
+    assert not [pid for pid in set(workers) if pid in child_processes()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_signal_leaves_no_process_and_keeps_what_is_done(images, path, tmp_path, number):
+    """In a session of its own, so that every process that it leaves is counted."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from ohem.proposals import generate as module\n"
+        "module.PART_SECONDS = 0\n"
+        f"images = { ({k: str(v) for k, v in images.items()})!r}\n"
+        "images |= {f'{k}{i}': v for i in range(3000) for k, v in images.items()}\n"
+        f"module.generate({{k: Path(v) for k, v in images.items()}}, Path({str(path)!r}), jobs=2)\n"
+    )
+    parts = path.with_name(f"{path.name}.parts")
+    with subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, start_new_session=True) as run:
+        assert wait_until(lambda: len(list(parts.glob("*.safetensors"))) >= 2)
+        assert len(in_session(run.pid)) > 2
+        run.send_signal(number)
+        run.wait(20)
+        assert wait_until(lambda: not in_session(run.pid), seconds=10)
+    assert (
+        run.returncode == {signal.SIGTERM: 143, signal.SIGINT: -signal.SIGINT, signal.SIGKILL: -signal.SIGKILL}[number]
+    )
+    assert len(list(parts.glob("*.safetensors"))) >= 2
+    if number != signal.SIGKILL:
+        assert list(path.parent.iterdir()) == [parts]
 
 
 def test_a_cache_serves_without_opencv(images, path, monkeypatch):

@@ -1,9 +1,11 @@
-"""Which proposals are worth keeping: the filter every source of proposals goes through."""
+"""What every source of proposals goes through: which boxes are possible at all, and which are worth keeping."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 MIN_SIDE = 2
+LIMIT = 2.0**24  # px; float32 holds every whole number up to it
+_ROUNDING_LOW, _ROUNDING_HIGH = 0.5, 1.0  # px outside the picture; a whole one at the low side means boxes from 0
 
 
 def distinct_and_large(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -15,3 +17,34 @@ def distinct_and_large(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     large = boxes[(sides > MIN_SIDE).all(axis=1)]
     _, first = np.unique(large, axis=0, return_index=True)
     return np.ascontiguousarray(large[np.sort(first)])
+
+
+def fault_of_boxes(boxes: NDArray[np.float32], size: tuple[int, int] | None = None) -> str | None:
+    """Returns what is wrong with `boxes`, one clause about the first bad one, or None.
+
+    Args:
+        boxes: (P, 4), [x1, y1, x2, y2] in pixels, exclusive end. Each must be finite, have an area, and lie in the
+            picture, up to rounding.
+        size: (height, width) of the picture, if it is known.
+    """
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "iuf":
+        return f"{boxes.dtype} {list(boxes.shape)}, want numbers [P, 4]"
+    height, width = size or (LIMIT, LIMIT)
+    x1, y1, x2, y2 = boxes.T
+    with_area = (x2 > x1) & (y2 > y1)  # False for NaN
+    inside = (x1 >= -_ROUNDING_LOW) & (y1 >= -_ROUNDING_LOW)
+    inside &= (x2 <= width + _ROUNDING_HIGH) & (y2 <= height + _ROUNDING_HIGH)
+    good = with_area & inside
+    if good.all():
+        return None
+    first = int(np.argmin(good))
+    shown = f"{int((~good).sum())} of {len(boxes)} are impossible, first number {first}, {_shown(boxes[first])}"
+    if not np.isfinite(boxes[first]).all():
+        return f"{shown}, which is not finite"
+    if not with_area[first]:
+        return f"{shown}, which ends before it begins or has no area"
+    return f"{shown}, which is outside the picture" + (f" of {width} x {height} pixels" if size else "")
+
+
+def _shown(box: NDArray[np.float32]) -> str:
+    return f"[{', '.join(f'{value:g}' for value in box)}]"

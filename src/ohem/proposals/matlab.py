@@ -1,6 +1,7 @@
 """Proposals of the original release: `.mat` files of selective search, edge boxes or MCG, as Fast R-CNN's are."""
 
-import zlib
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,49 +9,87 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ohem.errors import InputError
-from ohem.proposals.filtering import distinct_and_large
+from ohem.proposals.filtering import distinct_and_large, fault_of_boxes
 
 HDF5 = 2  # the major version of v7.3, which SciPy does not read
+
+
+def read_mats(paths: Sequence[Path]) -> dict[str, NDArray[np.float32]]:
+    """Returns what `read_mat` does of all `paths`. An image may be in several of them only with the same boxes.
+
+    Raises InputError where it has others, and as `read_mat` does.
+    """
+    boxes: dict[str, NDArray[np.float32]] = {}
+    origin: dict[str, Path] = {}
+    for path in paths:
+        for image_id, found in read_mat(path).items():
+            if image_id in boxes and not np.array_equal(boxes[image_id], found):
+                raise InputError(f"{path}: other boxes of {image_id} than in {origin[image_id]}: name only one of them")
+            boxes[image_id], origin[image_id] = found, path
+    return boxes
 
 
 def read_mat(path: Path) -> dict[str, NDArray[np.float32]]:
     """Image id -> float32 (P, 4), [x1, y1, x2, y2], exclusive end, distinct, both sides above 2 px, in file order.
 
     The file holds two cell arrays of one length: `images`, the ids, and `boxes`, [y1, x1, y2, x2] each, 1-based and
-    inclusive. Raises InputError where it does not, or is of MATLAB's v7.3 kind (HDF5).
+    inclusive. Raises InputError where it does not, where boxes are not finite, have no area or begin before 1, where
+    an id has two sets of boxes, or where the file is damaged or of MATLAB's v7.3 kind (HDF5).
     """
     content = _load(path)
     absent = [name for name in ("boxes", "images") if name not in content]
     if absent:
         raise InputError(f"{path}: no variable {' nor '.join(absent)}: proposals need the cells `boxes` and `images`")
-    boxes, images = content["boxes"].ravel(), content["images"].ravel()
+    boxes, images = (_cells(content[name], f"{path}: {name}") for name in ("boxes", "images"))
     if len(boxes) != len(images):
         raise InputError(f"{path}: {len(boxes)} cells of boxes for {len(images)} images: write the file again")
-    ids = [_text(cell) for cell in images]
-    return {image_id: _convert(cell, f"{path}: boxes of {image_id}") for image_id, cell in zip(ids, boxes, strict=True)}
+    found: dict[str, NDArray[np.float32]] = {}
+    for number, (cell, image) in enumerate(zip(boxes, images, strict=True), start=1):
+        image_id = _text(image, f"{path}: cell {number} of images")
+        ours = _convert(cell, f"{path}: boxes of {image_id}")
+        if not np.array_equal(found.setdefault(image_id, ours), ours):
+            raise InputError(f"{path}: two sets of boxes of {image_id}: remove one of them")
+    return found
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
         from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError, matfile_version
+        from scipy.io.matlab import matfile_version
     except ImportError as error:
         raise InputError(f'{path}: reading .mat files needs SciPy: pip install "ohem[proposals]"') from error
     try:
-        major, _ = matfile_version(path, appendmat=False)
-        content: dict[str, Any] = {}
-        if major != HDF5:
-            content = loadmat(path, variable_names=["boxes", "images"], appendmat=False)
-    except (OSError, MatReadError, ValueError, TypeError, IndexError, KeyError, EOFError, zlib.error) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # such as that a variable is there twice, of which the last would be taken
+            major, _ = matfile_version(path, appendmat=False)
+            content: dict[str, Any] = {}
+            if major != HDF5:
+                content = loadmat(path, variable_names=["boxes", "images"], appendmat=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file: correct --proposals.files") from error
+    except Exception as error:  # SciPy raises anything where bytes are damaged
         raise InputError(f"{path}: not a whole .mat file ({error}): fetch it again") from error
     if major == HDF5:
         raise InputError(f"{path}: a v7.3 (HDF5) file: write it in MATLAB with save(..., '-v7')")
     return content
 
 
-def _text(cell: Any) -> str:
-    """A cell of a char array, in one more array or not."""
-    return str(np.asarray(cell).ravel()[0]) if np.size(cell) else ""
+def _cells(value: Any, where: str) -> NDArray[Any]:
+    """The cells of an array, in one row. Ids of one length may also be the rows of a char array."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "OU":
+        raise InputError(f"{where}: not a cell array: write it in MATLAB as {{...}}")
+    return value.ravel()
+
+
+def _text(cell: Any, where: str) -> str:
+    """The text of a cell that holds a char array, perhaps in one more cell."""
+    values = np.asarray(cell).ravel()
+    text = values[0] if values.size == 1 else None
+    if isinstance(text, np.ndarray) and text.size == 1:
+        text = text.ravel()[0]
+    if not isinstance(text, str) or not text:
+        raise InputError(f"{where}: not the id of an image: write it as text")
+    return str(text)
 
 
 def _convert(cell: Any, where: str) -> NDArray[np.float32]:
@@ -62,4 +101,7 @@ def _convert(cell: Any, where: str) -> NDArray[np.float32]:
     # Unsigned integers in some files, so change the type before subtracting. The end is 1-based and inclusive, which
     # is 0-based and exclusive.
     ours = boxes[:, [1, 0, 3, 2]].astype(np.float32) - np.array([1, 1, 0, 0], np.float32)
+    fault = fault_of_boxes(ours)
+    if fault:
+        raise InputError(f"{where}: {fault}: write them as [y1, x1, y2, x2] in pixels, counted from 1")
     return distinct_and_large(ours)

@@ -1,142 +1,300 @@
-"""The proposal cache: one safetensors file of flat boxes and offsets that says what it was made from.
+"""The proposal cache: one safetensors file of flat boxes that says what each image's were made from.
 
 T: boxes in the file   n: images   P: boxes of one image
+
+Tensors, in this order: boxes float32 (T, 4); offsets int64 (n + 1,), of the first box of each image; digests uint8
+(n, 8), of the image files; crcs uint32 (n,), CRC-32 of each image's boxes; index_crc uint32 (1,), of the head and of
+the three before. The metadata has one key (safetensors does not keep the order of several, and equal caches are equal
+bytes), the head: JSON of the format, of what the boxes were made with, and of the ids.
+
+It is read with pread, not mapped: a file that is cut short while it is in use would end the process by SIGBUS.
 """
 
+import errno
 import json
+import os
+import re
+import weakref
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from ohem.errors import InputError
 from ohem.files import replacing
+from ohem.proposals.filtering import fault_of_boxes
 
-FORMAT = 1
-_KEY = (
-    "ohem.proposals"  # one key only: safetensors does not keep the order of several, and equal caches are equal bytes
-)
+FORMAT = 2
+_KEY = "ohem.proposals"
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "I64": np.dtype("<i8"),
+    "U8": np.dtype("u1"),
+    "U32": np.dtype("<u4"),
+}
+_MOST = 10**15  # boxes that the header has room for
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REMEDY = "delete the file, and it is made again"
+Boxes = NDArray[np.float32]
 
 
-class Proposals(Mapping[str, NDArray[np.float32]]):
+class OldFormat(InputError):
+    """A cache of format 1, which did not say by digest which images it was made of."""
+
+    def __init__(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        super().__init__(f"{path}: proposals in an earlier format: {_REMEDY}")
+        self.metadata = metadata
+
+
+class Proposals(Mapping[str, Boxes]):
     """Boxes per image id: float32 (P, 4), [x1, y1, x2, y2] in pixels, exclusive end; P may be 0.
 
-    A loaded one reads from the mapped file what it is asked for, so it costs little memory and pickles as its path.
+    A loaded one reads from the file what it is asked for, so it costs little memory and pickles as its path. Reading
+    raises InputError where the file is damaged or was cut short.
 
     metadata: what the boxes were made with (method, mode, seed, version of OpenCV).
-    fingerprint: id -> bytes of the image file, to notice other images under the same ids.
+    digests: id -> `digest_of_file` of the image, to notice other images under the same ids.
+    path: the file, None for boxes in memory.
     """
 
-    def __init__(
-        self,
-        flat: Any,
-        offsets: NDArray[np.int64],
-        fingerprint: Mapping[str, int],
-        metadata: Mapping[str, Any],
-        path: Path | None = None,
-    ) -> None:
+    def __init__(self, boxes: "Mapping[str, Boxes]", digests: Mapping[str, str], metadata: Mapping[str, Any]) -> None:
         self.metadata = dict(metadata)
-        self.fingerprint = dict(fingerprint)
-        self.path = path
-        self._flat = flat  # an array, or safetensors' slice of the file: both are read by [start:stop]
-        self._offsets = offsets
-        self._index = {name: i for i, name in enumerate(fingerprint)}
+        self.digests = dict(digests)
+        self.path = boxes.path if isinstance(boxes, _BoxFile) else None
+        self._boxes = boxes
 
     @classmethod
-    def from_boxes(
-        cls, boxes: Mapping[str, NDArray[np.float32]], fingerprint: Mapping[str, int], metadata: Mapping[str, Any]
-    ) -> Self:
-        """In memory, in the order of `boxes`: float32 (P, 4) per id. `fingerprint` must have every id."""
-        offsets = np.cumsum([0, *(len(b) for b in boxes.values())], dtype=np.int64)
-        flat = np.concatenate([np.empty((0, 4), np.float32), *boxes.values()]).astype(np.float32, copy=False)
-        return cls(flat, offsets, {name: fingerprint[name] for name in boxes}, metadata)
+    def from_boxes(cls, boxes: Mapping[str, Boxes], digests: Mapping[str, str], metadata: Mapping[str, Any]) -> Self:
+        """In memory, in the order of `boxes`: numbers (P, 4) per id.
+
+        Raises ValueError where `digests` lacks an id or holds something else, or boxes have another shape, are not
+        finite, have no area or negative corners.
+        """
+        for name in boxes:
+            digest = digests.get(name)
+            if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{16}", digest):
+                raise ValueError(f"digests[{name!r}] is {digest!r}: give the digest_of_file of each image in boxes")
+        converted = {name: _checked(found, f"boxes[{name!r}]") for name, found in boxes.items()}
+        return cls(converted, {name: digests[name] for name in boxes}, metadata)
 
     @property
     def ids(self) -> Sequence[str]:
         """Image ids, in the order of the data set."""
-        return list(self._index)
+        return list(self.digests)
 
-    def __getitem__(self, image_id: str) -> NDArray[np.float32]:
-        i = self._index[image_id]
-        start, stop = int(self._offsets[i]), int(self._offsets[i + 1])
-        if start == stop:  # safetensors takes no empty slice at the end
-            return np.empty((0, 4), np.float32)
-        return np.array(self._flat[start:stop], dtype=np.float32)  # a copy, writable as torch.from_numpy wants it
+    def __getitem__(self, image_id: str) -> Boxes:
+        return self._boxes[image_id].copy()  # writable, as torch.from_numpy wants it
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._index)
+        return iter(self.digests)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self.digests)
 
     def __reduce__(self) -> Any:
         if self.path:
             return type(self).load, (self.path,)
-        return type(self), (self._flat, self._offsets, self.fingerprint, self.metadata)
+        return type(self), (self._boxes, self.digests, self.metadata)
 
     def save(self, path: Path) -> None:
-        """Write the cache, complete or not at all. Raises InputError where it cannot be written."""
-        head = {"format": FORMAT, "metadata": self.metadata, "ids": list(self._index)}
-        tensors = {
-            "boxes": np.ascontiguousarray(self._flat[:]),
-            "offsets": self._offsets,
-            "image_bytes": np.fromiter(self.fingerprint.values(), np.int64, len(self)),
-        }
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as beside:
-                beside.write_bytes(save(tensors, {_KEY: json.dumps(head)}))  # save_file: readable by us alone
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"{path}: the proposals cannot be written ({error}): make room or name a folder"
-            ) from error
+        """Writes the cache, complete or not at all. Raises InputError where it cannot be written."""
+        write_proposals(path, self._boxes, self.digests, self.metadata)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Open a cache. Raises InputError for a file that is absent, cut short, or not of this format."""
+        """Opens a cache. Raises InputError for a file that is absent, cut short, damaged, or not of this format."""
         try:
-            file: Any = safe_open(path, framework="numpy")
-            head = json.loads((file.metadata() or {})[_KEY])
-            if head["format"] != FORMAT:
-                raise ValueError(f"format {head['format']}, want {FORMAT}")
-            flat, offsets, sizes = file.get_slice("boxes"), file.get_tensor("offsets"), file.get_tensor("image_bytes")
-            fingerprint = dict(zip(head["ids"], sizes.tolist(), strict=True))
-            shape = flat.get_shape()
-            whole = shape[1:] == [4] and flat.get_dtype() == "F32" and len(offsets) == len(fingerprint) + 1
-            if not whole or offsets[0] != 0 or offsets[-1] != shape[0] or (np.diff(offsets) < 0).any():
-                raise ValueError("boxes and offsets disagree")
+            file = _BoxFile(path)
+            head, text = _read_head(file)
+            index = [file.tensor(name) for name in ("offsets", "digests", "crcs")]
+            if _crc_of_index(text, index) != file.tensor("index_crc")[0]:
+                raise ValueError("its index is damaged")
+            digests = file.set_index(head["ids"], *index)
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file of proposals: `ohem propose` makes it") from error
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}: not a whole file of proposals ({error}): delete the file, and it is made again"
-            ) from error
-        return cls(flat, offsets, fingerprint, head["metadata"], path)
+        except OldFormat:
+            raise
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+            raise InputError(f"{path}: not a whole file of proposals ({error}): {_REMEDY}") from error
+        return cls(file, digests, head["metadata"])
 
-    def check(self, settings: Mapping[str, Any], fingerprint: Mapping[str, int]) -> None:
-        """Raise InputError, saying why, unless the boxes were made with `settings` and cover these images.
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Raises InputError, saying why, unless `settings`, fields of `metadata`, are those of the boxes."""
+        check_settings(self.path, self.metadata, settings)
 
-        settings: the fields of `metadata` that must be equal. fingerprint: id -> bytes of the image file, for every
-        image wanted; further images in the cache do no harm.
-        """
-        remedy = "delete the file to have it made again, or name another folder"
-        for field, want in settings.items():
-            if (have := self.metadata.get(field)) != want:
-                raise InputError(f"{self.path}: proposals made with {field} {have}, want {want}: {remedy}")
-        missing = [name for name in fingerprint if name not in self._index]
-        if missing:
+    def current(self, digests: Mapping[str, str]) -> list[str]:
+        """Returns the ids among those of `digests` whose boxes are here and were made of an image of that digest."""
+        return [name for name, digest in digests.items() if self.digests.get(name) == digest]
+
+
+def check_settings(path: Path | None, made_with: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raises InputError, saying why, unless all of `settings` are in `made_with`, the metadata of the cache `path`."""
+    for field, want in settings.items():
+        if (have := made_with.get(field)) != want:
             raise InputError(
-                f"{self.path}: proposals of other images: {missing[0]} is not among its {len(self)} ids, "
-                f"nor are {len(missing) - 1} more of the {len(fingerprint)} wanted: {remedy}"
+                f"{path}: proposals made with {field} {have}, want {want}: delete the file to have it made again, or "
+                "name another folder"
             )
-        changed = [name for name, size in fingerprint.items() if self.fingerprint[name] != size]
-        if changed:
-            name = changed[0]
-            raise InputError(
-                f"{self.path}: proposals of other images: {name} was a file of {self.fingerprint[name]} bytes and has "
-                f"{fingerprint[name]} now, and {len(changed) - 1} more have changed: {remedy}"
-            )
+
+
+def write_proposals(
+    path: Path, boxes: Mapping[str, Boxes], digests: Mapping[str, str], metadata: Mapping[str, Any]
+) -> None:
+    """Writes the cache `path` of the images in `digests`, complete or not at all, one image in memory at a time.
+
+    Raises InputError where it cannot be written, or boxes are impossible.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            _write(file, boxes, digests, metadata)
+            file.flush()
+            os.fsync(file.fileno())  # renamed only when it is on the disk: it may be the work of days
+    except OSError as error:
+        remedy = "make room, or name another folder" if error.errno in _FULL else "name another folder"
+        raise InputError(
+            f"{path}: the proposals cannot be written ({error.strerror or error}): {remedy} (--proposals.folder)"
+        ) from error
+
+
+def _write(file: BinaryIO, boxes: Mapping[str, Boxes], digests: Mapping[str, str], metadata: Mapping[str, Any]) -> None:
+    text = json.dumps({"format": FORMAT, "metadata": dict(metadata), "ids": list(digests)})
+    room = len(_header(text, _MOST, len(digests)))
+    file.write(bytes(8 + room))
+    counts, crcs = [0], []
+    for name in digests:
+        content = _checked(boxes[name], f"the boxes of {name}").tobytes()
+        counts.append(len(content) // 16)
+        crcs.append(zlib.crc32(content))
+        file.write(content)
+    index = [
+        np.cumsum(counts, dtype="<i8"),
+        np.frombuffer(bytes.fromhex("".join(digests.values())), "u1").reshape(len(digests), 8),
+        np.array(crcs, "<u4"),
+    ]
+    for tensor in (*index, np.array([_crc_of_index(text, index)], "<u4")):
+        file.write(tensor.tobytes())
+    file.seek(0)
+    file.write(room.to_bytes(8, "little") + _header(text, sum(counts), len(digests)).ljust(room))
+
+
+def _checked(boxes: Any, where: str) -> Boxes:
+    """The boxes as little-endian float32 (P, 4)."""
+    given = np.asarray(boxes)
+    fault = fault_of_boxes(given)
+    if fault:
+        raise InputError(f"{where}: {fault}: give [x1, y1, x2, y2] in pixels of the picture")
+    return np.ascontiguousarray(given, "<f4")
+
+
+def _header(text: str, total: int, images: int) -> bytes:
+    """The header of safetensors, padded to whole 8 bytes."""
+    header: dict[str, Any] = {"__metadata__": {_KEY: text}}
+    end = 0
+    for name, (dtype, shape) in _layout(total, images).items():
+        start, end = end, end + _DTYPES[dtype].itemsize * int(np.prod(shape))
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    content = json.dumps(header).encode()
+    return content.ljust(-(-len(content) // 8) * 8)
+
+
+def _layout(total: int, images: int) -> dict[str, tuple[str, list[int]]]:
+    return {
+        "boxes": ("F32", [total, 4]),
+        "offsets": ("I64", [images + 1]),
+        "digests": ("U8", [images, 8]),
+        "crcs": ("U32", [images]),
+        "index_crc": ("U32", [1]),
+    }
+
+
+def _crc_of_index(text: str, tensors: Sequence[NDArray[Any]]) -> int:
+    crc = zlib.crc32(text.encode())
+    for tensor in tensors:
+        crc = zlib.crc32(tensor.tobytes(), crc)
+    return crc
+
+
+def _read_head(file: "_BoxFile") -> tuple[dict[str, Any], str]:
+    """The head and its text; raises OldFormat for that of format 1, ValueError for others."""
+    text = file.header["__metadata__"][_KEY]
+    head = json.loads(text)
+    if head["format"] == 1:
+        raise OldFormat(file.path, head["metadata"])
+    if head["format"] != FORMAT:
+        raise ValueError(f"format {head['format']}, want {FORMAT}")
+    total, images = file.header["boxes"]["shape"][0], len(head["ids"])
+    if file.header != json.loads(_header(text, total, images)):
+        raise ValueError("its header is damaged")
+    whole = file.start + file.header["index_crc"]["data_offsets"][1]
+    if file.size != whole:
+        raise ValueError(f"{file.size} bytes, want {whole}")
+    return head, text
+
+
+class _BoxFile(Mapping[str, Boxes]):
+    """A file of safetensors, open for reading, and the boxes in it by image id."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, self._file)
+        self.size = os.fstat(self._file).st_size
+        length = int.from_bytes(self._read(0, 8), "little")
+        self.start = 8 + length
+        if self.start > self.size:
+            raise ValueError("it is cut short, or of another kind")
+        self.header: dict[str, Any] = json.loads(self._read(8, length))
+        self._places: dict[str, tuple[int, int, int]] = {}
+
+    def tensor(self, name: str) -> NDArray[Any]:
+        """The tensor `name` in whole."""
+        entry = self.header[name]
+        start, end = entry["data_offsets"]
+        return np.frombuffer(self._read(self.start + start, end - start), _DTYPES[entry["dtype"]]).reshape(
+            entry["shape"]
+        )
+
+    def set_index(
+        self, ids: Sequence[str], offsets: NDArray[Any], digests: NDArray[Any], crcs: NDArray[Any]
+    ) -> dict[str, str]:
+        """Sets where the boxes of each image are; returns the digests. Raises ValueError where these do not fit."""
+        counts = np.diff(offsets)
+        if offsets[0] != 0 or offsets[-1] != self.header["boxes"]["shape"][0] or (counts < 0).any():
+            raise ValueError("boxes and offsets disagree")
+        # Boxes are the first tensor, of 16 bytes each.
+        places = zip((self.start + 16 * offsets[:-1]).tolist(), (16 * counts).tolist(), crcs.tolist(), strict=True)
+        self._places = dict(zip(ids, places, strict=True))
+        text = digests.tobytes().hex()
+        return {name: text[16 * i : 16 * (i + 1)] for i, name in enumerate(ids)}
+
+    def __getitem__(self, image_id: str) -> Boxes:
+        start, length, crc = self._places[image_id]
+        try:
+            content = self._read(start, length)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.path}: the boxes of {image_id} cannot be read ({error}): {_REMEDY}") from error
+        boxes = np.frombuffer(content, "<f4").reshape(-1, 4)
+        fault = "they are damaged" if zlib.crc32(content) != crc else fault_of_boxes(boxes)
+        if fault:
+            raise InputError(f"{self.path}: the boxes of {image_id} are of no use ({fault}): {_REMEDY}")
+        return boxes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _read(self, start: int, length: int) -> bytes:
+        if hasattr(os, "pread"):  # forked workers share the position in the file, so it is not used
+            content = os.pread(self._file, length, start)
+        else:
+            os.lseek(self._file, start, os.SEEK_SET)
+            content = os.read(self._file, length)
+        if len(content) < length:
+            raise ValueError(f"it ends at byte {start + len(content)} of at least {start + length}")
+        return content

@@ -1,5 +1,9 @@
 """What each worker process of `generate` runs: one image file in, its boxes out. Must not import torch."""
 
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +12,20 @@ from PIL import Image
 
 from ohem.errors import InputError
 from ohem.proposals.selective_search import Mode, opencv, selective_search
+
+WATCH_SECONDS = 0.5
+
+
+def follow_parent(parent: int) -> None:
+    """Ends this worker soon after the process with the id `parent` that started it, which may have been killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the parent ends its workers
+    threading.Thread(target=_exit_without, args=(parent,), daemon=True).start()
+
+
+def _exit_without(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)
 
 
 def propose(image_id: str, path: Path, mode: Mode, seed: int) -> tuple[str, NDArray[np.float32]]:

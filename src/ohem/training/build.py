@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ohem.data.dataset import DetectionSet, Source
 from ohem.data.loader import Examples, Pictures
 from ohem.data.sources import FORMS, open_dataset
 from ohem.errors import InputError
-from ohem.proposals.generate import cache_name, cache_path, generate
-from ohem.proposals.matlab import read_mat
+from ohem.proposals.filtering import fault_of_boxes
+from ohem.proposals.generate import cache_name, cache_path, generate, is_generated
+from ohem.proposals.matlab import read_mats
 from ohem.proposals.selective_search import Mode
 from ohem.proposals.store import Proposals
 from ohem.samplers import (
@@ -58,15 +60,18 @@ def build_proposals(data: DetectionSet, config: ProposalConfig) -> Mapping[str, 
         return _from_mat(data, config.files)
     if config.mode == "none":
         return dict.fromkeys(data.ids, np.zeros((0, 4), np.float32))
-    found: dict[str, tuple[Proposals, str]] = {}
+    found: dict[str, tuple[Proposals, str, tuple[int, int]]] = {}
+    _check_places(data, config.folder, config.mode)
     for source in data.sources:
-        names = data.ids[source.indices]
-        images = {
-            stem: data.path(i) for stem, i in zip(source.ids, range(*source.indices.indices(len(data))), strict=True)
-        }
-        path = _cache(source, config.folder, config.mode)
-        cached = generate(images, path, mode=config.mode, seed=config.seed, jobs=config.jobs)
-        found |= {name: (cached, stem) for name, stem in zip(names, source.ids, strict=True)}
+        cached = generate(
+            _images(data, source),
+            _cache(source, config.folder, config.mode),
+            mode=config.mode,
+            seed=config.seed,
+            jobs=config.jobs,
+        )
+        for name, stem, index in _rows(data, source):
+            found[name] = cached, stem, data.size(index)
     return _Cached(found)
 
 
@@ -75,10 +80,33 @@ def check_cached(data: DetectionSet, config: ProposalConfig) -> None:
     if config.files or config.mode == "none":
         return
     for source in data.sources:
-        if not _cache(source, config.folder, config.mode).exists():
+        path = _cache(source, config.folder, config.mode)
+        if not is_generated(_images(data, source), path, config.mode, config.seed):
             raise InputError(
-                f"{source.folder} has no proposals yet, for which several processes cannot wait: make them first, with "
-                "`ohem propose`"
+                f"{source.folder} has no proposals yet, or not of all its images, for which several processes cannot "
+                "wait: make them first, with `ohem propose`"
+            )
+
+
+def _rows(data: DetectionSet, source: Source) -> Iterator[tuple[str, str, int]]:
+    """Per image of `source` its name in the data set, its id in the source, and its place in the data set."""
+    return zip(data.ids[source.indices], source.ids, range(*source.indices.indices(len(data))), strict=True)
+
+
+def _images(data: DetectionSet, source: Source) -> dict[str, Path]:
+    return {stem: data.path(index) for _, stem, index in _rows(data, source)}
+
+
+def _check_places(data: DetectionSet, folder: str | None, mode: Mode) -> None:
+    """Raises InputError where two sources would keep the proposals of different images in one file."""
+    sources: dict[Path, Source] = {}
+    for source in data.sources:
+        path = _cache(source, folder, mode)
+        other = sources.setdefault(path, source)
+        if other.folder.resolve() != source.folder.resolve():
+            raise InputError(
+                f"the proposals of {other} and of {source} would both be kept in {path}: leave out the folder of "
+                "proposals, or rename one of the folders of images"
             )
 
 
@@ -91,12 +119,14 @@ def _cache(source: Source, folder: str | None, mode: Mode) -> Path:
 class _Cached(Mapping[str, Any]):
     """Boxes by the names of the images, read from the caches as they are asked for: those of COCO are gigabytes."""
 
-    def __init__(self, places: Mapping[str, tuple[Proposals, str]]) -> None:
+    def __init__(self, places: Mapping[str, tuple[Proposals, str, tuple[int, int]]]) -> None:
         self.places = places
 
     def __getitem__(self, name: str) -> Any:
-        cache, stem = self.places[name]
-        return cache[stem]
+        cache, stem, size = self.places[name]
+        boxes = cache[stem]
+        _check_boxes(boxes, size, f"{cache.path}: the boxes of {stem}")
+        return boxes
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
@@ -105,18 +135,24 @@ class _Cached(Mapping[str, Any]):
         return len(self.places)
 
 
+def _check_boxes(boxes: NDArray[np.float32], size: tuple[int, int], where: str) -> None:
+    fault = fault_of_boxes(boxes, size)
+    if fault:
+        raise InputError(f"{where}: {fault}: they are of another picture, or of another size of it; make them again")
+
+
 def _from_mat(data: DetectionSet, files: Sequence[str]) -> Mapping[str, Any]:
-    stems = {
-        name: stem for source in data.sources for name, stem in zip(data.ids[source.indices], source.ids, strict=True)
-    }
-    boxes = {stem: found for file in files for stem, found in read_mat(Path(file)).items()}
-    missing = [stem for stem in stems.values() if stem not in boxes]
+    boxes = read_mats([Path(file) for file in files])
+    rows = [row for source in data.sources for row in _rows(data, source)]
+    missing = [stem for _, stem, _ in rows if stem not in boxes]
     if missing:
         raise InputError(
             f"{', '.join(files)} has no proposals of {len(missing)} images, the first is {missing[0]}: "
             "name the .mat files of every split with --proposals.files"
         )
-    return {name: boxes[stem] for name, stem in stems.items()}
+    for _, stem, index in rows:
+        _check_boxes(boxes[stem], data.size(index), f"{', '.join(files)}: the boxes of {stem}")
+    return {name: boxes[stem] for name, stem, _ in rows}
 
 
 def build_examples(data: DetectionSet, proposals: Mapping[str, Any], recipe: Recipe) -> Examples:
