@@ -1,14 +1,22 @@
 """`read_image` gives the pixels a person sees, whatever the file's kind; damaged files are named."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 from ohem.data.image import image_size, read_image
 from ohem.errors import InputError
+from ohem.images.orientation import ORIENTATIONS, turn_boxes, turn_boxes_back, turn_pixels, turn_size
+from ohem.images.read import read_header
+from ohem.proposals.worker import read_bgr
+from tests.data.oriented import save_turned
 
 HEIGHT, WIDTH = 40, 60
 RAMP = np.linspace(0, 255, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint8)
@@ -75,12 +83,88 @@ def test_16_bit_colour_is_scaled(tmp_path: Path) -> None:
     np.testing.assert_allclose(pixels(path), colours / 257, atol=1)
 
 
-def test_exif_orientation_is_not_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_pixels_and_size_are_upright_as_pillow_shows_them(tmp_path: Path, suffix: str, orientation: int) -> None:
+    path = tmp_path / f"image.{suffix}"
+    save_turned(COLOURS, path, orientation)
+    header = read_header(path)
+    assert header.orientation == orientation
+    assert header.stored == COLOURS.shape[:2]
+    with Image.open(path) as image:
+        shown = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert image_size(path) == shown.shape[:2]
+    np.testing.assert_array_equal(read_image(path).permute(1, 2, 0).numpy(), shown)
+    np.testing.assert_array_equal(read_bgr(path), shown[..., ::-1])
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_is_read(tmp_path: Path) -> None:
+    """The format allows its chunk anywhere; Pillow itself decodes all pixels to find it there."""
+    path = tmp_path / "image.png"
+    save_turned(COLOURS, path, 6)
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4])
+    before_end = len(data) - 12
+    assert data.index(b"IDAT") > end
+    path.write_bytes(data[:start] + data[end:before_end] + data[start:end] + data[before_end:])
+    assert read_header(path) == ((HEIGHT, WIDTH), 6)
+    np.testing.assert_array_equal(read_image(path).permute(1, 2, 0).numpy(), np.rot90(COLOURS, -1))
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_orientation_that_does_not_exist_is_upright(tmp_path: Path, value: int) -> None:
+    save_turned(COLOURS, tmp_path / "image.png", value)
+    assert read_header(tmp_path / "image.png").orientation == 1
+
+
+@pytest.mark.parametrize("kept", range(0, 40, 3))
+def test_damaged_exif_is_upright_and_no_warning(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "image.jpg"
     exif = Image.Exif()
-    exif[274] = 6  # orientation: to be turned by 90 degrees
-    Image.fromarray(np.stack([RAMP] * 3, axis=-1)).save(path, exif=exif, quality=95)
-    np.testing.assert_allclose(pixels(path)[..., 0], RAMP, atol=3)
+    exif[271], exif[274] = "maker of cameras", 6
+    Image.fromarray(COLOURS).save(path, exif=exif.tobytes()[:kept])
+    assert read_header(path) == ((HEIGHT, WIDTH), 1)
+    assert pixels(path).shape == COLOURS.shape
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@given(st.integers(1, 30), st.integers(1, 30), st.data())
+def test_boxes_turn_with_the_pixels_and_back(orientation: int, height: int, width: int, data: st.DataObject) -> None:
+    """A rectangle that is painted on the stored pixels is where its turned box says, for each orientation."""
+    x1, y1 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    x2, y2 = data.draw(st.integers(x1 + 1, width)), data.draw(st.integers(y1 + 1, height))
+    stored = np.zeros((height, width), np.uint8)
+    stored[y1:y2, x1:x2] = 1
+    upright = turn_pixels(stored, orientation)
+    assert turn_size(stored.shape, orientation) == upright.shape
+    boxes = np.array([[x1, y1, x2, y2]], np.float32)
+    turned = turn_boxes(boxes, orientation, upright.shape)
+    ys, xs = upright.nonzero()
+    assert turned[0].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+    assert turn_boxes_back(turned, orientation, upright.shape).tolist() == boxes.tolist()
+
+
+@pytest.mark.parametrize("read", [read_image, image_size, read_bgr])
+@pytest.mark.parametrize("size", [(10_001, 10_000), (20_000, 20_000), (60_000, 60_000)])
+def test_images_over_the_limit_are_refused_by_their_header(tmp_path: Path, read, size: tuple[int, int]) -> None:
+    path = tmp_path / "large.png"
+    Image.fromarray(COLOURS).save(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", *size)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+    said = f"large.png is too large: it has {size[0]} x {size[1]} pixels, and at most 100 million are read: reduce it"
+    limit = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(InputError, match=said):
+        read(path)
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_images_just_below_the_limit_are_read_without_a_warning_of_pillow(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("1", (10_000, 10_000)).save(path)
+    assert image_size(path) == (10_000, 10_000)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ohem.errors import InputError
+from ohem.images.read import read_rgb
 from ohem.proposals.selective_search import Mode, opencv, selective_search
 
 WATCH_SECONDS = 0.5
@@ -35,18 +34,5 @@ def propose(image_id: str, path: Path, mode: Mode, seed: int) -> tuple[str, NDAr
 
 
 def read_bgr(path: Path) -> NDArray[np.uint8]:
-    """An image file as uint8 (H, W, 3) BGR, whatever its kind. Raises InputError where it is missing or damaged.
-
-    The pixels stay as they are stored, whatever EXIF says of their orientation: annotations refer to those.
-    """
-    remedy = "replace the file or take its id off the split"
-    try:
-        with Image.open(path) as image:
-            image.load()  # OpenCV fills what a truncated file lacks with grey and does not tell
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: the image cannot be read ({error}): {remedy}") from error
-    cv2 = opencv()
-    pixels: NDArray[np.uint8] | None = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        raise InputError(f"{path}: OpenCV cannot read this kind of image: {remedy}")
-    return pixels
+    """Reads the pixels that training sees as uint8 (H, W, 3), upright, BGR. Raises InputError as `read_rgb` does."""
+    return np.ascontiguousarray(read_rgb(path)[..., ::-1])
