@@ -118,7 +118,7 @@ def test_an_orientation_that_does_not_exist_is_upright(tmp_path: Path, value: in
     assert read_header(tmp_path / "image.png").orientation == 1
 
 
-@pytest.mark.parametrize("kept", range(0, 40, 3))
+@pytest.mark.parametrize("kept", range(0, 37, 3))
 def test_damaged_exif_is_upright_and_no_warning(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "image.jpg"
     exif = Image.Exif()

@@ -171,7 +171,7 @@ def test_a_test_set_without_objects_is_told_before_hours_of_training(tmp_path: P
     for path in (data / "Annotations" / "g.xml", data / "Annotations" / "h.xml"):
         path.write_text(re.sub("<object>.*</object>", "", path.read_text(), flags=re.DOTALL))
     words = _words(data, tmp_path / "out")
-    assert "has no object to find" in sentence(ohem(*words))
+    assert "has no object: name another split" in sentence(ohem(*words))
 
 
 @pytest.mark.parametrize("file", ["eval.json", "metrics.csv"])

@@ -1,23 +1,47 @@
-"""One image's ground truth, whatever format it was read from, and what is mended in it on the way.
+"""One image's ground truth, whatever format it was read from, checked against the image.
 
-Boxes are `[x1, y1, x2, y2]` in pixels, end exclusive, inside the image and with an area.
+Boxes are `[x1, y1, x2, y2]` in pixels of the upright image, end exclusive, inside it and with an area.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ohem.data.image import image_size
+from ohem.data.findings import Findings, Note
 from ohem.errors import InputError
+from ohem.images.orientation import UPRIGHT, Size, turn_boxes, turn_boxes_back
+from ohem.images.read import Header, read_header
 
 Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The pixels that an annotation refers to, and how they lie in the upright image."""
+
+    size: Size
+    """`(height, width)` that the boxes of the annotation are in."""
+    upright: Size
+    """`(height, width)` of the image as it is shown."""
+    orientation: int = UPRIGHT
+    """By which boxes of the annotation turn into those of the upright image."""
+    has_exif: bool = False
+    """Whether the image has an orientation at all, which is a likely cause of boxes that do not fit."""
+
+    def turned(self, boxes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Returns annotated boxes `[N, 4]` as those of the upright image."""
+        return turn_boxes(boxes, self.orientation, self.upright)
+
+    def turned_back(self, boxes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Returns boxes `[N, 4]` of the upright image as the annotation would have them."""
+        return turn_boxes_back(boxes, self.orientation, self.upright)
 
 
 @dataclass(frozen=True)
@@ -27,8 +51,7 @@ class Annotation:
     file: Path
     """Where the annotation was read, for messages."""
     image: Path
-    size: tuple[int, int]
-    """`(height, width)` in pixels."""
+    frame: Frame
     names: list[str]
     """The objects' classes."""
     boxes: Floats
@@ -38,47 +61,112 @@ class Annotation:
     area: Floats | None = None
     """`[N]`, square pixels that the format itself states; COCO means those of the object's outline."""
 
-
-@dataclass
-class Defects:
-    """What is mended, counted over the data set so that one warning tells it."""
-
-    clipped: Counter[str] = field(default_factory=Counter)
-    skipped: Counter[str] = field(default_factory=Counter)
-
-    def warn(self, dataset: str) -> None:
-        for counts, what, done in (
-            (self.clipped, "reaching outside the image", "clipped"),
-            (self.skipped, "inverted or without area", "skipped"),
-        ):
-            if counts:
-                boxes, first = counts.total(), next(iter(counts))
-                warnings.warn(
-                    f"{dataset}: {done} {boxes} box{'es' * (boxes > 1)} {what}, in {len(counts)} annotation"
-                    f"{'s' * (len(counts) > 1)}, the first of them {first}; correct them to be rid of this warning",
-                    UserWarning,
-                    stacklevel=3,
-                )
+    def of_classes(self, classes: set[str]) -> Annotation:
+        """Returns the annotation with the objects of `classes` alone."""
+        kept = [i for i, name in enumerate(self.names) if name in classes]
+        return Annotation(
+            self.file,
+            self.image,
+            self.frame,
+            [self.names[i] for i in kept],
+            self.boxes[kept],
+            [self.ignore[i] for i in kept],
+            None if self.area is None else self.area[kept],
+        )
 
 
-def mend(box: Sequence[float], size: tuple[int, int], where: str, defects: Defects) -> Floats | None:
-    """The box `[4]` cut to the image, counted where that is a defect, or None if nothing with an area is left."""
-    (x1, y1, x2, y2), (height, width) = box, size
-    inside = np.array([max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)], np.float32)
-    if (inside[2:] <= inside[:2]).any():
+def find_frame(stated: Size | None, image: Path, where: str, findings: Findings) -> Frame:
+    """Finds which pixels an annotation refers to, from the size `(height, width)` that it states and the image file.
+
+    Args:
+        stated: None where the annotation states none.
+        image: the image file, of which the header is read.
+        where: how messages name the annotation.
+        findings: gets a note of what was guessed or turned.
+
+    Raises:
+        InputError: the image has another size, or cannot be read.
+    """
+    header = read_header(image)
+    if stated is None:
+        findings.note(Note.SIZE_READ, where)
+    elif stated not in (header.stored, header.upright):
+        raise _of_another_size(stated, header, image, where)
+    if header.orientation == UPRIGHT:
+        return Frame(header.stored, header.stored)
+    if stated is None or header.stored == header.upright:
+        findings.note(Note.TURNED_UNKNOWN, where)
+    elif stated == header.stored:
+        findings.note(Note.TURNED_WITH_BOXES, where)
+        return Frame(header.stored, header.upright, header.orientation, has_exif=True)
+    else:
+        findings.note(Note.TURNED, where)
+    return Frame(header.upright, header.upright, has_exif=True)
+
+
+def _of_another_size(stated: Size, header: Header, image: Path, where: str) -> InputError:
+    shown = f"{header.upright[1]} x {header.upright[0]}"
+    if header.upright != header.stored:
+        shown += f" as it is shown, and {header.stored[1]} x {header.stored[0]} as it is stored"
+    return InputError(
+        f"{where} has a size of {stated[1]:g} x {stated[0]:g} (width x height), {image} has {shown}: correct the size "
+        "together with the boxes, or put the annotated image there"
+    )
+
+
+def clip_box(box: Sequence[float], frame: Frame, where: str, file: str, findings: Findings) -> Floats | None:
+    """Clips the box `[4]` to the frame of its annotation, with a note where that is a defect.
+
+    Args:
+        box: `[x1, y1, x2, y2]`, end exclusive.
+        frame: of the annotation.
+        where: how messages name the box.
+        file: how notes name its annotation.
+        findings: gets the notes.
+
+    Returns:
+        float32 `[4]`; None, with a note, for a box without area.
+
+    Raises:
+        InputError: more than half of the box lies outside.
+    """
+    (x1, y1, x2, y2), (height, width) = box, frame.size
+    if x2 <= x1 or y2 <= y1:
+        findings.note(Note.SKIPPED, file)
         return None
+    inside = np.array([max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)], np.float32)
+    shared = max(0.0, min(x2, width) - max(x1, 0)) * max(0.0, min(y2, height) - max(y1, 0))
     # One pixel over the edge is another tool's convention (0-based, or an exclusive end), no defect.
-    if min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1:
-        defects.clipped[where] += 1
+    beyond = min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1
+    if beyond and shared < 0.5 * (x2 - x1) * (y2 - y1):
+        turned = "was it drawn on the image turned otherwise (EXIF), " if frame.has_exif else "was it "
+        raise InputError(
+            f"{where} has a box of which most lies outside its image of {width} x {height} pixels, from "
+            f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g}): {turned}drawn on an image of another size, or are its numbers in "
+            "another order?"
+        )
+    if (inside[2:] <= inside[:2]).any():
+        findings.note(Note.SKIPPED, file)
+        return None
+    if beyond:
+        findings.note(Note.CLIPPED_TURNED if frame.has_exif else Note.CLIPPED, file)
     return inside
 
 
-def checked_size(height: float, width: float, image: Path, where: str) -> tuple[int, int]:
-    """`(height, width)`, which the annotation, told as `where`, and the image's header agree on."""
-    stored = image_size(image)
-    if [height, width] != list(stored):
+def check_in_pixels(boxes: Sequence[Sequence[float]], where: str) -> None:
+    """Checks that the numbers of an image's boxes are not all fractions of its size.
+
+    Raises:
+        InputError: they all lie within 0 and 1, and not all of them are whole.
+    """
+    numbers = [number for box in boxes for number in box]
+    if numbers and all(0 <= number <= 1 for number in numbers) and any(number % 1 for number in numbers):
         raise InputError(
-            f"{where} of {width:g} x {height:g} (width x height), {image} has {stored[1]} x {stored[0]}: "
-            "annotate the image as it is stored, or put the annotated one there"
+            f"{where} has only boxes within 0 and 1, which are fractions of the image and no pixels: multiply them by "
+            "its width and height"
         )
-    return stored
+
+
+def class_name(text: str) -> str:
+    """Returns the name of a class without what nobody sees: needless blanks, and how letters are composed."""
+    return " ".join(unicodedata.normalize("NFC", text).split())

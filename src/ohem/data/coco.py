@@ -5,13 +5,15 @@ A source is `ANNOTATIONS.json:IMAGES`: a file with images, annotations and categ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ohem.data.annotation import Annotation, Defects
+from ohem.data.annotation import Annotation
 from ohem.data.coco_json import read_instances
 from ohem.data.dataset import DetectionSet, Source
+from ohem.data.findings import Findings, Note
 from ohem.errors import InputError
 
 
@@ -22,39 +24,50 @@ class COCOSource(Source):
     image_ids: tuple[int, ...] = ()
     category_ids: tuple[tuple[str, int], ...] = ()
     """Class names with their ids, in ascending order of ids."""
+    groups: tuple[str, ...] = ()
+    """Those of them that have no object and only group others."""
 
 
 class COCODetection(DetectionSet):
     """One or several `ANNOTATIONS.json:IMAGES` sources, concatenated.
 
     The ids of a source are file names without suffix. Without `classes` these are all names in `categories`, by
-    ascending category id. `ignore` of a target are COCO's crowds, and `area` is the annotation's own.
+    ascending category id, but for those that only group others. `ignore` of a target are COCO's crowds, and `area` is
+    the annotation's own.
     """
 
     form = "ANNOTATIONS.json:IMAGES"
     sources: Sequence[COCOSource]
 
-    def _read(self, text: str, defects: Defects) -> tuple[Source, list[Annotation]]:
+    def _read(self, text: str, findings: Findings) -> tuple[Source, list[Annotation]]:
         path, folder = parse_source(text)
-        found = read_instances(path, folder, defects)
-        numbers = tuple(found.image_ids), tuple(found.category_ids.items())
+        found = read_instances(path, folder, findings)
+        numbers = tuple(found.image_ids), tuple(found.category_ids.items()), tuple(found.groups)
         return COCOSource(text, folder, path.stem, tuple(found.names), 0, *numbers), found.annotations
 
-    def _given_classes(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for source in self.sources for name, _ in source.category_ids))
+    def _given_classes(self, findings: Findings) -> tuple[str, ...]:
+        used = {name for source in self.sources for name, _ in source.category_ids if name not in source.groups}
+        names = dict.fromkeys(name for source in self.sources for name, _ in source.category_ids)
+        for name in names:
+            if name not in used:
+                findings.note(Note.GROUP, f"{name!r}")
+        return tuple(name for name in names if name in used)
+
+
+_FORM = re.compile(r"(?P<file>.*?\.json)(?::(?P<folder>.*))?", re.IGNORECASE | re.DOTALL)
 
 
 def is_coco(text: str) -> bool:
     """Whether the source `text` is meant as `ANNOTATIONS.json:IMAGES`."""
-    return text.rpartition(":")[0].lower().endswith(".json") or text.lower().endswith(".json")
+    return _FORM.fullmatch(text) is not None
 
 
 def parse_source(text: str) -> tuple[Path, Path]:
-    """`ANNOTATIONS.json:IMAGES` -> file and folder, divided at the last colon; raises `InputError` without either."""
-    path, _, folder = text.rpartition(":")
-    if not path or not folder:
+    """`ANNOTATIONS.json:IMAGES` -> file and folder; raises `InputError` without either."""
+    match = _FORM.fullmatch(text)
+    if match is None or not match["folder"]:
         raise InputError(
             f"the source {text!r} has no folder of images: write ANNOTATIONS.json:IMAGES, as in "
             "annotations/instances_train2017.json:train2017"
         )
-    return Path(path), Path(folder)
+    return Path(match["file"]), Path(match["folder"])

@@ -6,6 +6,7 @@ Boxes in JSON are `[x, y, width, height]`; here they are `[x, y, x + width, y + 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ohem.data.annotation import Annotation, Defects, Floats, checked_size, mend
+from ohem.data.annotation import Annotation, Floats, Frame, check_in_pixels, class_name, clip_box, find_frame
+from ohem.data.findings import Findings, Note
+from ohem.data.voc import no_such_folder
 from ohem.errors import InputError
+from ohem.files import describe_os_error
+from ohem.images.orientation import Size
 
 Record = Mapping[str, Any]
 
@@ -26,72 +31,109 @@ class Instances:
 
     category_ids: dict[str, int]
     """Class name -> id, in ascending order of ids."""
+    groups: list[str]
+    """Class names without an object that only group others."""
     image_ids: list[int]
     names: list[str]
     """`file_name` of each image without its suffix."""
     annotations: list[Annotation]
+    """Of the images without a fault."""
 
 
 @dataclass
-class _Objects:
-    """Those of one image; its lists are filled side by side."""
+class _Image:
+    """An image and its objects; the lists are filled side by side."""
 
+    file: Path
+    frame: Frame
     names: list[str] = field(default_factory=list)
+    raw: list[list[float]] = field(default_factory=list)
     boxes: list[Floats] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
     area: list[float] = field(default_factory=list)
 
 
-def read_instances(path: Path, folder: Path, defects: Defects) -> Instances:
+def read_instances(path: Path, folder: Path, findings: Findings) -> Instances:
     """Reads `path`, whose images lie in `folder`.
 
     Without a list of annotations, as the test server's files are, no image has an object.
     """
     content = _parse_json(path)
-    names = _read_categories(content, path)
-    images = _read_images(content, path)
-    sizes = {number: _read_size(image, folder, _told(image, "image", path)) for number, image in images.items()}
-    objects = {number: _Objects() for number in images}
+    categories = _read_categories(content, path, findings)
+    entries = _read_images(content, path)
+    if not folder.is_dir():
+        raise no_such_folder(folder, f"{path}:{folder}")
+    images: dict[int, _Image] = {}
+    for number, entry in entries.items():
+        where = _entry_name(entry, "image", path)
+        with findings.collected(where):
+            file = _image_file(entry, folder, where)
+            images[number] = _Image(file, find_frame(_read_size(entry, where), file, where, findings))
     for thing, where in _records(content, "annotations", path) if "annotations" in content else ():
-        number = _whole(thing, "image_id", where)
-        if number not in images:
-            raise InputError(f"{where} has the image_id {number}, which no image has: correct it, or remove the object")
-        category = _whole(thing, "category_id", where)
-        if category not in names:
-            raise InputError(f"{where} has the category_id {category}, which no category has: add it to categories")
-        _add(objects[number], thing, names[category], sizes[number], where, defects)
+        with findings.collected(where):
+            _add(images, entries, thing, categories, where, findings)
+    for number, image in images.items():
+        with findings.collected(_entry_name(entries[number], "image", path)):
+            check_in_pixels(image.raw, _entry_name(entries[number], "image", path))
+    used = {name for image in images.values() for name in image.names}
+    category_ids: dict[str, int] = {}
+    for number, name in sorted(categories.items()):
+        category_ids.setdefault(name, number)
     return Instances(
-        {name: number for number, name in sorted(names.items())},
-        list(images),
-        [_without_suffix(image["file_name"]) for image in images.values()],
-        [
-            _annotation(path, folder / image["file_name"], sizes[number], objects[number])
-            for number, image in images.items()
-        ],
+        category_ids,
+        _groups(content, path, used),
+        list(entries),
+        [_without_suffix(entry["file_name"]) for entry in entries.values()],
+        [_annotation(path, image) for image in images.values()],
     )
 
 
 def _parse_json(path: Path) -> Record:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_bytes(), object_pairs_hook=_once)
     except FileNotFoundError as error:
         raise InputError(f"the annotations {path} do not exist: correct the source") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(f"the annotations {describe_os_error(error)}") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not well-formed JSON ({error}): correct it, or export it again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is not in COCO's format: write an object with images, annotations and categories")
     return content
 
 
-def _read_categories(content: Record, path: Path) -> dict[int, str]:
-    """Id -> name."""
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of which Python would keep the last of two values of one key."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"one object has the key {shortened(twice)} twice")
+    return fields
+
+
+def _read_categories(content: Record, path: Path, findings: Findings) -> dict[int, str]:
+    """Id -> name; names that differ in what nobody sees are one."""
     names: dict[int, str] = {}
+    written: dict[str, str] = {}
     for category, where in _records(content, "categories", path):
-        number, name = _whole(category, "id", where), _text(category, "name", where)
-        if number in names or name in names.values():
-            raise InputError(f"{path} lists the category {number} or its name {name!r} twice: remove one of them")
-        names[number] = name
+        number, text = _whole(category, "id", where), _text(category, "name", where)
+        name = class_name(text)
+        if number in names or written.get(name) == text:
+            raise InputError(f"{path} lists the category {number} or its name {text!r} twice: remove one of them")
+        if name in written or name != text:
+            findings.note(Note.RENAMED, where)
+        names[number], written[name] = name, text
     return names
+
+
+def _groups(content: Record, path: Path, used: set[str]) -> list[str]:
+    """Names of the categories without an object that others have as their supercategory, or that stand for nothing."""
+    categories = [each for each, _ in _records(content, "categories", path)]
+    supers = {class_name(each["supercategory"]) for each in categories if isinstance(each.get("supercategory"), str)}
+    names = dict.fromkeys(class_name(each["name"]) for each in categories)
+    free = [name for name in names if name not in used and (name in supers or name.strip("_").lower() == "background")]
+    own = {class_name(each["name"]) for each in categories if each.get("supercategory") == each["name"]}
+    return [name for name in free if name not in own] if used else []
 
 
 def _read_images(content: Record, path: Path) -> dict[int, Record]:
@@ -105,7 +147,8 @@ def _read_images(content: Record, path: Path) -> dict[int, Record]:
         before = files.setdefault(name, number)
         if before != number:
             raise InputError(
-                f"the images {before} and {number} of {path} share the file_name {name!r}: remove or rename one"
+                f"the images {before} and {number} of {path} share the file_name {name!r}, but for the suffix: remove "
+                "or rename one"
             )
         images[number] = image
     if not images:
@@ -113,33 +156,59 @@ def _read_images(content: Record, path: Path) -> dict[int, Record]:
     return dict(sorted(images.items()))
 
 
-def _read_size(image: Record, folder: Path, where: str) -> tuple[int, int]:
-    """`(height, width)`, which the image's entry and its header agree on."""
-    if not folder.is_dir():
-        raise InputError(f"the folder {folder} does not exist: correct the source")
-    file = folder / image["file_name"]
-    if not file.is_file():
-        raise InputError(f"{where} has the file_name {image['file_name']!r}, which is not in {folder}: put it there")
-    return checked_size(_whole(image, "height", where), _whole(image, "width", where), file, f"{where} has a size")
+def _image_file(entry: Record, folder: Path, where: str) -> Path:
+    """The image's file; a name written on Windows has backslashes."""
+    name: str = entry["file_name"]
+    for form in (name, name.replace("\\", "/")):
+        if (folder / form).is_file():
+            return folder / form
+    raise InputError(f"{where} has the file_name {name!r}, which is not in {folder}: put it there")
 
 
-def _add(objects: _Objects, thing: Record, name: str, size: tuple[int, int], where: str, defects: Defects) -> None:
-    """Puts the annotation `thing` to the objects of its image."""
-    x, y, width, height = _read_box(thing, where)
-    crowd = thing.get("iscrowd", 0)
-    if crowd not in (0, 1):
-        raise InputError(f"{where} has the iscrowd {shortened(crowd)}: write 0 or 1")
-    area = thing.get("area")
+def _read_size(entry: Record, where: str) -> Size | None:
+    """`(height, width)` as it is stated; None where it is missing or 0."""
+    sizes = [0 if entry.get(key) is None else _whole(entry, key, where) for key in ("height", "width")]
+    return None if 0 in sizes else (sizes[0], sizes[1])
+
+
+def _add(
+    images: Mapping[int, _Image],
+    entries: Mapping[int, Record],
+    thing: Record,
+    categories: Mapping[int, str],
+    where: str,
+    findings: Findings,
+) -> None:
+    """Adds the annotation `thing` to the objects of its image."""
+    number, category = _whole(thing, "image_id", where), _whole(thing, "category_id", where)
+    if number not in entries:
+        raise InputError(f"{where} has the image_id {number}, which no image has: correct it, or remove the object")
+    if category not in categories:
+        raise InputError(f"{where} has the category_id {category}, which no category has: add it to categories")
+    x, y, width, height = bbox = _read_box(thing, where)
+    crowd, ignore, area = _flag(thing, "iscrowd", where), _flag(thing, "ignore", where), thing.get("area")
     if area is not None and not (_is_number(area) and area >= 0):
         raise InputError(f"{where} has the area {shortened(area)}: write it in square pixels, or leave it out")
-    box = mend((x, y, x + width, y + height), size, where, defects)
-    if box is None:
-        defects.skipped[where] += 1
+    image = images.get(number)
+    if image is None:  # its own fault is known
         return
-    objects.names.append(name)
-    objects.boxes.append(box)
-    objects.crowd.append(bool(crowd))
-    objects.area.append(float((box[2:] - box[:2]).prod()) if area is None else area)
+    image.raw.append(bbox)
+    box = clip_box((x, y, x + width, y + height), image.frame, where, where, findings)
+    if box is None:
+        return
+    if ignore and not crowd:
+        findings.note(Note.IGNORED, where)
+    image.names.append(categories[category])
+    image.boxes.append(box)
+    image.crowd.append(crowd or ignore)
+    image.area.append(float((box[2:] - box[:2]).prod()) if area is None else area)
+
+
+def _flag(thing: Record, key: str, where: str) -> bool:
+    value = thing.get(key, 0)
+    if value not in (0, 1):
+        raise InputError(f"{where} has the {key} {shortened(value)}: write 0 or 1")
+    return bool(value)
 
 
 def _read_box(thing: Record, where: str) -> list[float]:
@@ -149,9 +218,9 @@ def _read_box(thing: Record, where: str) -> list[float]:
     return box
 
 
-def _annotation(path: Path, image: Path, size: tuple[int, int], objects: _Objects) -> Annotation:
-    boxes, area = np.array(objects.boxes, np.float32).reshape(-1, 4), np.array(objects.area, np.float32)
-    return Annotation(path, image, size, objects.names, boxes, objects.crowd, area)
+def _annotation(path: Path, image: _Image) -> Annotation:
+    boxes, area = np.array(image.boxes, np.float32).reshape(-1, 4), np.array(image.area, np.float32)
+    return Annotation(path, image.file, image.frame, image.names, image.frame.turned(boxes), image.crowd, area)
 
 
 def _records(content: Record, key: str, path: Path) -> Iterator[tuple[Record, str]]:
@@ -163,14 +232,14 @@ def _records(content: Record, key: str, path: Path) -> Iterator[tuple[Record, st
     for place, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict):
             raise InputError(f"entry {place} of the {key} of {path} is no object with fields: correct or remove it")
-        yield entry, _told(entry, kind, path) if "id" in entry else f"entry {place} of the {key} of {path}"
+        yield entry, _entry_name(entry, kind, path) if "id" in entry else f"entry {place} of the {key} of {path}"
 
 
 def _without_suffix(file: str) -> str:
-    return file.removesuffix(Path(file).suffix)
+    return file.replace("\\", "/").removesuffix(Path(file).suffix)
 
 
-def _told(entry: Record, kind: str, path: Path) -> str:
+def _entry_name(entry: Record, kind: str, path: Path) -> str:
     return f"{kind} {shortened(entry['id'])} of {path}"
 
 

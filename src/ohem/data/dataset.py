@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ohem.data.annotation import Annotation, Defects
+from ohem.data.annotation import Annotation, class_name
+from ohem.data.findings import NAMED, Findings
 from ohem.data.image import read_image
 from ohem.errors import InputError
 
@@ -49,7 +53,8 @@ class DetectionSet(ABC):
 
     Args:
         source: a source, or several of them.
-        classes: names of the labels 1..K; if None, those that the annotations give.
+        classes: names of the labels 1..K; if None, those that the annotations give. Objects of other classes are
+            skipped, with a `UserWarning` that counts them.
         annotated: False takes images without an annotation file of their own, such as the test images of the VOC
             server, as images without objects. COCO's annotations are one file, which is always needed.
 
@@ -58,43 +63,52 @@ class DetectionSet(ABC):
         annotated: whether every image's annotation file is there.
         ids: a unique name per image: that of its source, or `FOLDER/NAME` for all if two sources share one.
         sources: the sources, in order.
+        other_classes: names in the annotations that `classes` lacks, of which objects are skipped.
 
     Raises:
-        InputError: the first defect that cannot be mended, with its file, field and remedy. Boxes reaching outside the
-            image are clipped, those without area skipped, with one `UserWarning` for each kind.
+        InputError: an annotation has a fault, with its file, field and remedy, and how many more have some. What is
+            changed, skipped or guessed is said in one `UserWarning` for each kind; see `Note`.
     """
 
     form: str
     """How a source of this format is written."""
     sources: Sequence[Source]
+    other_classes: tuple[str, ...] = ()
 
     def __init__(
         self, source: str | Sequence[str], classes: Sequence[str] | None = None, *, annotated: bool = True
     ) -> None:
         self._must_be_annotated = annotated
         self._annotations: list[Annotation] = []
-        defects = Defects()
+        findings = Findings()
         sources: list[Source] = []
         for text in [source] if isinstance(source, str) else source:
-            read, annotations = self._read(text, defects)
+            read, annotations = self._read(text, findings)
             _check_disjoint(read, sources)
             sources.append(replace(read, first=len(self)))
             self._annotations += annotations
         if not sources:
             raise InputError(f"the list of sources is empty: give at least one {self.form}")
+        findings.refuse()
         self.sources = sources
         self.annotated = all(file.exists() for file in {annotation.file for annotation in self._annotations})
         self.ids = _unique_ids(sources)
-        self.classes = self._given_classes() if classes is None else tuple(classes)
-        self._labels = _numbered(self.classes, self._annotations)
-        defects.warn(" + ".join(map(str, sources)))
+        title = " + ".join(map(str, sources))
+        if classes is None:
+            self.classes = self._given_classes(findings)
+        else:
+            self.classes = tuple(class_name(name) for name in classes)
+            self.other_classes = _other_classes(self._annotations, self.classes, title)
+            self._annotations = [annotation.of_classes(set(self.classes)) for annotation in self._annotations]
+        self._labels = {name: label for label, name in enumerate(self.classes, start=1)}
+        findings.warn(title)
 
     @abstractmethod
-    def _read(self, text: str, defects: Defects) -> tuple[Source, list[Annotation]]:
-        """The source `text`, and an annotation per image of it."""
+    def _read(self, text: str, findings: Findings) -> tuple[Source, list[Annotation]]:
+        """The source `text`, and an annotation for each image of it without a fault; `findings` gets the faults."""
 
     @abstractmethod
-    def _given_classes(self) -> tuple[str, ...]:
+    def _given_classes(self, findings: Findings) -> tuple[str, ...]:
         """The classes that the annotations give, in the order of the labels."""
 
     def __len__(self) -> int:
@@ -114,11 +128,16 @@ class DetectionSet(ABC):
         yield from (annotation.image for annotation in self._annotations)
 
     def size(self, index: int) -> tuple[int, int]:
-        """`(height, width)` in pixels."""
-        return self._annotations[index].size
+        """`(height, width)` in pixels, upright."""
+        return self._annotations[index].frame.upright
+
+    def as_annotated(self, index: int, boxes: Tensor) -> Tensor:
+        """Boxes `[N, 4]` of the upright image in the frame of its annotation, for result files that go with that."""
+        turned = self._annotations[index].frame.turned_back(boxes.numpy(force=True))
+        return torch.from_numpy(np.ascontiguousarray(turned)).to(boxes)
 
     def image(self, index: int) -> Tensor:
-        """`uint8 [3, H, W]`, RGB; raises `InputError` where the file is damaged behind its header."""
+        """`uint8 [3, H, W]`, RGB, upright; raises `InputError` where the file is damaged behind its header."""
         return read_image(self.path(index))
 
     def target(self, index: int) -> Target:
@@ -132,6 +151,15 @@ class DetectionSet(ABC):
         if annotation.area is not None:
             target["area"] = torch.tensor(annotation.area, dtype=torch.float32)
         return target
+
+    def objects(self) -> Counter[str]:
+        """How many objects there are of each class, without those to be ignored."""
+        return Counter(
+            name
+            for annotation in self._annotations
+            for name, ignore in zip(annotation.names, annotation.ignore, strict=True)
+            if not ignore
+        )
 
 
 def _check_disjoint(source: Source, others: Iterable[Source]) -> None:
@@ -153,18 +181,29 @@ def _unique_ids(sources: Sequence[Source]) -> list[str]:
     ]
 
 
-def _numbered(classes: tuple[str, ...], annotations: Iterable[Annotation]) -> dict[str, int]:
-    """Class name -> label; raises `InputError` where an annotation holds another name."""
-    labels = {name: label for label, name in enumerate(classes, start=1)}
-    if len(labels) < len(classes):
-        raise InputError(f"the classes {', '.join(classes)} hold a name twice: remove one of them")
-    for annotation in annotations:
-        for name in annotation.names:
-            if name not in labels:
-                near = get_close_matches(name, classes, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"the known classes are {', '.join(classes)}"
-                raise InputError(
-                    f"{annotation.file} holds an object of the class {name!r}, which is not among the known ones: "
-                    f"correct the name, or train with this class ({hint})"
-                )
-    return labels
+def _other_classes(annotations: Sequence[Annotation], classes: tuple[str, ...], title: str) -> tuple[str, ...]:
+    """Names in the annotations that are not among `classes`; warns of them."""
+    known = set(classes)
+    if len(known) < len(classes) or "" in known:
+        raise InputError(f"the classes {', '.join(classes)} hold a name twice, or an empty one: remove it")
+    others = Counter(name for annotation in annotations for name in annotation.names if name not in known)
+    if others:
+        first = next(annotation for annotation in annotations if not known.issuperset(annotation.names))
+        names = ", ".join(_with_hint(name, classes) for name in list(others)[:NAMED])
+        warnings.warn(
+            f"{title}: skipped {others.total()} object{'s' * (others.total() > 1)} of {len(others)} other "
+            f"class{'es' * (len(others) > 1)} than {_some(classes)}: {names}{', ...' * (len(others) > NAMED)}; "
+            f"the first of them in {first.file}",
+            UserWarning,
+            stacklevel=3,
+        )
+    return tuple(sorted(others))
+
+
+def _with_hint(name: str, classes: Sequence[str]) -> str:
+    near = get_close_matches(name, classes, n=1)
+    return f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:NAMED])) + (", ..." if len(names) > NAMED else "")

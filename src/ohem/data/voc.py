@@ -2,7 +2,7 @@
 
 A source is `FOLDER:SPLIT`:
 
-    FOLDER/ImageSets/Main/SPLIT.txt   one image id a line (a flag behind it, as in class files, is not read)
+    FOLDER/ImageSets/Main/SPLIT.txt   one image id, or name of an image, a line; the flag of class files is not read
     FOLDER/JPEGImages/ID.jpg          or another image format
     FOLDER/Annotations/ID.xml
 
@@ -11,17 +11,20 @@ Boxes in XML are 1-based with the end included; here they are `[xmin - 1, ymin -
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ohem.data.annotation import Annotation, Defects
+from ohem.data.annotation import Annotation, Frame
 from ohem.data.dataset import DetectionSet, Source
-from ohem.data.image import image_size
+from ohem.data.findings import Findings
 from ohem.data.voc_xml import read_annotation
 from ohem.errors import InputError
+from ohem.images.read import read_header
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")  # in order of preference
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 class VOCDetection(DetectionSet):
@@ -33,81 +36,122 @@ class VOCDetection(DetectionSet):
 
     form = "FOLDER:SPLIT"
 
-    def _read(self, text: str, defects: Defects) -> tuple[Source, list[Annotation]]:
+    def _read(self, text: str, findings: Findings) -> tuple[Source, list[Annotation]]:
         folder, split = parse_source(text)
-        ids = _read_split(folder, split)
+        lines = _read_split(folder, split)
         images = _image_files(folder)
         annotations = []
+        ids = _ids_of(lines, images, _split_file(folder, split), findings)
         for stem in ids:
-            if stem not in images:
-                raise InputError(
-                    f"{folder / 'JPEGImages'} has no image of the id {stem!r} in {_split_file(folder, split)}: "
-                    f"add {stem}.jpg, or remove the id"
-                )
             path = folder / "Annotations" / f"{stem}.xml"
-            read = self._must_be_annotated or path.exists()
-            annotations.append(read_annotation(path, images[stem], defects) if read else _none(path, images[stem]))
+            with findings.collected(path):
+                image = _only(images[stem], stem)
+                read = self._must_be_annotated or path.exists()
+                annotations.append(read_annotation(path, image, findings) if read else _none(path, image))
         return Source(f"{folder}:{split}", folder, split, tuple(ids)), annotations
 
-    def _given_classes(self) -> tuple[str, ...]:
+    def _given_classes(self, findings: Findings) -> tuple[str, ...]:
         return tuple(sorted({name for annotation in self._annotations for name in annotation.names}))
 
 
 def parse_source(text: str) -> tuple[Path, str]:
     """`FOLDER:SPLIT` -> folder and split, divided at the last colon; raises `InputError` where one is missing."""
     folder, _, split = text.rpartition(":")
-    if not folder or not split:
+    is_drive = len(folder) == 1 and split.startswith(("\\", "/"))
+    if not folder or not split or is_drive:
         raise InputError(f"the source {text!r} has no split: write FOLDER:SPLIT, as in VOC2007:trainval")
     return Path(folder), split
+
+
+def no_such_folder(folder: Path, text: str) -> InputError:
+    """Returns the error for a source whose folder is missing; a path of Windows elsewhere is a common cause."""
+    remedy = f"correct the source {text!r}"
+    if "\\" in str(folder) and os.sep == "/":
+        remedy += (
+            ", with / between folders (here a drive of Windows, if it is there at all, has another name, as /mnt/c)"
+        )
+    return InputError(f"the folder {folder} does not exist: {remedy}")
 
 
 def _split_file(folder: Path, split: str) -> Path:
     return folder / "ImageSets" / "Main" / f"{split}.txt"
 
 
-def _read_split(folder: Path, split: str) -> list[str]:
+def _read_split(folder: Path, split: str) -> dict[int, str]:
+    """The lines that are not empty, by their numbers."""
     if not folder.is_dir():
-        raise InputError(f"the folder {folder} does not exist: correct the source {f'{folder}:{split}'!r}")
+        raise no_such_folder(folder, f"{folder}:{split}")
     path = _split_file(folder, split)
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt")))
         remedy = f"choose among {known}" if known else "create it, with one image id a line"
         raise InputError(f"the split file {path} does not exist: {remedy}")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the split file {path} cannot be read ({error}): save it as UTF-8 text") from error
-    first_seen: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        stem = _without_flag(line.strip())
-        if stem in first_seen:
-            raise InputError(
-                f"{path} lists {stem!r} twice, in lines {first_seen[stem]} and {number}: remove one of them"
-            )
-        first_seen[stem] = number
-    if not first_seen:
+    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
+    if not lines:
         raise InputError(f"the split file {path} is empty: write one image id a line")
-    return list(first_seen)
+    return lines
 
 
-def _without_flag(line: str) -> str:
-    """The id of a line; a class's split file has -1, 0 or 1 behind it. An id may hold blanks itself."""
+def _ids_of(
+    lines: Mapping[int, str], images: Mapping[str, Sequence[Path]], split: Path, findings: Findings
+) -> list[str]:
+    """The ids of the lines of `split` that have images; the others are faults."""
+    seen: dict[str, int] = {}
+    for number, line in lines.items():
+        with findings.collected(f"line {number}: {line}"):
+            stem = next((form for form in _forms_of(line) if form in images), None)
+            if stem is None:
+                raise InputError(
+                    f"{split.parents[2] / 'JPEGImages'} has no image of the id {line!r} in {split}: add {line}.jpg, or "
+                    "remove the id; images in folders below it are not read"
+                )
+            if stem in seen:
+                raise InputError(
+                    f"{split} lists {stem!r} twice, in lines {seen[stem]} and {number}: remove one of them"
+                )
+            seen[stem] = number
+    return list(seen)
+
+
+def _forms_of(line: str) -> Iterator[str]:
+    """What a line may mean, the likeliest first: an id, which may hold blanks; the file; either with a flag behind it.
+
+    A class's split file has the flags -1, 0 and 1.
+    """
     columns = line.rsplit(maxsplit=1)
-    return columns[0] if columns[-1] in {"-1", "0", "1"} else line
+    for text in [line, columns[0]] if columns[-1] in {"-1", "0", "1"} else [line]:
+        yield text
+        file = PurePosixPath(text.replace("\\", "/"))
+        if file.parent.name in ("", "JPEGImages"):
+            yield file.name
+            if file.suffix.lower() in _SUFFIXES:
+                yield file.stem
+
+
+def _only(files: Sequence[Path], stem: str) -> Path:
+    if len(files) > 1:
+        names = " and ".join(file.name for file in files)
+        raise InputError(f"{files[0].parent} has two images of the id {stem!r}, {names}: remove or rename one of them")
+    return files[0]
 
 
 def _none(path: Path, image: Path) -> Annotation:
     """What stands for an annotation that is not there."""
-    return Annotation(path, image, image_size(image), [], np.zeros((0, 4), np.float32), [])
+    size = read_header(image).upright
+    return Annotation(path, image, Frame(size, size), [], np.zeros((0, 4), np.float32), [])
 
 
-def _image_files(folder: Path) -> dict[str, Path]:
-    """Stem -> file of all images of the folder: one listing, where a look at each id and suffix would be slow."""
+def _image_files(folder: Path) -> dict[str, list[Path]]:
+    """Stem -> images of the folder: one listing, where a look at each id and suffix would be slow."""
     images = folder / "JPEGImages"
     if not images.is_dir():
         raise InputError(f"the folder {images} does not exist: put the images there, as ID.jpg")
-    files = [file for file in images.iterdir() if file.suffix.lower() in _SUFFIXES]
-    files.sort(key=lambda file: (-_SUFFIXES.index(file.suffix.lower()), file.name))
-    return {file.stem: file for file in files}
+    files: dict[str, list[Path]] = {}
+    for file in sorted(images.iterdir()):
+        if file.suffix.lower() in _SUFFIXES:
+            files.setdefault(file.stem, []).append(file)
+    return files

@@ -17,7 +17,7 @@ from ohem.experiments.outcomes import Summary, read_outcome
 from ohem.experiments.page import check_page, write_page
 from ohem.experiments.runner import Job, run_jobs
 from ohem.files import replacing
-from ohem.training.build import build_data, check
+from ohem.training.build import build_data, check, check_objects
 from ohem.training.config import ProposalConfig, Recipe
 from ohem.training.digests import digests_of_data
 from ohem.training.runs import sole_writer
@@ -86,8 +86,7 @@ def _check_data(settings: Recipe) -> str:
     """Returns digests of the data to train and to test on; raises InputError where they are of no use."""
     trained, settings = training_data(settings)
     data = build_data(settings.data.test, settings.data.classes, "--data.test")
-    if not any(len(data.target(i)["labels"]) for i in range(len(data))):
-        raise InputError(f"{', '.join(settings.data.test)} has no object to find: name another split for --data.test")
+    check_objects(data, settings.data.test, "name another split for --data.test")
     return " ".join(text for each in (trained, data) for text in astuple(digests_of_data(each)) if text)
 
 

@@ -118,7 +118,7 @@ def _as_rgb(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
 
 def _to_8_bits(grey: npt.NDArray[np.generic], path: Path) -> npt.NDArray[np.uint8]:
     """0..65535 -> 0..255, rounded: 65535 = 255 * 257. Pillow itself would clip. (16-bit colour it scales.)"""
-    if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() > 65535:  # type: ignore[operator]
+    if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() > 65535:
         raise InputError(f"{path} holds pixels that are not whole numbers in 0..65535: save it with 8 or 16 bits")
     return ((grey.astype(np.int64) + 128) // 257).astype(np.uint8)
 

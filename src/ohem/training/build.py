@@ -54,6 +54,21 @@ def build_data(sources: Sequence[str], classes: Sequence[str], option: str, *, a
     return open_dataset(sources, classes or None, annotated=annotated)
 
 
+def check_objects(data: DetectionSet, sources: Sequence[str], remedy: str) -> None:
+    """Raises InputError where `data`, of `sources`, has no object but such as are ignored."""
+    names, objects = ", ".join(sources), data.objects()
+    if not objects:
+        if data.other_classes:
+            wanted, there = (", ".join(map(repr, each)) for each in (data.classes, data.other_classes))
+            raise InputError(f"{names} has no object of the classes {wanted}: give some of {there} with --data.classes")
+        kinds = "no object" + (" but ones marked as difficult or as crowds, which are ignored" if _any(data) else "")
+        raise InputError(f"{names} has {kinds}: {remedy}")
+
+
+def _any(data: DetectionSet) -> bool:
+    return any(len(data.target(i)["labels"]) for i in range(len(data)))
+
+
 def build_proposals(data: DetectionSet, config: ProposalConfig) -> Mapping[str, Any]:
     """Image id -> (P, 4) boxes: selective search, cached per source and made where missing, or the given .mat files."""
     if config.files:

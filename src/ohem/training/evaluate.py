@@ -27,7 +27,7 @@ from ohem.training.detectors import as_fast_rcnn, build_model
 from ohem.training.digests import digest_of_examples, digest_of_weights
 from ohem.training.loss_all import loss_over_all
 from ohem.training.metrics import tracked
-from ohem.training.report import NAME, check_outputs, is_report
+from ohem.training.report import NAME, as_annotated, check_outputs, is_report
 from ohem.training.report import read_report as read_report
 from ohem.training.report import write_report as write_report
 from ohem.training.runs import read_run
@@ -109,7 +109,7 @@ def evaluate_run(
     found, made = detect_all(model, data, recipe)
     report = {"step": step, **made}
     if submit:
-        write_submission(submit, stems, found, data.classes)
+        write_submission(submit, stems, as_annotated(found, data), data.classes)
         print(f"{submit}: the detections in {len(data)} images, one file for each of {len(data.classes)} classes")
     if not data.annotated:
         print("some images have no annotation: nothing is scored")

@@ -151,9 +151,15 @@ def _detection_files(report: Path, data: COCODetection) -> list[Path]:
     return [path.with_stem(f"{path.stem}-{i}") for i in range(1, count + 1)] if count > 1 else [path]
 
 
+def as_annotated(found: Sequence[dict[str, Tensor]], data: DetectionSet) -> list[dict[str, Tensor]]:
+    """The detections with boxes in the pixels that the annotations refer to, which may be of an image not upright."""
+    return [{**each, "boxes": data.as_annotated(i, each["boxes"])} for i, each in enumerate(found)]
+
+
 def _write_detections(report: Path, found: Sequence[dict[str, Tensor]], data: COCODetection) -> None:
     """The detections in each annotation file's images, in its own numbers of images and classes."""
     labels = {name: label for label, name in enumerate(data.classes, start=1)}
+    found = as_annotated(found, data)
     for file, source in zip(_detection_files(report, data), data.sources, strict=True):
         category_ids = {labels[name]: category for name, category in source.category_ids if name in labels}
         write_results(file, found[source.indices], source.image_ids, category_ids)

@@ -1,16 +1,26 @@
 """From the command line to the training loop: data, proposals and run folder first, processes last."""
 
 import os
+import warnings
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from ohem.data.annotation import class_name
 from ohem.data.dataset import DetectionSet
 from ohem.detection.weights import check_source
 from ohem.errors import InputError
 from ohem.files import digest_of_file
 from ohem.training import checkpoint
-from ohem.training.build import build_data, build_examples, build_proposals, check, check_cached, with_classes
+from ohem.training.build import (
+    build_data,
+    build_examples,
+    build_proposals,
+    check,
+    check_cached,
+    check_objects,
+    with_classes,
+)
 from ohem.training.config import Recipe
 from ohem.training.digests import digest_of_proposals, digests_of_data
 from ohem.training.launch import launched
@@ -75,6 +85,8 @@ def training_data(recipe: Recipe) -> tuple[DetectionSet, Recipe]:
     """
     check(recipe)
     data = build_data(recipe.data.train, recipe.data.classes, "--data.train")
-    if not any(len(data.target(i)["labels"]) for i in range(len(data))):
-        raise InputError(f"{', '.join(recipe.data.train)} has no object: annotate some, or name another split")
+    check_objects(data, recipe.data.train, "annotate some, or name another split")
+    absent = [name for name in recipe.data.classes if not data.objects()[class_name(name)]]
+    if absent:
+        warnings.warn(f"{', '.join(recipe.data.train)} has no object of the class {', '.join(absent)}", stacklevel=2)
     return data, with_classes(recipe, data.classes)
