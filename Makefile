@@ -22,7 +22,7 @@ test: setup
 	$(BIN)/pytest -n auto
 
 # DATA is a data set of photographs, RUN a run trained on such; the demo makes both where none is named.
-DATA ?= runs/demo/data:train
+DATA ?= runs/demo/data:trainval
 RUN ?= runs/demo/ohem
 OUT ?= runs/bench
 FLAGS ?=

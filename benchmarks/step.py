@@ -44,6 +44,8 @@ def main() -> None:
             show(table(f"{title}{found['seen']['distinct']:.0f} of them distinct", found["arms"], {}))
             write(options.out, report)
             for arm, figures in found["arms"].items():
+                if figures["seconds_ratio"] is None:  # --arms without the baseline
+                    continue
                 point = found["seen"]["rois"], figures["seconds_ratio"]["median"]
                 lines.setdefault(f"{backbone}, {arm}", [[]])[0].append(point)
     if options.plot:

@@ -15,6 +15,7 @@ from PIL import Image
 from ohem.training.metrics import read_metrics
 from tests.command_line import ohem, sentence
 from tests.toy import make_toy, training
+from tests.training.test_build import write_mat
 
 
 @pytest.fixture(scope="module")
@@ -166,14 +167,31 @@ def test_truncated_jpeg(run: Path, data: Path) -> None:
     assert str(path) in sentence(ohem("train", run, *training(data)))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_image_truncated_behind_its_proposals(run: Path, data: Path, workers: int) -> None:
-    path = data / "JPEGImages" / "c.png"
+def damage_behind_its_header(path: Path) -> None:
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[: size // 2] + bytes(size - size // 2))
-    text = sentence(ohem("train", run, *training(data, steps=6), "--data.workers", workers))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_image_truncated_behind_its_header(run: Path, data: Path, tmp_path: Path, workers: int) -> None:
+    """Proposals of the release's kind do not look at it, so training does."""
+    path = data / "JPEGImages" / "c.png"
+    damage_behind_its_header(path)
+    mat = write_mat(tmp_path / "all.mat", "abcdefgh")
+    options = ["--data.workers", workers, "--proposals.files", mat]
+    text = sentence(ohem("train", run, *training(data, steps=6), *options))
     assert str(path) in text
     assert text.count(str(path)) == 1
+
+
+def test_image_truncated_after_its_proposals_were_made(run: Path, data: Path) -> None:
+    """It has changed, so they are made anew, before the first step."""
+    path = data / "JPEGImages" / "c.png"
+    damage_behind_its_header(path)
+    with pytest.warns(UserWarning, match=f"1 image files have changed .*{path}"):
+        text = sentence(ohem("train", run, *training(data)))
+    assert f"{path}: the image cannot be read" in text
+    assert not (run / "metrics.csv").exists()
 
 
 @pytest.mark.parametrize("kind", ["grey", "cmyk", "sixteen"])

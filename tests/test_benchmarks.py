@@ -1,6 +1,8 @@
 """What the benchmarks time beside ours does what it is named after: the same choice or gradient, by another way."""
 
+import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,11 +10,15 @@ from benchmarks.goals import goals
 from benchmarks.rivals import ClassLossApart, Gathered, PerImage, Plain, WholeNMS
 from torch import Tensor
 
+from ohem.cli import demo as demo_command
+from ohem.data.scenes import CLASSES, make_scenes
+from ohem.demo import ARMS
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.errors import InputError
 from ohem.layers import fast_linear
 from ohem.recording import Recorder
 from ohem.samplers import OHEMSampler
+from ohem.training.build import build_data
 from tests.detection.test_fast_rcnn import assert_close, detector, losses_and_gradients, mini_batch
 
 
@@ -96,3 +102,16 @@ def test_goals_of_what_was_not_measured(tmp_path: Path) -> None:
     (tmp_path / "step.json").write_text('{"vgg16, 500 RoIs": {}}')
     with pytest.raises(InputError, match="were not run with 'vgg16, 2000 RoIs'"):
         goals(tmp_path)
+
+
+def test_make_bench_reads_what_the_demo_makes(tmp_path: Path) -> None:
+    """Its default DATA is a split of the demo's data, RUN one of its runs."""
+    text = (Path(__file__).parents[1] / "Makefile").read_text()
+    default = dict(re.findall(r"^(\w+) \?= (.*)$", text, flags=re.MULTILINE))
+    folder, split = default["DATA"].rsplit(":", 1)
+    demo = inspect.signature(demo_command).parameters["folder"].default
+    assert Path(folder) == demo / "data"
+    assert Path(default["RUN"]).parent == demo
+    assert Path(default["RUN"]).name in ARMS
+    make_scenes(tmp_path / "data", train=1, test=1)
+    assert len(build_data([f"{tmp_path / 'data'}:{split}"], CLASSES, "--data")) == 1

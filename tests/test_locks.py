@@ -88,6 +88,24 @@ def test_seconds_that_are_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pass
 
 
+COUNT = """
+import sys, pathlib, ohem.locks
+lock, count = map(pathlib.Path, sys.argv[1:])
+for _ in range(25):
+    with ohem.locks.locked(lock, "the count", wait=60):
+        count.write_text(str(int(count.read_text()) + 1))
+"""
+
+
+def test_a_lock_that_is_removed_lets_in_one_at_a_time(tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    count.write_text("0")
+    line = [sys.executable, "-c", COUNT, str(tmp_path / ".lock"), str(count)]
+    running = [subprocess.Popen(line) for _ in range(3)]
+    assert [process.wait(60) for process in running] == [0, 0, 0]
+    assert count.read_text() == "75"
+
+
 def test_a_process_follows_the_one_that_started_it() -> None:
     environment = {name: value for name, value in os.environ.items() if name != PARENT}
     parent = subprocess.Popen([sys.executable, "-c", FOLLOW], stdout=subprocess.PIPE, text=True, env=environment)

@@ -323,6 +323,25 @@ def test_no_process_is_left_when_something_goes_wrong(images, monkeypatch, path)
     assert not [pid for pid in set(workers) if pid in child_processes()]
 
 
+def test_a_worker_that_is_killed_ends_in_a_sentence_and_what_is_done_is_kept(images, path, monkeypatch):
+    """As the system does where memory runs out."""
+    before = child_processes()
+    monkeypatch.setattr(module, "PART_SECONDS", 0)
+    real = module.Proposals.save
+
+    def save(self, file):
+        real(self, file)
+        for pid in child_processes():
+            if pid not in before and is_worker(pid):
+                os.kill(pid, signal.SIGKILL)
+
+    monkeypatch.setattr(module.Proposals, "save", save)
+    many = {f"{name}{i}": file for i in range(100) for name, file in images.items()}
+    with pytest.raises(InputError, match=r"was ended from outside.*fewer --jobs"):
+        generate(many, path, jobs=2, progress=False)
+    assert list(path.with_name(f"{path.name}.parts").glob("*.safetensors"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_signal_leaves_no_process_and_keeps_what_is_done(images, path, tmp_path, number):
     """In a session of its own, so that every process that it leaves is counted."""

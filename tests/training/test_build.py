@@ -12,6 +12,7 @@ from ohem.detection.inference import PostProcess
 from ohem.detection.multiscale import nearest, union
 from ohem.detection.refinement import BoxRefinement
 from ohem.errors import InputError
+from ohem.proposals.store import Proposals
 from ohem.samplers import (
     AllSampler,
     HierarchicalSampler,
@@ -27,6 +28,7 @@ from ohem.training.build import (
     build_optimizer,
     build_proposals,
     build_sampler,
+    check_cached,
     sides_to_test,
     with_classes,
 )
@@ -140,6 +142,59 @@ def test_mat_files_take_the_place_of_selective_search(data: Path, tmp_path: Path
     assert proposals["b"].tolist() == [[0, 0, 40, 30], [10, 5, 60, 28]]
     with pytest.raises(InputError, match="no proposals of 3 images, the first is d"):
         build_proposals(dataset, ProposalConfig(files=files[:1]))
+
+
+def test_boxes_outside_their_picture_are_refused(data: Path, tmp_path: Path) -> None:
+    """Pictures are 80 x 64; up to a pixel more is rounding."""
+    dataset = build_data([f"{data}:train"], (), "--data.train")
+    for box, allowed in (([1.0, 1, 65, 81], True), ([1.0, 1, 66, 80], False), ([1.0, 1, 64, 83], False)):
+        boxes, images = (np.empty((1, 6), dtype=object) for _ in range(2))
+        for i, stem in enumerate("abcdef"):
+            boxes[0, i], images[0, i] = np.array([box if stem == "c" else [1.0, 1, 30, 40]]), stem
+        path = tmp_path / "p.mat"
+        scipy.io.savemat(path, {"boxes": boxes, "images": images})
+        if allowed:
+            assert build_proposals(dataset, ProposalConfig(files=(str(path),)))["c"].tolist() == [[0, 0, 81, 65]]
+        else:
+            with pytest.raises(InputError, match=r"p\.mat: the boxes of c: .*outside the picture of 80 x 64 pixels"):
+                build_proposals(dataset, ProposalConfig(files=(str(path),)))
+
+
+def test_a_cache_of_another_size_of_the_picture_is_refused(data: Path, tmp_path: Path) -> None:
+    dataset = build_data([f"{data}:test"], (), "--data.test")
+    config = ProposalConfig(folder=str(tmp_path), jobs=1)
+    build_proposals(dataset, config)
+    (path,) = tmp_path.iterdir()
+    cached = Proposals.load(path)
+    wide = {name: found + np.array([0, 0, 70, 0], np.float32) for name, found in cached.items()}
+    Proposals.from_boxes(wide, cached.digests, cached.metadata).save(path)
+    with pytest.raises(InputError, match=r"safetensors: the boxes of g: .*outside the picture of 80 x 64 pixels"):
+        build_proposals(dataset, config)["g"]
+
+
+def test_other_processes_do_not_wait_for_proposals_that_are_missing(tmp_path: Path) -> None:
+    folder = make_toy(tmp_path / "toy", {"train": "ab", "more": "abc"})
+    config = ProposalConfig(folder=str(tmp_path / "proposals"), jobs=1)
+    data = build_data([f"{folder}:train"], (), "--data.train")
+    with pytest.raises(InputError, match="has no proposals yet"):
+        check_cached(data, config)
+    build_proposals(data, config)
+    check_cached(data, config)
+    (folder / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nc\n")
+    (folder / "JPEGImages" / "c.png").write_bytes((folder / "JPEGImages" / "c.png").read_bytes())
+    data = build_data([f"{folder}:train"], (), "--data.train")
+    with pytest.raises(InputError, match="or not of all its images"):
+        check_cached(data, config)
+    assert len(build_proposals(data, config)) == 3
+    check_cached(data, config)
+
+
+def test_two_folders_of_one_name_do_not_share_a_file_of_proposals(tmp_path: Path) -> None:
+    sources = [f"{make_toy(tmp_path / place / 'toy', {'train': 'ab'})}:train" for place in ("one", "two")]
+    data = build_data(sources, (), "--data.train")
+    with pytest.raises(InputError, match=r"would both be kept in .*toy\.train\.selective"):
+        build_proposals(data, ProposalConfig(folder=str(tmp_path / "proposals"), jobs=1))
+    assert len(build_proposals(data, ProposalConfig(jobs=1))) == 4
 
 
 def test_training_on_mat_files(data: Path, tmp_path: Path) -> None:

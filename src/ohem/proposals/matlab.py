@@ -1,6 +1,6 @@
 """Proposals of the original release: `.mat` files of selective search, edge boxes or MCG, as Fast R-CNN's are."""
 
-import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from ohem.errors import InputError
 from ohem.proposals.filtering import distinct_and_large, fault_of_boxes
-
-HDF5 = 2  # the major version of v7.3, which SciPy does not read
+from ohem.proposals.matfile import HDF5File, read_variables
 
 
 def read_mats(paths: Sequence[Path]) -> dict[str, NDArray[np.float32]]:
@@ -54,24 +53,13 @@ def read_mat(path: Path) -> dict[str, NDArray[np.float32]]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import matfile_version
-    except ImportError as error:
-        raise InputError(f'{path}: reading .mat files needs SciPy: pip install "ohem[proposals]"') from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # such as that a variable is there twice, of which the last would be taken
-            major, _ = matfile_version(path, appendmat=False)
-            content: dict[str, Any] = {}
-            if major != HDF5:
-                content = loadmat(path, variable_names=["boxes", "images"], appendmat=False)
+        return read_variables(path.read_bytes(), ("boxes", "images"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file: correct --proposals.files") from error
-    except Exception as error:  # SciPy raises anything where bytes are damaged
+    except HDF5File as error:
+        raise InputError(f"{path}: a v7.3 (HDF5) file: write it in MATLAB with save(..., '-v7')") from error
+    except (OSError, ValueError, zlib.error, IndexError) as error:
         raise InputError(f"{path}: not a whole .mat file ({error}): fetch it again") from error
-    if major == HDF5:
-        raise InputError(f"{path}: a v7.3 (HDF5) file: write it in MATLAB with save(..., '-v7')")
-    return content
 
 
 def _cells(value: Any, where: str) -> NDArray[Any]:
@@ -100,7 +88,8 @@ def _convert(cell: Any, where: str) -> NDArray[np.float32]:
         raise InputError(f"{where}: {boxes.dtype} {list(boxes.shape)}, want numbers [P, 4]: write the file again")
     # Unsigned integers in some files, so change the type before subtracting. The end is 1-based and inclusive, which
     # is 0-based and exclusive.
-    ours = boxes[:, [1, 0, 3, 2]].astype(np.float32) - np.array([1, 1, 0, 0], np.float32)
+    with np.errstate(all="ignore"):  # what is too large becomes infinite, which is refused
+        ours = boxes[:, [1, 0, 3, 2]].astype(np.float32) - np.array([1, 1, 0, 0], np.float32)
     fault = fault_of_boxes(ours)
     if fault:
         raise InputError(f"{where}: {fault}: write them as [y1, x1, y2, x2] in pixels, counted from 1")

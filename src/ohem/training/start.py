@@ -9,7 +9,6 @@ from pathlib import Path
 from ohem.data.annotation import class_name
 from ohem.data.dataset import DetectionSet
 from ohem.detection.weights import check_source
-from ohem.errors import InputError
 from ohem.files import digest_of_file
 from ohem.training import checkpoint
 from ohem.training.build import (
