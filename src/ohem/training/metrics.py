@@ -128,6 +128,12 @@ def read_metrics(run: Path) -> list[dict[str, str]]:
     return rows
 
 
+def has_rows(run: Path) -> bool:
+    """Whether RUN/metrics.csv has a line behind its header, whole or not."""
+    path = run / NAME
+    return path.is_file() and path.read_bytes().count(b"\n") > 1
+
+
 def _given(row: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in row.items() if value}
 

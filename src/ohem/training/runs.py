@@ -12,7 +12,7 @@ from ohem.errors import InputError
 from ohem.files import replacing
 from ohem.training import checkpoint
 from ohem.training.config import Recipe
-from ohem.training.metrics import read_metrics
+from ohem.training.metrics import has_rows
 
 NAME = "recipe.yaml"
 # What may differ when a run goes on: the machine, how much is logged, how far it is to go, and how it is tested.
@@ -27,7 +27,7 @@ def open_run(run: Path, name: str, recipe: Recipe) -> None:
     Raises:
         InputError: the folder holds a run of another recipe, or something that is not a run.
     """
-    if (run / NAME).exists() and (checkpoint.exists(run) or read_metrics(run)):
+    if (run / NAME).exists() and (checkpoint.exists(run) or has_rows(run)):
         before_name, before = _read(run)
         changed = [
             (key, old, new)
