@@ -414,6 +414,56 @@ def test_places_of_results_are_checked_before_the_detections(run: Path, data: Pa
     assert f"--submit {taken} is no folder" in sentence(ohem("eval", run, "--submit", taken))
 
 
+def contents(*folders: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
+def test_results_are_not_written_over_other_files(run: Path, data: Path, tmp_path: Path) -> None:
+    assert ohem("train", run, *training(data)).code == 0
+    (tmp_path / "thesis.txt").write_text("dear")
+    (tmp_path / "link.json").symlink_to(data / "Annotations" / "g.xml")
+    of_run = [run / name for name in ("recipe.yaml", "checkpoint.pt", "metrics.csv")]
+    of_data = [data / "Annotations" / "a.xml", data / "JPEGImages" / "g.png", data / "ImageSets" / "Main" / "test.txt"]
+    before = contents(run, data, tmp_path)
+    for path in [*of_run, *of_data, tmp_path / "thesis.txt", tmp_path / "link.json"]:
+        assert str(path) in sentence(ohem("eval", run, "--out", path))
+    for folder in (data, data / "JPEGImages", data / "Annotations"):
+        assert f"--submit {folder} is a folder of the data" in sentence(ohem("eval", run, "--submit", folder))
+    assert contents(run, data, tmp_path) == before
+    for _ in range(2):  # an earlier report is replaced
+        assert ohem("eval", run, "--out", tmp_path / "mine.json").code == 0
+
+
+def test_a_chart_is_not_drawn_over_a_picture(run: Path, data: Path) -> None:
+    assert ohem("train", run, *training(data)).code == 0
+    before = contents(run, data)
+    assert "would be overwritten" in sentence(ohem("loss", run, "--plot", data / "JPEGImages" / "a.png"))
+    assert contents(run, data) == before
+
+
+def test_the_report_knows_what_it_was_made_of(run: Path, data: Path) -> None:
+    def digests() -> tuple[str, str]:
+        assert ohem("eval", run).code == 0
+        report = json.loads((run / "eval.json").read_text())
+        return report["weights"], report["data"]
+
+    assert ohem("train", run, *training(data)).code == 0
+    first = digests()
+    assert digests() == first
+    edit_xml(data, "<xmin>", "<xmin>1", stem="g")
+    second = digests()
+    assert (second[0], second[1] != first[1]) == (first[0], True)
+    assert ohem("train", run, *training(data, steps=3)).code == 0
+    third = digests()
+    assert (third[0] != second[0], third[1]) == (True, second[1])
+
+
+def test_a_config_that_is_a_folder(run: Path, data: Path, tmp_path: Path) -> None:
+    text = sentence(ohem("train", run, *training(data), "--config", tmp_path))
+    assert f"--config {tmp_path}: Is a directory" in text
+    assert "YAML" not in text
+
+
 @pytest.mark.parametrize("bytes_allowed", [8_000, 400_000])
 def test_a_full_disk(bytes_allowed: int, run: Path, data: Path) -> None:
     """A limit on the size of files stands in for it."""

@@ -105,7 +105,10 @@ def test_torch_files_of_other_formats(tmp_path: Path) -> None:
 def test_both_are_named_where_neither_is_whole(tmp_path: Path) -> None:
     for name in (checkpoint.NAME, checkpoint.PREVIOUS):
         (tmp_path / name).write_bytes(b"no")
-    with pytest.warns(UserWarning), pytest.raises(InputError, match=r"checkpoint\.pt .*previous\.pt .*remove both"):
+    with (
+        pytest.warns(UserWarning, match="falling back"),
+        pytest.raises(InputError, match=r"checkpoint\.pt .*previous\.pt .*remove both"),
+    ):
         checkpoint.load(tmp_path)
 
 
@@ -125,7 +128,9 @@ def test_restoring_gives_back_what_was_saved() -> None:
     checkpoint.restore(model, state, Path("run"))
     checkpoint.restore_optimizer(optimizer, state, Path("run"))
     again = optimizer.state_dict()
-    assert all(torch.equal(again["state"][i]["momentum_buffer"], v["momentum_buffer"]) for i, v in enumerate_state(state))
+    assert all(
+        torch.equal(again["state"][i]["momentum_buffer"], v["momentum_buffer"]) for i, v in enumerate_state(state)
+    )
     assert again["param_groups"] == state["optimizer"]["param_groups"]
 
 

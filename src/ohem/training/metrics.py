@@ -61,8 +61,11 @@ class MetricsLog:
             self._file.close()
             self._begin(self.rows, row)
         self.rows.append({k: str(v) if k == "step" else f"{v:.6g}" for k, v in row.items()})
+        self._append(_as_text(self._columns, self.rows[-1:], header=False))
+
+    def _append(self, text: str) -> None:
         try:
-            self._file.write(_as_text(self._columns, self.rows[-1:], header=False))
+            self._file.write(text)
             self._file.flush()
         except OSError as error:
             error.filename = str(self.run / NAME)
