@@ -54,7 +54,8 @@ def test_there_is_no_nan_in_json(tmp_path: Path) -> None:
             for change in (
                 {"map": "50"}, {"map": 101}, {"map": -1}, {"map": True}, {"map": math.nan}, {"ap": {}}, {"ap": None},
                 {"ap": {"red": "1"}}, {"metric": "voc08"}, {"metric": []}, {"step": -1}, {"step": 1.5},
-                {"images": None}, {"seconds_per_image": -1}, {"test": []}, {"loss_all_rois": "x"}, {"digest": "0"}, {"weights": "w0"},
+                {"images": None}, {"seconds_per_image": -1}, {"test": []}, {"loss_all_rois": "x"}, {"digest": "0"},
+                {"weights": "w0"},
             )
         ),
     ],
