@@ -241,6 +241,7 @@ def test_several_sources_are_concatenated(tmp_path: Path) -> None:
     assert ohem("eval", tmp_path / "run").code == 0
 
 
+@pytest.mark.filterwarnings("ignore:.* has no object of .* of the classes")  # of so few scenes
 def test_demo_end_to_end(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     shown = ohem("demo", folder, "--steps", 3, "--train-images", 3, "--test-images", 2)

@@ -1,17 +1,28 @@
 """Files are whole, whoever else writes them."""
 
+import errno
 import hashlib
 import os
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from ohem import files
 from ohem.errors import InputError
-from ohem.files import check_output, digest_of_file, digests_of_files, replacing
+from ohem.files import (
+    check_crcs,
+    check_output,
+    describe_os_error,
+    digest_of_file,
+    digests_of_files,
+    remove_leftovers,
+    replacing,
+)
 
 
 def test_what_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
@@ -59,14 +70,81 @@ def test_a_digest_is_computed_again_where_the_file_changed(tmp_path: Path, monke
     assert digest_of_file(path) == hashlib.sha256(b"SOME content").hexdigest()[:16]
 
 
-def test_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
-    one, other = tmp_path / "one", tmp_path / "other"
-    one.touch()
+def write_and_fail(path: Path, error: OSError) -> OSError:
+    """The error that leaves `replacing`."""
+    with pytest.raises(OSError) as caught, replacing(path):
+        raise error
+    return caught.value
+
+
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("name", [None, "beside"])
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path: Path, name: str | None, second: bool) -> None:
+    path = tmp_path / "numbers.csv"
+    beside = str(tmp_path / f".numbers.csv.{os.getpid()}.tmp")
+    first = beside if name else None
+    error = OSError(errno.EROFS, "Read-only file system", first, None, *([str(path)] if second and name else []))
+    raised = write_and_fail(path, error)
+    assert raised.filename == str(path)
+    assert ".tmp" not in str(raised)
+    assert describe_os_error(raised) == f"{path}: Read-only file system: choose a place that can be written to"
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_room_is_advised_only_where_room_is_short(number: int) -> None:
+    said = describe_os_error(OSError(number, os.strerror(number), "/a/.b.csv.123.tmp"))
+    assert said.startswith(f"/a/b.csv: {os.strerror(number)}")
+    assert ("make room" in said) == (number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@pytest.mark.parametrize("filename", [None, b"/a/.b.1.tmp", Path("/a/.b.1.tmp"), 3, "/a/.b.tmp", ".b.1.tmp"])
+def test_any_error_can_be_described(filename: object) -> None:
+    said = describe_os_error(OSError(errno.EIO, "Input/output error", filename))
+    assert "Input/output error" in said
+    assert ".1.tmp" not in said
+    assert describe_os_error(OSError("no number")) == "no number"
+    assert describe_os_error(OSError()) == "OSError"
+
+
+def dead_process() -> int:
+    """The number of a process that has ended."""
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    return int(done.stdout)
+
+
+def test_leftovers_of_dead_processes_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    dead = dead_process()
+    kept = [f".a.csv.{os.getpid()}.tmp", ".a.csv.1.tmp", "a.csv", ".notes.tmp", f"a.{dead}.tmp", f".{dead}.tmp"]
+    for name in [*kept, f".a.csv.{dead}.tmp", f".b.pt.{dead}.tmp", f".c.{10**30}.tmp"]:
+        (tmp_path / name).touch()
+    (tmp_path / f".folder.{dead}.tmp").mkdir()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept}
+    remove_leftovers(tmp_path / "nowhere")
+
+
+def test_an_output_may_be_anything_but_an_input(tmp_path: Path) -> None:
+    read, other, link, hard = (tmp_path / name for name in ("read.json", "other.json", "link", "hard"))
+    read.write_text("{}")
     other.touch()
-    check_output(tmp_path / "new", [one, tmp_path / "gone"])
-    check_output(other, [one, tmp_path / "gone"])
-    (tmp_path / "soft").symlink_to(one)
-    (tmp_path / "hard").hardlink_to(one)
-    for name in ("one", "soft", "hard", "../" + tmp_path.name + "/one"):
+    link.symlink_to(read)
+    hard.hardlink_to(read)
+    inputs = [tmp_path / "absent.png", read]
+    for allowed in (other, tmp_path / "new"):
+        check_output(allowed, inputs)
+    (tmp_path / "x").mkdir()
+    for refused in (read, link, hard, tmp_path / "x" / ".." / "read.json"):
         with pytest.raises(InputError, match="would be overwritten"):
-            check_output(tmp_path / name, [other, one])
+            check_output(refused, inputs)
+
+
+def test_a_flipped_bit_of_a_zip_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.arange(1000.0)}, path)
+    check_crcs(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(1000.0).numpy().tobytes()) + 500] ^= 16
+    path.write_bytes(content)
+    with pytest.raises(zipfile.BadZipFile, match="CRC"):
+        check_crcs(path)
+    torch.load(path)  # which does not notice: the reason for the check

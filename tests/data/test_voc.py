@@ -82,9 +82,11 @@ def test_given_classes_fix_the_labels(folder: Path) -> None:
     dataset = VOCDetection(f"{folder}:train", classes=["emu", "dog", "cat"])
     assert dataset.classes == ("emu", "dog", "cat")
     assert dataset.target(0)["labels"].tolist() == [3, 2]
-    told = r"train: skipped 1 object of 1 other class than 'cat', 'dogs': 'dog' \(did you mean 'dogs'\?\); .*a\.xml"
-    with pytest.warns(UserWarning, match=told):
-        dataset = VOCDetection(f"{folder}:train", classes=["cat", "dogs"])
+    told = r"1 object of other classes than 'cat', 'dogs': 'dog' \(did you mean 'dogs'\?\); .*a\.xml"
+    with pytest.raises(InputError, match=rf"train has {told}: correct the names"):
+        VOCDetection(f"{folder}:train", classes=["cat", "dogs"])
+    with pytest.warns(UserWarning, match=f"train: skipped {told}"):
+        dataset = VOCDetection(f"{folder}:train", classes=["cat", "dogs"], skip_others=True)
     assert dataset.target(0)["labels"].tolist() == [1]
     assert dataset.target(0)["boxes"].tolist() == [[2, 4, 10, 20]]
     with pytest.raises(InputError, match="hold a name twice"):

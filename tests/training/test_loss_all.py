@@ -131,8 +131,42 @@ def test_rows_behind_a_step_are_dropped(tmp_path: Path) -> None:
     assert [row.step for row in loss_all.read(tmp_path)] == [10, 20]
 
 
-@pytest.mark.parametrize("text", ["step,loss\n20,0.5\n", "a spreadsheet", "\x00"])
-def test_a_file_of_something_else(tmp_path: Path, text: str) -> None:
-    (tmp_path / loss_all.NAME).write_text(text + "\n1,2\n")
+HEADER = "step,data,images,rois,loss_classifier,loss_box_reg,loss,data_digest,weights_digest"
+LINE = "20,toy:train,6,70,0.25,0.5,0.75,d0,w0"
+
+
+def test_a_file_of_an_older_version_has_no_crc(tmp_path: Path) -> None:
+    (tmp_path / loss_all.NAME).write_text(f"{HEADER}\n{LINE}\n")
+    assert loss_all.read(tmp_path) == [ROW]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\x00", b"\xff\n", b"a spreadsheet\n1,2\n", b"step,loss\n20,0.5\n", f"{HEADER}\n".encode(),
+        f"{HEADER}\n{LINE}".encode(),
+        f"{HEADER}\n{LINE}\n{LINE}\n".encode(),
+        f"{HEADER}\n{LINE},\n".encode(),
+        f"{HEADER},crc\n{LINE},00000000\n".encode(),
+        *(
+            f"{HEADER}\n{LINE.replace(old, new)}\n".encode()
+            for old, new in (
+                ("20", "-20"), ("20", "2.5"), ("0.75", "nan"), ("0.75", "inf"), ("0.75", "-0.75"), ("70", ""),
+                ("w0", ""), ("6", "six"), ("0.5", "0_5"), ("d0", "d\x00"), (",w0", ""), ("20", '"20'),
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_not_whole_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / loss_all.NAME).write_bytes(content)
     with pytest.raises(InputError, match=r"loss_all\.csv cannot be read"):
+        loss_all.read(tmp_path)
+
+
+def test_a_file_without_its_last_line_is_noticed(tmp_path: Path) -> None:
+    for step in (10, 20):
+        loss_all.record(tmp_path, replace(ROW, step=step))
+    path = tmp_path / loss_all.NAME
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    with pytest.raises(InputError, match="line 2 is not as it was written"):
         loss_all.read(tmp_path)

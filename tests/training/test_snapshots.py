@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from ohem.errors import InputError
 from ohem.training import snapshots
@@ -62,3 +63,22 @@ def test_a_damaged_one(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(InputError, match=r"step-0000001\.safetensors cannot be read"):
         snapshots.load(path)
+
+
+def test_a_flipped_bit_and_weights_that_are_not_finite(tmp_path: Path) -> None:
+    snapshots.keep(tmp_path, 1, WEIGHTS)
+    snapshots.keep(tmp_path, 2, WEIGHTS | {"scale": torch.tensor(torch.nan)})
+    flipped, infinite = snapshots.found(tmp_path).values()
+    content = bytearray(flipped.read_bytes())
+    content[-1] ^= 1
+    flipped.write_bytes(content)
+    with pytest.raises(InputError, match=r"step-0000001\.safetensors cannot be read .*digest"):
+        snapshots.load(flipped)
+    with pytest.raises(InputError, match=r"step-0000002\.safetensors cannot be read \(scale is not finite"):
+        snapshots.load(infinite)
+
+
+def test_a_snapshot_of_an_older_version_has_no_digest(tmp_path: Path) -> None:
+    path = tmp_path / "step-0000001.safetensors"
+    path.write_bytes(save({name: value.contiguous() for name, value in WEIGHTS.items()}))
+    assert torch.equal(snapshots.load(path)["layer.weight"], WEIGHTS["layer.weight"])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ohem.data.annotation import Annotation, class_name
-from ohem.data.findings import NAMED, Findings
+from ohem.data.findings import NAMED, Findings, first_of
 from ohem.data.image import read_image
 from ohem.errors import InputError
 
@@ -53,10 +53,11 @@ class DetectionSet(ABC):
 
     Args:
         source: a source, or several of them.
-        classes: names of the labels 1..K; if None, those that the annotations give. Objects of other classes are
-            skipped, with a `UserWarning` that counts them.
+        classes: names of the labels 1..K; if None, those that the annotations give.
         annotated: False takes images without an annotation file of their own, such as the test images of the VOC
             server, as images without objects. COCO's annotations are one file, which is always needed.
+        skip_others: skip the objects of other classes than `classes`, with a `UserWarning` that counts them; they are
+            an error if not.
 
     Attributes:
         classes: names of the labels 1..K.
@@ -76,7 +77,12 @@ class DetectionSet(ABC):
     other_classes: tuple[str, ...] = ()
 
     def __init__(
-        self, source: str | Sequence[str], classes: Sequence[str] | None = None, *, annotated: bool = True
+        self,
+        source: str | Sequence[str],
+        classes: Sequence[str] | None = None,
+        *,
+        annotated: bool = True,
+        skip_others: bool = False,
     ) -> None:
         self._must_be_annotated = annotated
         self._annotations: list[Annotation] = []
@@ -98,7 +104,7 @@ class DetectionSet(ABC):
             self.classes = self._given_classes(findings)
         else:
             self.classes = tuple(class_name(name) for name in classes)
-            self.other_classes = _other_classes(self._annotations, self.classes, title)
+            self.other_classes = _other_classes(self._annotations, self.classes, title, skip_others)
             self._annotations = [annotation.of_classes(set(self.classes)) for annotation in self._annotations]
         self._labels = {name: label for label, name in enumerate(self.classes, start=1)}
         findings.warn(title)
@@ -181,29 +187,29 @@ def _unique_ids(sources: Sequence[Source]) -> list[str]:
     ]
 
 
-def _other_classes(annotations: Sequence[Annotation], classes: tuple[str, ...], title: str) -> tuple[str, ...]:
-    """Names in the annotations that are not among `classes`; warns of them."""
+def _other_classes(
+    annotations: Sequence[Annotation], classes: tuple[str, ...], title: str, skip: bool
+) -> tuple[str, ...]:
+    """Names in the annotations that are not among `classes`: says that their objects are skipped, or refuses them."""
     known = set(classes)
     if len(known) < len(classes) or "" in known:
         raise InputError(f"the classes {', '.join(classes)} hold a name twice, or an empty one: remove it")
     others = Counter(name for annotation in annotations for name in annotation.names if name not in known)
-    if others:
-        first = next(annotation for annotation in annotations if not known.issuperset(annotation.names))
-        names = ", ".join(_with_hint(name, classes) for name in list(others)[:NAMED])
-        warnings.warn(
-            f"{title}: skipped {others.total()} object{'s' * (others.total() > 1)} of {len(others)} other "
-            f"class{'es' * (len(others) > 1)} than {_some(classes)}: {names}{', ...' * (len(others) > NAMED)}; "
-            f"the first of them in {first.file}",
-            UserWarning,
-            stacklevel=3,
+    if not others:
+        return ()
+    first = next(annotation for annotation in annotations if not known.issuperset(annotation.names))
+    count = f"{others.total()} object{'s' * (others.total() > 1)}"
+    hints = ", ".join(_with_hint(name, classes) for name in list(others)[:NAMED]) + ", ..." * (len(others) > NAMED)
+    where = f"of other classes than {first_of(classes)}: {hints}; the first of them in {first.file}"
+    if not skip:
+        raise InputError(
+            f"{title} has {count} {where}: correct the names, or train with these classes (objects of others than "
+            "those that --data.classes names are skipped)"
         )
+    warnings.warn(f"{title}: skipped {count} {where}", UserWarning, stacklevel=3)
     return tuple(sorted(others))
 
 
 def _with_hint(name: str, classes: Sequence[str]) -> str:
     near = get_close_matches(name, classes, n=1)
     return f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:NAMED])) + (", ..." if len(names) > NAMED else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -15,6 +15,11 @@ from ohem.errors import InputError
 NAMED = 3
 """Files that a message names."""
 _CORRECT = "correct them to be rid of this warning"
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Returns the first few of `names` for a message."""
+    return ", ".join(map(repr, names[:NAMED])) + ", ..." * (len(names) > NAMED)
 
 
 class Note(Enum):
@@ -83,7 +88,7 @@ class Findings:
         others = [file for file in dict.fromkeys(file for file, _ in self.faults) if file != first]
         if not others:
             raise error
-        names = ", ".join(others[:NAMED]) + (", ..." if len(others) > NAMED else "")
+        names = ", ".join(others[:NAMED]) + ", ..." * (len(others) > NAMED)
         raise InputError(f"{error} ({len(others)} more with a fault: {names})") from error
 
     def warn(self, dataset: str, stacklevel: int = 3) -> None:

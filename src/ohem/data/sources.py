@@ -11,11 +11,15 @@ FORMS = f"{VOCDetection.form} or {COCODetection.form}"
 
 
 def open_dataset(
-    sources: Sequence[str], classes: Sequence[str] | None = None, *, annotated: bool = True
+    sources: Sequence[str],
+    classes: Sequence[str] | None = None,
+    *,
+    annotated: bool = True,
+    skip_others: bool = False,
 ) -> DetectionSet:
     """The data set of `sources`, all of them `FOLDER:SPLIT` or all `ANNOTATIONS.json:IMAGES`.
 
-    `classes` and `annotated` are as for `DetectionSet`.
+    `classes`, `annotated` and `skip_others` are as for `DetectionSet`.
 
     Raises:
         InputError: the sources are of both kinds, or as `DetectionSet` does.
@@ -28,4 +32,4 @@ def open_dataset(
             "the same classes differ): convert one of them"
         )
     kind = COCODetection if coco else VOCDetection
-    return kind(sources, classes, annotated=annotated)
+    return kind(sources, classes, annotated=annotated, skip_others=skip_others)

@@ -96,7 +96,7 @@ class _Opened:
             raise InputError(f"{run} has no checkpoint yet: let `ohem train` reach its first (run.checkpoint_every)")
         sources = sources or self.recipe.data.train
         self.data = " ".join(sources)
-        data = build_data(sources, self.recipe.data.classes, "--data")
+        data = build_data(sources, self.recipe.data.classes, "--data", skip_others=self.recipe.data.skip_others)
         self.inputs = list(data.files())
         self.examples = build_examples(data, build_proposals(data, self.recipe.proposals), self.recipe)
 

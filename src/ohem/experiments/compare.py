@@ -85,7 +85,7 @@ def _report(out: Path, arms: Sequence[Arm], seeds: Sequence[int], settings: Reci
 def _check_data(settings: Recipe) -> str:
     """Returns digests of the data to train and to test on; raises InputError where they are of no use."""
     trained, settings = training_data(settings)
-    data = build_data(settings.data.test, settings.data.classes, "--data.test")
+    data = build_data(settings.data.test, settings.data.classes, "--data.test", skip_others=settings.data.skip_others)
     check_objects(data, settings.data.test, "name another split for --data.test")
     return " ".join(text for each in (trained, data) for text in astuple(digests_of_data(each)) if text)
 

@@ -44,14 +44,21 @@ def check(recipe: Recipe) -> None:
         raise InputError("--model.rescored is of the read-only pass: leave it out, or --model.implementation")
 
 
-def build_data(sources: Sequence[str], classes: Sequence[str], option: str, *, annotated: bool = True) -> DetectionSet:
+def build_data(
+    sources: Sequence[str],
+    classes: Sequence[str],
+    option: str,
+    *,
+    annotated: bool = True,
+    skip_others: bool = False,
+) -> DetectionSet:
     """The data set of `sources`; `classes` () takes the names found. `option` is what the remedy names.
 
-    Unless `annotated`, images in VOC layout may be without an annotation file.
+    Unless `annotated`, images in VOC layout may be without an annotation file. `skip_others` is as for `DetectionSet`.
     """
     if not sources:
         raise InputError(f"no data set is given: name one with {option} {FORMS}")
-    return open_dataset(sources, classes or None, annotated=annotated)
+    return open_dataset(sources, classes or None, annotated=annotated, skip_others=skip_others)
 
 
 def check_objects(data: DetectionSet, sources: Sequence[str], remedy: str) -> None:
@@ -233,6 +240,7 @@ def learning_rate(config: SolverConfig, step: int) -> float:
 
 
 def with_classes(recipe: Recipe, classes: Sequence[str]) -> Recipe:
-    """The recipe with the class names that the training data gave."""
-    data: DataConfig = replace(recipe.data, classes=tuple(classes))
+    """The recipe with the class names that the training data gave; of given ones, others are skipped everywhere."""
+    skip = recipe.data.skip_others or bool(recipe.data.classes)
+    data: DataConfig = replace(recipe.data, classes=tuple(classes), skip_others=skip)
     return replace(recipe, data=data)

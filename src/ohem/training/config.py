@@ -43,6 +43,8 @@ class DataConfig:
     """Data sets to evaluate on."""
     classes: tuple[str, ...] = ()
     """Names of the foreground classes, in order; those of the training annotations if not given."""
+    skip_others: bool = False
+    """Skip the objects of other classes, with a warning, in place of an error; so wherever `classes` are given."""
     short: int = 600
     """Short side of the resized image, in pixels."""
     long: int = 1000

@@ -102,7 +102,8 @@ def evaluate_run(
         raise InputError(f"--submit {submit} is no folder: name another")
     model, recipe, step = load_detector(run, test)
     measured = as_fast_rcnn(model, "--loss") if loss else None
-    data = build_data(sources or recipe.data.test, recipe.data.classes, "--data", annotated=submit is None)
+    classes, skip = recipe.data.classes, recipe.data.skip_others
+    data = build_data(sources or recipe.data.test, classes, "--data", annotated=submit is None, skip_others=skip)
     report_path = out or run / NAME
     check_outputs(report_path, submit, data)
     stems = _stems(data) if submit else []
@@ -117,7 +118,7 @@ def evaluate_run(
     figures, table = score(found, data, metric or usual_metric(data))
     report = figures | report
     if measured:
-        trained = build_data(recipe.data.train, recipe.data.classes, "--data.train")
+        trained = build_data(recipe.data.train, classes, "--data.train", skip_others=skip)
         shown = build_examples(trained, build_proposals(trained, recipe.proposals), recipe)
         report["loss_all_rois"] = loss_over_all(measured, tracked(shown, "loss over all RoIs")).loss
     write_report(report_path, report, found, data)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
@@ -142,7 +142,15 @@ class Trainer:
                     stack.enter_context(self.log)
                 self._run_steps(last, bar, agreement)
             except Failed as failed:
-                self._save_after(failed.error, agreement)
+                error = self._save_after(failed.error, agreement)
+            else:
+                return
+        try:
+            raise error
+        finally:
+            # What refers to itself by its traceback would keep the model, and with it threads that connect the
+            # processes, alive until Python ends, which then aborts.
+            del error
 
     def _run_steps(self, last: int, bar: ProgressBar, agreement: Agreement) -> None:
         settings = self.recipe.run
@@ -187,22 +195,22 @@ class Trainer:
         checkpoint.save(self.run, state, keep_newest=self._newest_is_whole)
         self._newest_is_whole = True
 
-    def _save_after(self, error: BaseException, agreement: Agreement) -> NoReturn:
-        """Saves what was trained, then raises `error`, as a sentence where it is one that a person can act on."""
+    def _save_after(self, error: BaseException, agreement: Agreement) -> BaseException:
+        """Saves what was trained; returns what to raise for `error`, a sentence where a person can act on it."""
         said = describe(error)
         if self.step > self._saved:
             try:
                 self.save(agreement)
             except Failed as second:
-                if not isinstance(error, SystemExit) and describe(second.error) != said:
-                    raise InputError(
-                        f"{said}; and the checkpoint of step {self.step} could not be written "
-                        f"({describe(second.error)}): the run goes on from step {self._saved}"
-                    ) from error
+                again = describe(second.error)
+                if not isinstance(error, SystemExit) and again != said:
+                    return InputError(
+                        f"{said}; and the checkpoint of step {self.step} could not be written ({again}): "
+                        f"the run goes on from step {self._saved}"
+                    )
         if isinstance(error, InputError | OSError):
-            after = f"; the same line goes on from step {self._saved}" if self._saved else ""
-            raise InputError(f"{said}{after}") from error
-        raise error
+            return InputError(f"{said}; the same line goes on from step {self._saved}" if self._saved else said)
+        return error
 
     def batches(self, last: int) -> Iterator[list[Example]]:
         """The mini-batches of this process from the present step up to step `last`, in order."""

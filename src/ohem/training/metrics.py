@@ -61,8 +61,11 @@ class MetricsLog:
             self._file.close()
             self._begin(self.rows, row)
         self.rows.append({k: str(v) if k == "step" else f"{v:.6g}" for k, v in row.items()})
+        self._append(_as_text(self._columns, self.rows[-1:], header=False))
+
+    def _append(self, text: str) -> None:
         try:
-            self._file.write(_as_text(self._columns, self.rows[-1:], header=False))
+            self._file.write(text)
             self._file.flush()
         except OSError as error:
             error.filename = str(self.run / NAME)
@@ -126,6 +129,12 @@ def read_metrics(run: Path) -> list[dict[str, str]]:
         if [_given(row) for row in rows[: len(expected)]] != [_given(row) for row in expected]:
             raise _damaged(path, "it differs from what the checkpoint holds of it")
     return rows
+
+
+def has_rows(run: Path) -> bool:
+    """Whether RUN/metrics.csv has a line behind its header, whole or not."""
+    path = run / NAME
+    return path.is_file() and path.read_bytes().count(b"\n") > 1
 
 
 def _given(row: Mapping[str, str]) -> dict[str, str]:

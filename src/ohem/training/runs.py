@@ -18,12 +18,15 @@ from ohem.locks import NAME as LOCK
 from ohem.locks import locked
 from ohem.training import checkpoint
 from ohem.training.config import Recipe
-from ohem.training.metrics import NAME as METRICS
+from ohem.training.metrics import has_rows
 from ohem.training.snapshots import FOLDER as SNAPSHOTS
 
 NAME = "recipe.yaml"
 # What may differ when a run goes on: the machine, how much is logged, how far it is to go, and how it is tested.
-FREE = ("run.", "test.", "solver.steps", "data.test", "data.workers", "proposals.jobs", "proposals.folder")
+FREE = (
+    "run.", "test.", "solver.steps", "data.test", "data.skip_others", "data.workers", "proposals.jobs",
+    "proposals.folder",
+)  # fmt: skip
 # Where data lie may differ too: what they are is compared by digest.
 PLACES = ("data.train", "proposals.files")
 PARTS = {"images": "image files", "annotations": "annotations", "proposals": "proposals", "weights": "initial weights"}
@@ -113,11 +116,8 @@ class _Opened:
 
 
 def _is_under_way(run: Path) -> bool:
-    """Whether a step was trained. Lines are counted, since metrics.csv may be damaged, and begins with a head."""
-    metrics = run / METRICS
-    return (run / NAME).exists() and (
-        checkpoint.exists(run) or (metrics.is_file() and metrics.read_bytes().count(b"\n") > 1)
-    )
+    """Whether a step was trained."""
+    return (run / NAME).exists() and (checkpoint.exists(run) or has_rows(run))
 
 
 def _is_empty(run: Path) -> bool:

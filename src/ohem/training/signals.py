@@ -54,7 +54,8 @@ def run_interruptible(load: Callable[[], Callable[[], None]]) -> None:
     """Runs the command line that `load` imports; SIGTERM and SIGINT end it in one line and with 128 + their number.
 
     While modules are imported, and when the command is done, a signal ends the process at once, since an exception
-    could not pass through them; in between it raises `Interrupted`, so that temporary files are removed.
+    could not pass through them; in between it raises `Interrupted`, so that temporary files are removed, once no
+    import is under way.
     """
     _handle_by(_exit_now)
     run = load()
@@ -84,7 +85,24 @@ def _exit_now(signum: int, frame: FrameType | None) -> None:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted(signum)
+    if _is_import(frame):  # which may run in C++ code, where an exception aborts the process
+        _send_soon(signum)
+    else:
+        raise Interrupted(signum)
+
+
+def _is_import(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _send_soon(signum: int) -> None:
+    timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signum))
+    timer.daemon = True
+    timer.start()
 
 
 def _say_stopped(signum: int) -> None:
@@ -95,8 +113,6 @@ def _say_stopped(signum: int) -> None:
 def _send_again(unraisable: Any) -> None:
     """Sends a signal once more that came in a destructor or a callback, where Python drops the exception."""
     if isinstance(unraisable.exc_value, Interrupted):
-        timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), unraisable.exc_value.signum))
-        timer.daemon = True
-        timer.start()
+        _send_soon(unraisable.exc_value.signum)
     else:
         sys.__unraisablehook__(unraisable)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ohem.data.annotation import class_name
 from ohem.data.dataset import DetectionSet
+from ohem.data.findings import first_of
 from ohem.detection.weights import check_source
 from ohem.files import digest_of_file
 from ohem.training import checkpoint
@@ -41,7 +42,9 @@ def start(run: Path, name: str, recipe: Recipe, devices: str | None = None) -> N
     if recipe.model.weights != "none" and not checkpoint.exists(run):
         check_source(recipe.model.weights)
     if recipe.data.test:
-        build_data(recipe.data.test, recipe.data.classes, "--data.test")  # its defects should not wait until evaluation
+        build_data(  # its defects should not wait until evaluation
+            recipe.data.test, recipe.data.classes, "--data.test", skip_others=recipe.data.skip_others
+        )
     first = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0
     if first:
         check_run(run, name, recipe)
@@ -83,9 +86,11 @@ def training_data(recipe: Recipe) -> tuple[DetectionSet, Recipe]:
         InputError: the options or the data do not fit, or there is no object.
     """
     check(recipe)
-    data = build_data(recipe.data.train, recipe.data.classes, "--data.train")
+    skip = recipe.data.skip_others or bool(recipe.data.classes)
+    data = build_data(recipe.data.train, recipe.data.classes, "--data.train", skip_others=skip)
     check_objects(data, recipe.data.train, "annotate some, or name another split")
     absent = [name for name in recipe.data.classes if not data.objects()[class_name(name)]]
     if absent:
-        warnings.warn(f"{', '.join(recipe.data.train)} has no object of the class {', '.join(absent)}", stacklevel=2)
+        names = ", ".join(recipe.data.train)
+        warnings.warn(f"{names} has no object of {len(absent)} of the classes: {first_of(absent)}", stacklevel=2)
     return data, with_classes(recipe, data.classes)

@@ -27,7 +27,9 @@ def training(recipe: Recipe, folder: Path, steps: int) -> Iterator["Training"]:
     with launched(recipe.run) as fabric:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on the data: the process that started us has told
-            data = build_data(recipe.data.train, recipe.data.classes, "--data.train")
+            data = build_data(
+                recipe.data.train, recipe.data.classes, "--data.train", skip_others=recipe.data.skip_others
+            )
             examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
         yield Training(Trainer(recipe, folder, examples, fabric), steps)
 

@@ -42,7 +42,7 @@ def bootstrap_run(
     linear_svc()  # no hour of features for want of a package
     found_model, recipe, step = load_detector(run, test)
     model = as_fast_rcnn(found_model, "ohem bootstrap")
-    data = build_data(sources or recipe.data.test, recipe.data.classes, "--data")
+    data = build_data(sources or recipe.data.test, recipe.data.classes, "--data", skip_others=recipe.data.skip_others)
     with sole_writer(run / FOLDER, "the folder of features"):
         return _bootstrap(run, model, recipe, step, data, metric, config)
 
@@ -89,7 +89,7 @@ def use_svms(model: FastRCNN, svms: Sequence[LinearSVM | None]) -> None:
 
 def _features(path: Path, model: FastRCNN, recipe: Recipe, step: int, config: BootstrapConfig) -> RoIFeatures:
     """Of all training RoIs, the images as they are, in the recipe's `data.short`."""
-    data = build_data(recipe.data.train, recipe.data.classes, "--data.train")
+    data = build_data(recipe.data.train, recipe.data.classes, "--data.train", skip_others=recipe.data.skip_others)
     examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
     made_with = {
         "step": step,

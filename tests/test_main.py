@@ -1,0 +1,101 @@
+"""`python -m ohem`: a signal at any moment ends it in one line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+START = """
+import sys, time, weakref
+from pathlib import Path
+from ohem.training.signals import run_interruptible
+
+def load():
+    print("loading", flush=True)
+    if sys.argv[1] == "loading":
+        time.sleep(60)
+    return run
+
+class Slow:
+    def __del__(self):
+        print("deleting", flush=True)
+        time.sleep(60 if sys.argv[1] == "deleting" else 0)
+
+def run():
+    from ohem.files import replacing
+    with replacing(Path(sys.argv[2])) as beside:
+        beside.write_text("half")
+        slow = Slow()
+        del slow
+        print("running", flush=True)
+        if sys.argv[1] == "importing":
+            import slow_module
+        time.sleep(60)
+
+run_interruptible(load)
+"""
+SLOW_MODULE = "print('importing', flush=True)\nimport time\ntime.sleep(0.3)\nprint('imported', flush=True)\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["loading", "deleting", "running", "importing"])
+def test_it_ends_in_one_line_and_removes_what_is_half_written(
+    moment: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    (tmp_path / "slow_module.py").write_text(SLOW_MODULE)
+    (tmp_path / "out").mkdir()
+    line = [sys.executable, "-c", START, moment, str(tmp_path / "out" / "file")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while process.stdout.readline().strip() != moment:
+        assert process.poll() is None
+    time.sleep(0.05)
+    process.send_signal(number)
+    out, told = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert told == f"ohem: stopped by {number.name}\n"
+    assert list((tmp_path / "out").iterdir()) == []
+    assert ("imported" in out) == (moment == "importing")  # an import is not torn apart
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.1, 0.2, 0.4])
+def test_a_signal_while_it_starts(seconds: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ohem", "recipes"], stdout=subprocess.DEVNULL, stderr=-1, text=True
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=20)
+    # Before Python runs our first line the signal ends it without a word.
+    expected = {0: "", 128 + signal.SIGTERM: "ohem: stopped by SIGTERM\n", -signal.SIGTERM: ""}
+    assert told == expected[process.returncode]
+
+
+def test_a_signal_that_the_shell_ignores_is_ignored() -> None:
+    program = "import os, signal; from ohem.training.signals import run_interruptible\n"
+    program += "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    program += "run_interruptible(lambda: lambda: (signal.raise_signal(signal.SIGINT), print('done')))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+@pytest.mark.parametrize("module", ["ohem", "ohem.cli"])
+def test_both_modules_are_the_command_line(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "trian"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ohem: ")
+
+
+def test_no_room_for_the_output() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("w") as full:
+        line = [sys.executable, "-m", "ohem", "recipes"]
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "ohem: No space left on device: choose another place, or make room\n"

@@ -1,0 +1,70 @@
+"""Whatever happens to a file of a run, reading it gives what was written or a sentence, and never something else."""
+
+import random
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ohem.errors import InputError
+from ohem.training import checkpoint, loss_all, report, snapshots
+from ohem.training.metrics import NAME as METRICS
+from ohem.training.metrics import read_metrics
+from tests.damage import KINDS, damaged
+from tests.training.test_checkpoint import trained
+from tests.training.test_loss_all import ROW
+from tests.training.test_metrics import write
+from tests.training.test_report import REPORT, write_toy_report
+
+SNAPSHOT = "snapshots/step-0000005.safetensors"
+READERS: dict[str, Callable[[Path], Any]] = {
+    checkpoint.NAME: checkpoint.load,
+    METRICS: read_metrics,
+    loss_all.NAME: loss_all.read,
+    report.NAME: lambda run: report.read_report(run / report.NAME),
+    SNAPSHOT: lambda run: snapshots.load(run / SNAPSHOT),
+}
+EACH = 12  # files of a kind of damage
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("whole")
+    checkpoint.save(run, trained() | {"metrics": write(run, 6)})
+    snapshots.keep(run, 5, {"layer.weight": torch.arange(64.0).reshape(8, 8), "scale": torch.tensor(2.0)})
+    loss_all.record(run, ROW)
+    write_toy_report(run / report.NAME, REPORT)
+    return run
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    return bool(one == other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", READERS)
+def test_damage_is_noticed(name: str, kind: str, whole: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    content, expected = (run / name).read_bytes(), READERS[name](whole)
+    rng = random.Random(f"{name} {kind}")
+    sentences: list[str] = []
+    for number in range(EACH):
+        (run / name).write_bytes(damaged(content, kind, rng))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                found = READERS[name](run)
+        except InputError as error:
+            sentences.append(str(error))
+        else:
+            assert same(expected, found), f"damage {number} changes what is read"
+    assert len(sentences) > EACH // 2
+    assert all(Path(name).name in sentence for sentence in sentences)

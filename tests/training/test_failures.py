@@ -1,0 +1,189 @@
+"""What fails in mid-run: the checkpoint of the present step is written first, and the run goes on from there."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+
+from ohem.data.loader import TrainingExamples
+from ohem.errors import InputError
+from ohem.training import checkpoint, loss_all, observe, snapshots
+from ohem.training.metrics import NAME as METRICS
+from ohem.training.metrics import MetricsLog, read_metrics
+from tests.command_line import ohem, sentence
+from tests.toy import make_toy, training
+
+OPTIONS = ["--run.log-every", 1, "--run.snapshot-every", 2, "--run.loss-every", 3, "--run.checkpoint-every", 100]
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_toy(tmp_path_factory.mktemp("data") / "toy")
+    assert ohem("propose", f"{folder}:train", f"{folder}:test", "--jobs", 1).code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in which nothing failed."""
+    run = tmp_path_factory.mktemp("runs") / "straight"
+    assert ohem("train", run, *training(data, steps=STEPS), *OPTIONS).code == 0
+    return run
+
+
+def state(run: Path) -> dict[str, Any]:
+    found = checkpoint.load(run)
+    assert found is not None
+    return found
+
+
+def assert_same(run: Path, other: Path) -> None:
+    one, two = state(run), state(other)
+    assert one["step"] == two["step"]
+    assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
+    rows = [[{**row, "seconds": ""} for row in read_metrics(each)] for each in (run, other)]
+    assert rows[0] == rows[1]
+    assert loss_all.read(run) == loss_all.read(other)
+    files = [{step: path.read_bytes() for step, path in snapshots.found(each).items()} for each in (run, other)]
+    assert files[0] == files[1]
+
+
+def full(path: str) -> NoReturn:
+    raise OSError(errno.ENOSPC, "No space left on device", path)
+
+
+def once_full(original: Callable[..., Any], at: Callable[..., bool]) -> Callable[..., Any]:
+    """`original`, for which the disk is full in the calls that `at` picks."""
+
+    def called(*arguments: Any) -> Any:
+        return full("the file") if at(*arguments) else original(*arguments)
+
+    return called
+
+
+FAULTS: dict[str, tuple[int, Any, str, Callable[..., bool]]] = {
+    "a row of metrics.csv": (4, MetricsLog, "_append", lambda log, text: text.startswith("4,")),
+    "a snapshot": (4, snapshots, "keep", lambda run, step, weights: step == 4),
+    "a measurement": (3, loss_all, "loss_sums", lambda model, example: example.id == "d"),
+    "loss_all.csv": (3, loss_all, "record", lambda run, row: row.step == 3),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_full_disk_costs_no_step(
+    fault: str, data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, (step, place, name, at) = tmp_path / "run", FAULTS[fault]
+    monkeypatch.setattr(place, name, once_full(getattr(place, name), at))
+    text = sentence(ohem("train", run, *training(data, steps=STEPS), *OPTIONS))
+    assert "the file: No space left on device: choose another place, or make room" in text
+    assert f"the same line goes on from step {step}" in text
+    assert state(run)["step"] == step
+    monkeypatch.undo()
+    assert ohem("train", run, *training(data, steps=STEPS), *OPTIONS).code == 0
+    assert_same(run, straight)
+
+
+def test_both_are_said_where_the_checkpoint_cannot_be_written_either(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    monkeypatch.setattr(observe.snapshots, "keep", lambda *_: full("the snapshot"))
+    monkeypatch.setattr(checkpoint, "save", lambda *_, **__: full("the checkpoint"))
+    text = sentence(ohem("train", run, *training(data, steps=STEPS), *OPTIONS))
+    assert "the snapshot: No space" in text
+    assert "the checkpoint of step 2 could not be written (the checkpoint: No space" in text
+    assert "from step 0" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "workers"),
+    [
+        (InputError("c.png is damaged"), 0),
+        (InputError("c.png is damaged"), 1),
+        (MemoryError(), 0),
+        (MemoryError(), 1),
+        (OSError(errno.EIO, "disk", "c.png"), 0),
+    ],
+)
+def test_an_image_that_fails_in_mid_run(
+    error: Exception, workers: int, data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    options = [*training(data, steps=STEPS), *OPTIONS, "--data.workers", workers]
+    original = TrainingExamples.__getitem__
+
+    def failing(self: TrainingExamples, position: int) -> Any:
+        if position >= 2 * 4:  # two images a step: the fifth step
+            raise error
+        return original(self, position)
+
+    monkeypatch.setattr(TrainingExamples, "__getitem__", failing)
+    text = sentence(ohem("train", run, *options))
+    assert ("memory is not enough" if isinstance(error, MemoryError) else "c.png") in text
+    assert "the same line goes on from step 4" in text
+    assert state(run)["step"] == 4
+    monkeypatch.undo()
+    assert ohem("train", run, *options).code == 0
+    assert_same(run, straight)
+
+
+def test_a_damaged_metrics_file_is_written_anew(data: Path, straight: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(straight, tmp_path / "run"))
+    (run / METRICS).write_bytes(b"\x00\xff")
+    assert ohem("train", run, *training(data, steps=STEPS), *OPTIONS).code == 0
+    assert (run / METRICS).read_bytes() == (straight / METRICS).read_bytes()
+
+
+def test_leftovers_of_a_killed_process_are_removed(data: Path, straight: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(straight, tmp_path / "run"))
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    for path in (run, run / snapshots.FOLDER):
+        (path / f".any.{child.pid}.tmp").touch()
+    assert ohem("train", run, *training(data, steps=STEPS + 1), *OPTIONS).code == 0
+    assert ohem("eval", run).code == 0
+    assert not list(run.rglob(".*"))
+
+
+@pytest.mark.parametrize("content", [[1], {"weight": torch.zeros(3)}])
+@pytest.mark.parametrize("command", ["train", "eval", "detect", "loss", "bootstrap"])
+def test_another_torch_file_as_checkpoint(
+    command: str, content: Any, data: Path, straight: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(straight, tmp_path / "run"))
+    torch.save(content, run / checkpoint.NAME)
+    picture = data / "JPEGImages" / "a.png"
+    more = {"train": [*training(data, steps=STEPS), *OPTIONS], "detect": [picture, "--out", tmp_path / "out"]}
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert "no whole checkpoint" in sentence(ohem(command, run, *more.get(command, [])))
+    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert before.keys() == after.keys()
+
+
+def test_two_processes_stop_together_and_say_it_once(data: Path, tmp_path: Path) -> None:
+    folder, run = Path(shutil.copytree(data, tmp_path / "toy")), tmp_path / "run"
+    options = [*training(folder, steps=5000), "--run.log-every", 1, "--run.checkpoint-every", 5000, "--devices", 2]
+    line = [sys.executable, "-m", "ohem", "train", str(run), *map(str, options)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (run / METRICS).exists() or len((run / METRICS).read_bytes().splitlines()) < 5:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    (folder / "JPEGImages" / "c.png").unlink()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 2, told
+    assert told.count("c.png cannot be opened") == 1
+    assert "Traceback" not in told
+    assert state(run)["step"] == len(read_metrics(run))
