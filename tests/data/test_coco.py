@@ -290,3 +290,53 @@ def test_tiny_coco_loads_clean(split: str, objects: int, empty: int) -> None:
     assert sum(len(target["labels"]) for target in targets) == objects
     assert sum(int(target["ignore"].sum()) for target in targets) == 5
     assert sum(not len(target["labels"]) for target in targets) == empty
+
+
+# --- nothing is left unread, or read otherwise than COCO's program does
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_json_in_other_encodings(folder: Path, encoding: str) -> None:
+    path = folder / "instances.json"
+    path.write_bytes(path.read_text().encode(encoding))
+    assert len(COCODetection(source(folder))) == 3
+
+
+def test_a_key_that_is_there_twice(folder: Path) -> None:
+    path = folder / "instances.json"
+    path.write_text(path.read_text().replace('"bbox": ', '"bbox": [1, 1, 5, 5], "bbox": ', 1))
+    refused(source(folder), "one object has the key 'bbox' twice")
+
+
+def test_objects_that_coco_s_program_ignores(folder: Path) -> None:
+    edit(folder, lambda content: content["annotations"][0].update(ignore=1))
+    with pytest.warns(UserWarning, match="ignored 1 object whose field ignore is 1"):
+        data = COCODetection(source(folder))
+    assert data.target(1)["ignore"].tolist() == [True, True]
+    edit(folder, lambda content: content["annotations"][0].update(ignore="no"))
+    refused(source(folder), "has the ignore 'no': write 0 or 1")
+
+
+def test_file_names_written_on_windows(folder: Path) -> None:
+    edit(
+        folder,
+        lambda content: [i.update(file_name=i["file_name"].replace("/", "\\")) for i in content["images"]] and None,
+    )
+    data = COCODetection(source(folder))
+    assert data.ids[0] == "deep/a.b"
+    check_dataset(data)
+
+
+@pytest.mark.parametrize("group", ["animals", "background"])
+def test_a_category_that_only_groups_others_is_no_class(folder: Path, group: str) -> None:
+    def add(content: dict) -> None:
+        content["categories"].insert(0, {"id": 0, "name": group, "supercategory": "none"})
+        for category in content["categories"][1:]:
+            category["supercategory"] = group if group == "animals" else "none"
+
+    edit(folder, add)
+    with pytest.warns(UserWarning, match=f"left out 1 category without an object that only groups .* '{group}'; name"):
+        assert COCODetection(source(folder)).classes == ("cat", "dog", "emu")
+    assert COCODetection(source(folder), classes=[group, "cat", "dog"]).classes == (group, "cat", "dog")
+    edit(folder, lambda content: content["annotations"][0].update(category_id=0))
+    assert group in COCODetection(source(folder)).classes

@@ -328,3 +328,78 @@ def test_bccd_loads_with_a_counted_warning() -> None:
     assert len(seen) == 1
     assert dataset.classes == ("Platelets", "RBC", "WBC")
     assert sum(len(dataset.target(i)["labels"]) for i in range(len(dataset))) == 4888 - 2
+
+
+# --- nothing is left unread
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("</bndbox>", "</bndbox><bndbox><xmin>1</xmin></bndbox>", "object 1 of .* has more than one <bndbox>"),
+        ("<name>cat</name>", "<name>cat</name><name>dog</name>", "object 1 of .* has more than one <name>"),
+        ("<difficult>0", "<difficult>1</difficult><difficult>0", "object 1 of .* has more than one <difficult>"),
+        ("<xmin>3", "<xmin>9</xmin><xmin>3", "the <bndbox> of object 1 of .* has more than one <xmin>"),
+        ("</size>", "</size><size/>", r"a\.xml has more than one <size>"),
+        ("<width>40", "<width>4</width><width>40", "the <size> of .* has more than one <width>"),
+        ("<xmin>3</xmin>", "<Xmin>3</Xmin>", "has <Xmin>, which VOC writes <xmin>"),
+        ("<object>", "</annotation>", "not well-formed"),
+    ],
+)
+def test_a_field_that_is_there_twice_or_elsewhere(folder: Path, old: str, new: str, message: str) -> None:
+    edit(folder, old, new)
+    refused(folder, message)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (("<object>", "</object>"), ("<objects><object>", "</object></objects>"), "an <object> within another element"),
+        (("<object>", "</object>"), ("<Object>", "</Object>"), "has <Object>, which VOC writes <object>"),
+        (("<annotation>", "</annotation>"), ("<annotations>", "</annotations>"), "begins with <annotations>"),
+        (("<annotation>", "</annotation>"), ("<annotation xmlns='x'>", "</annotation>"), "VOC writes <annotation>"),
+    ],
+)
+def test_objects_that_would_be_left_unread(
+    folder: Path, old: tuple[str, str], new: tuple[str, str], message: str
+) -> None:
+    path = folder / "Annotations/a.xml"
+    text = path.read_text()
+    for one, other in zip(old, new, strict=True):
+        text = text.replace(one, other)
+    path.write_text(text)
+    refused(folder, message)
+
+
+@pytest.mark.parametrize("line", ["a.png", "JPEGImages/a.png", r"JPEGImages\a.png", "a.png 1", "a  -1", " a\t"])
+def test_lines_of_a_split_may_name_files(folder: Path, line: str) -> None:
+    (folder / "ImageSets/Main/test.txt").write_text(f"{line}\n")
+    assert VOCDetection(f"{folder}:test").ids == ["a"]
+
+
+def test_a_flag_is_one_only_where_the_line_is_no_id(tmp_path: Path) -> None:
+    names = ["shot", "shot 1", "shot 1.png", "x 0"]
+    make_voc(tmp_path, {name: (30, 40, [CAT]) for name in names}, {"test": ["shot 1", "x 0", "shot -1"]})
+    assert VOCDetection(f"{tmp_path}:test").ids == ["shot 1", "x 0", "shot"]
+    (tmp_path / "ImageSets/Main/test.txt").write_text("shot 1.png\nshot 1\n")
+    assert VOCDetection(f"{tmp_path}:test").ids == ["shot 1.png", "shot 1"]
+
+
+def test_folders_below_that_of_the_images_are_not_taken_for_it(folder: Path) -> None:
+    (folder / "ImageSets/Main/test.txt").write_text("other/a\n")
+    refused(folder, r"no image of the id 'other/a'.*: add other/a\.jpg, or remove the id; images in folders below it")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-8"])
+def test_annotations_in_another_encoding(folder: Path, encoding: str) -> None:
+    path = folder / "Annotations/a.xml"
+    text = path.read_text().replace("cat", "b\u00e4r")
+    path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>{text}'.encode(encoding))
+    assert VOCDetection(f"{folder}:test").classes == ("b\u00e4r", "dog")
+    if encoding == "latin-1":
+        path.write_bytes(text.encode(encoding))
+        refused(
+            folder, r"a\.xml is not well-formed XML .*it is not in UTF-8, so save it in that, or declare its encoding"
+        )
+        path.write_bytes(f'<?xml version="1.0" encoding="gbk"?>{text}'.encode("gbk", "replace"))
+        refused(folder, r"a\.xml is not well-formed XML .*: save it in UTF-8 \(it declares the encoding gbk\)")
