@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 START = """
-import sys, time, weakref
-from pathlib import Path
+import sys, time
 from ohem.training.signals import run_interruptible
 
 def load():
@@ -20,13 +19,26 @@ def load():
         time.sleep(60)
     return run
 
+def run():
+    if sys.argv[1] == "beginning":
+        print("beginning", flush=True)
+        import slow_module
+    import command
+    command.work()
+
+run_interruptible(load)
+"""
+COMMAND = """
+import sys, time
+from pathlib import Path
+from ohem.files import replacing
+
 class Slow:
     def __del__(self):
         print("deleting", flush=True)
         time.sleep(60 if sys.argv[1] == "deleting" else 0)
 
-def run():
-    from ohem.files import replacing
+def work():
     with replacing(Path(sys.argv[2])) as beside:
         beside.write_text("half")
         slow = Slow()
@@ -35,18 +47,17 @@ def run():
         if sys.argv[1] == "importing":
             import slow_module
         time.sleep(60)
-
-run_interruptible(load)
 """
 SLOW_MODULE = "print('importing', flush=True)\nimport time\ntime.sleep(0.3)\nprint('imported', flush=True)\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["loading", "deleting", "running", "importing"])
+@pytest.mark.parametrize("moment", ["loading", "beginning", "deleting", "running", "importing"])
 def test_it_ends_in_one_line_and_removes_what_is_half_written(
     moment: str, number: signal.Signals, tmp_path: Path
 ) -> None:
     (tmp_path / "slow_module.py").write_text(SLOW_MODULE)
+    (tmp_path / "command.py").write_text(COMMAND)
     (tmp_path / "out").mkdir()
     line = [sys.executable, "-c", START, moment, str(tmp_path / "out" / "file")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
@@ -60,7 +71,7 @@ def test_it_ends_in_one_line_and_removes_what_is_half_written(
     assert process.returncode == 128 + number
     assert told == f"ohem: stopped by {number.name}\n"
     assert list((tmp_path / "out").iterdir()) == []
-    assert ("imported" in out) == (moment == "importing")  # an import is not torn apart
+    assert ("imported" in out) == (moment == "importing")  # where files are open
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.1, 0.2, 0.4])

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -53,15 +54,15 @@ def collect_signals() -> Iterator[list[int]]:
 def run_interruptible(load: Callable[[], Callable[[], None]]) -> None:
     """Runs the command line that `load` imports; SIGTERM and SIGINT end it in one line and with 128 + their number.
 
-    While modules are imported, and when the command is done, a signal ends the process at once, since an exception
-    could not pass through them; in between it raises `Interrupted`, so that temporary files are removed, once no
-    import is under way.
+    Before a command begins, and when it is done, a signal ends the process at once; in between it raises `Interrupted`,
+    so that temporary files are removed. An exception in an import may abort the process, since C++ code may run it: the
+    signal waits until the import is done, or ends the process at once where the command line itself imports.
     """
     _handle_by(_exit_now)
     run = load()
     sys.unraisablehook = _send_again
     try:
-        _handle_by(_interrupt)
+        _handle_by(partial(_interrupt, run.__code__.co_filename))
         run()
     except Interrupted as stop:
         _handle_by(_exit_now)
@@ -84,19 +85,23 @@ def _exit_now(signum: int, frame: FrameType | None) -> None:
     os._exit(128 + signum)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    if _is_import(frame):  # which may run in C++ code, where an exception aborts the process
-        _send_soon(signum)
-    else:
+def _interrupt(command_line: str, signum: int, frame: FrameType | None) -> None:
+    importer = _importer(frame)
+    if importer is None:
         raise Interrupted(signum)
+    if importer.f_code.co_filename == command_line:
+        _exit_now(signum, frame)
+    _send_soon(signum)
 
 
-def _is_import(frame: FrameType | None) -> bool:
+def _importer(frame: FrameType | None) -> FrameType | None:
+    """The outermost frame that waits for an import; None if none does."""
+    found = None
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
+            found = frame.f_back
         frame = frame.f_back
-    return False
+    return found
 
 
 def _send_soon(signum: int) -> None:
