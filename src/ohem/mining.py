@@ -59,7 +59,7 @@ def hard_rois(losses: Tensor, boxes: Tensor, groups: Tensor, k: int, nms_iou: fl
     """
     _check(losses, k)
     check_tensor("boxes", boxes, (len(losses), 4), "floating")
-    check_tensor("groups", groups, (len(losses),), "integer")
+    check_tensor("groups", groups, (len(losses),), "integer" if len(losses) else None)
     if nms_iou is not None:
         check_share("nms_iou", nms_iou)
     if is_false(boxes.isfinite()):

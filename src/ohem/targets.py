@@ -65,13 +65,28 @@ def _read(target: Any, name: str, lowest: int, highest: int | None) -> dict[str,
     for key in MARKS:
         if target.get(key) is not None:
             read[key] = _marks(target[key], boxes, f"{name}[{key!r}]")
-    used = read["labels"][~ignored(read)] if is_false(~ignored(read)) else read["labels"]
+    used = ~ignored(read)
+    _check_area(boxes, used, f"{name}['boxes']")
+    _check_range(read["labels"] if not is_false(used) else read["labels"][used], f"{name}['labels']", lowest, highest)
+    return read
+
+
+def _check_area(boxes: Tensor, used: Tensor, name: str) -> None:
+    """Raises `ValueError` where a box is inverted, or has no area although it is not ignored."""
+    if is_false(boxes.isfinite()):
+        raise ValueError(f"{name} must be finite: some are NaN or infinite")
+    right = (boxes[:, 2:] > boxes[:, :2]) | ((boxes[:, 2:] == boxes[:, :2]) & ~used[:, None])
+    if is_false(right):
+        wrong = boxes[~right.all(dim=1)][0].tolist()
+        raise ValueError(f"{name} must be [x1, y1, x2, y2] with x2 > x1 and y2 > y1, not {wrong}: correct or drop it")
+
+
+def _check_range(used: Tensor, name: str, lowest: int, highest: int | None) -> None:
     if is_false((used >= lowest) & (used <= (used if highest is None else highest))):
         wanted = f"{lowest} or more" if highest is None else f"from {lowest} to {highest}"
         outside = sorted({n for n in used.tolist() if n < lowest or (highest is not None and n > highest)})
         remedy = "; 0 is the background" if lowest == 1 and 0 in outside else ""
-        raise ValueError(f"{name}['labels'] must be {wanted}, not {', '.join(map(str, outside[:3]))}{remedy}")
-    return read
+        raise ValueError(f"{name} must be {wanted}, not {', '.join(map(str, outside[:3]))}{remedy}")
 
 
 def _boxes(boxes: Any, name: str) -> Tensor:
@@ -80,14 +95,7 @@ def _boxes(boxes: Any, name: str) -> Tensor:
     check_tensor(name, boxes, ("G", 4))
     if boxes.dtype == torch.bool:
         raise TypeError(f"{name} must be numbers, not {describe(boxes)}")
-    if not boxes.is_floating_point():
-        boxes = boxes.float()
-    if is_false(boxes.isfinite()):
-        raise ValueError(f"{name} must be finite: some are NaN or infinite")
-    if is_false(boxes[:, 2:] > boxes[:, :2]):
-        wrong = next(box for box in boxes.tolist() if box[2] <= box[0] or box[3] <= box[1])
-        raise ValueError(f"{name} must be [x1, y1, x2, y2] with x2 > x1 and y2 > y1, not {wrong}: correct or drop it")
-    return boxes  # type: ignore[no-any-return]
+    return boxes if boxes.is_floating_point() else boxes.float()  # type: ignore[no-any-return]
 
 
 def _labels(labels: Any, boxes: Tensor, name: str) -> Tensor:
