@@ -1,7 +1,8 @@
 """Checks of arguments: `TypeError` or `ValueError` whose message names the argument, what was given and what to give.
 
-A number is Python's or NumPy's; a bool is no number, and neither is a tensor, whose value may be on a GPU. Types, dtypes
-and shapes are always checked. The values of a tensor are checked on the CPU alone: to read them would make a GPU wait.
+A number is Python's or NumPy's; a bool is no number, and neither is a tensor, whose value may be on a GPU. Types,
+dtypes and shapes are always checked. The values of a tensor are checked on the CPU alone: to read them would make a GPU
+wait.
 """
 
 import math
@@ -32,10 +33,10 @@ def check_integer(name: str, value: Any, low: int | None = 0) -> None:
 
 
 def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, finite: bool = True) -> None:
-    """Raises `TypeError` where `value` is not a number, `ValueError` where it is NaN, infinite or not in [low, high]."""
+    """Raises `TypeError` where `value` is not a number, `ValueError` where it is NaN or not in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, not {describe(value)}{_remedy(value)}")
-    if low <= value <= high and not (finite and math.isinf(value)):
+    if low <= float(value) <= high and not (finite and math.isinf(value)):
         return
     limits = {(False, False): "finite", (True, False): f"at least {low}", (False, True): f"at most {high}"}
     wanted = limits.get((low > -math.inf, high < math.inf), f"between {low} and {high}")
@@ -92,7 +93,7 @@ def check_tensor(name: str, value: Any, shape: Sequence[int | str | None], kind:
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, not {describe(value)}")
-    if kind is None and value.is_complex() or kind is not None and _kind(value) != kind:
+    if (kind is None and value.is_complex()) or (kind is not None and _kind(value) != kind):
         raise TypeError(f"{name} must be a tensor of {kind or 'real'} dtype, not {describe(value)}")
     rest = [length for length in shape if length != "..."]
     given = value.shape[len(value.shape) - len(rest) :] if len(rest) < len(shape) else value.shape

@@ -5,6 +5,7 @@ Shapes: R: RoIs of the mini-batch   N: images   P, G: proposals, ground-truth bo
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -59,9 +60,9 @@ class RoIs:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __getitem__(self, index: Tensor) -> "RoIs":
+    def __getitem__(self, index: Tensor | list[int] | slice) -> "RoIs":
         """The RoIs at `index`: int64 indices or a boolean mask."""
-        if isinstance(index, int):
+        if isinstance(index, Integral):
             raise TypeError(f"RoIs must be indexed by a tensor, a list or a slice, not {index}: give [{index}]")
         return RoIs(
             self.boxes[index],
@@ -118,9 +119,7 @@ def match(
     parts = [_match_image(p, t, fg_iou, add_ground_truth) for p, t in pairs]
     boxes, labels, deltas, ious = (torch.cat(column) for column in zip(*parts, strict=True))
     images = torch.cat([torch.full((len(p[0]),), i, device=boxes.device) for i, p in enumerate(parts)])
-    mean, std = (
-        _normaliser(name, values, labels, deltas) for name, values in (("mean", mean), ("std", std))
-    )
+    mean, std = (_normaliser(name, values, labels, deltas) for name, values in (("mean", mean), ("std", std)))
     normalised = torch.where((labels > BACKGROUND)[:, None], (deltas - mean) / std, 0)
     return RoIs(boxes, images, labels, normalised, ious, len(proposals))
 
@@ -213,7 +212,7 @@ def _normaliser(name: str, values: Tensor | Sequence[float], labels: Tensor, lik
     if given.dim() == 1:
         return given
     if is_false(labels < len(given)):
-        raise ValueError(f"{name} must have a row for each class, and label {int(labels.max())} has none in {len(given)}")
+        raise ValueError(f"{name} must have a row for each class, not {len(given)}: label {int(labels.max())} has none")
     return given[labels.clamp(min=0)]
 
 

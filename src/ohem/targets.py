@@ -3,7 +3,7 @@
 Shapes: G: objects of an image
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -120,9 +120,7 @@ def _marks(marks: Any, boxes: Tensor, name: str) -> Tensor:
     if len(boxes) == 0 or values.numel() == 0:
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     if values.numel() != len(boxes) or values.dim() > 2:
-        raise ValueError(
-            f"{name} must be of shape ({len(boxes)},), as many as the boxes, not {tuple(values.shape)}"
-        )
+        raise ValueError(f"{name} must be of shape ({len(boxes)},), as many as the boxes, not {tuple(values.shape)}")
     if values.dtype != torch.bool and is_false((values == 0) | (values == 1)):
         raise ValueError(f"{name} must be a bool, 0 or 1 for each object, not {values.flatten().tolist()[:5]}")
     return values.bool().flatten()
