@@ -91,12 +91,12 @@ def test_any_precision_is_ranked_as_its_values_are(dtype: torch.dtype) -> None:
     ],
 )
 def test_bad_input(losses: Tensor, boxes: Tensor, groups: Tensor, k: int) -> None:
-    with pytest.raises(ValueError, match=r"must be|needs"):
+    with pytest.raises(ValueError, match="must be"):
         hard_rois(losses, boxes, groups.long(), k)
 
 
 def test_bad_input_of_hard_examples() -> None:
-    with pytest.raises(ValueError, match="vector"):
+    with pytest.raises(ValueError, match=r"losses must be of shape \(R,\), not \(2, 2\)"):
         hard_examples(torch.zeros(2, 2), 1)
     with pytest.raises(ValueError, match="at least 0, not -1"):
         hard_examples(torch.zeros(2), -1)

@@ -235,7 +235,7 @@ def test_normalisation_of_all_classes_and_per_class() -> None:
 
 
 def test_background_targets_are_zero_whatever_the_mean() -> None:
-    rois = match([boxes(FAR)], [target(ignored=(UNIT,))], mean=[5.0] * 4, std=[0.0] * 4)
+    rois = match([boxes(FAR)], [target(ignored=(UNIT,))], mean=[5.0] * 4, std=[2.0] * 4)
     assert rois.targets.tolist() == [[0.0] * 4]
 
 

@@ -11,12 +11,15 @@ import math
 import torch
 from torch import Tensor
 
+from ohem.checks import check_size, check_tensor
+
 # A regression may enlarge a box by this factor at most, so that an untrained network cannot overflow `exp`.
 MAX_LOG_SCALE = math.log(1000.0 / 16)
 
 
 def from_inclusive(boxes: Tensor) -> Tensor:
     """Boxes (..., 4) whose last pixel is inclusive, as boxes with an exclusive end: the authors' "+ 1" convention."""
+    check_tensor("boxes", boxes, ("...", 4))
     return boxes + boxes.new_tensor([0, 0, 1, 1])
 
 
@@ -30,6 +33,8 @@ def encode(boxes: Tensor, targets: Tensor) -> Tensor:
     Returns:
         (R, 4) `(dx, dy, dw, dh)`: centre shift in units of the proposal's size, and log ratio of the sizes.
     """
+    check_tensor("boxes", boxes, ("...", 4))
+    check_tensor("targets", targets, boxes.shape)
     centre, size = _centre_size(boxes)
     target_centre, target_size = _centre_size(targets)
     return torch.cat([(target_centre - centre) / size, torch.log(target_size / size)], dim=-1)
@@ -45,6 +50,10 @@ def decode(boxes: Tensor, deltas: Tensor) -> Tensor:
     Returns:
         (R, ..., 4) boxes, not clipped.
     """
+    check_tensor("boxes", boxes, ("R", 4))
+    check_tensor("deltas", deltas, ("...", 4))
+    if deltas.dim() < 2 or len(deltas) != len(boxes):
+        raise ValueError(f"deltas must be of shape ({len(boxes)}, ..., 4), not {tuple(deltas.shape)}")
     boxes = boxes.reshape(boxes.shape[0], *[1] * (deltas.dim() - 2), 4)
     centre, size = _centre_size(boxes)
     centre = centre + deltas[..., :2] * size
@@ -54,6 +63,8 @@ def decode(boxes: Tensor, deltas: Tensor) -> Tensor:
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes (..., 4) clipped to an image of `size` (height, width) in pixels."""
+    check_tensor("boxes", boxes, ("...", 4))
+    check_size("size", size)
     height, width = size
     upper = boxes.new_tensor([width, height, width, height])
     return boxes.clamp(min=0).minimum(upper)
@@ -61,6 +72,8 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 def intersection(a: Tensor, b: Tensor) -> Tensor:
     """Areas (A, B) in square pixels that boxes `a` (A, 4) and `b` (B, 4) share."""
+    check_tensor("a", a, ("A", 4))
+    check_tensor("b", b, ("B", 4))
     sides = torch.minimum(a[:, None, 2:], b[:, 2:]) - torch.maximum(a[:, None, :2], b[:, :2])
     return sides.clamp(min=0).prod(dim=-1)
 

@@ -6,7 +6,7 @@ inside the same PyTorch multiplies in the same precision: fc6 of VGG16 takes it 
 Dropout: PyTorch draws one random number after the other, for each value one; here each gives eight.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,24 +24,25 @@ BYTE = 256
 @contextmanager
 def fast_linear(module: nn.Module) -> Iterator[None]:
     """Within it the linear layers of `module` multiply by oneDNN where that can be faster."""
-    with forwards(module, {nn.Linear: _Linear} if _mkl() else {}):
+    with forwards(module, {nn.Linear: _Linear} if _mkl() else {}, _compiled(module)):
         yield
 
 
 @contextmanager
 def fast_layers(module: nn.Module) -> Iterator[None]:
     """The same, and dropout on a CPU draws other random numbers than PyTorch's does, of the same distribution."""
-    with fast_linear(module), forwards(module, {nn.Dropout: _Dropout}):
+    with fast_linear(module), forwards(module, {nn.Dropout: _Dropout}, _compiled(module)):
         yield
 
 
 @contextmanager
-def forwards(module: nn.Module, makers: Makers) -> Iterator[None]:
+def forwards(module: nn.Module, makers: Makers, spared: Collection[nn.Module] = ()) -> Iterator[None]:
     """Within it layers of these types compute what `makers[type]` makes of them, in place of their `forward`.
 
-    A layer that has a forward of its own, as some tools give it, keeps that; but not a fast one of this file.
+    A layer that has a forward of its own, as some tools give it, keeps that; but not a fast one of this file. The
+    layers in `spared` stay as they are.
     """
-    layers = [layer for layer in module.modules() if type(layer) in makers]
+    layers = [layer for layer in module.modules() if type(layer) in makers and layer not in spared]
     before = {layer: vars(layer).get("forward") for layer in layers}
     replaced = [layer for layer, own in before.items() if own is None or isinstance(own, _Fast)]
     try:
@@ -53,6 +54,12 @@ def forwards(module: nn.Module, makers: Makers) -> Iterator[None]:
             vars(layer)["forward"] = before[layer]
             if before[layer] is None:
                 del vars(layer)["forward"]
+
+
+def _compiled(module: nn.Module) -> set[nn.Module]:
+    """Returns what `torch.compile` compiled in `module`: it would compile it anew for every other `forward`."""
+    whole = [m for m in module.modules() if "_orig_mod" in m._modules or getattr(m, "_compiled_call_impl", None)]
+    return {layer for compiled in whole for layer in compiled.modules()}
 
 
 def _mkl() -> bool:

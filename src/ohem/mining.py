@@ -1,4 +1,4 @@
-"""The mining core (paper, section 4): losses + boxes + groups -> indices. Knows torch and nothing of this package.
+"""The mining core (paper, section 4): losses + boxes + groups -> indices. Knows torch, and no detector.
 
 Ranking is in float32 whatever the input, since half precision ties thousands of distinct losses. Ties go to the lower
 index, so a choice is the same on every run and device. A NaN ranks after every number: it is chosen only where nothing
@@ -10,6 +10,8 @@ Shapes: R: RoIs or examples   k: how many to keep
 import torch
 from torch import Tensor
 from torchvision.ops import nms
+
+from ohem.checks import check_integer, check_share, check_tensor, is_false
 
 # RoIs among which the k hardest survivors are looked for first, in units of k: of real ones, half survive.
 FIRST = 4
@@ -26,6 +28,7 @@ def hard_examples(losses: Tensor, k: int) -> Tensor:
         (min(k, R),) int64 indices, hardest first.
 
     Raises:
+        TypeError: `losses` is not a floating tensor, or `k` is not an integer.
         ValueError: `losses` is not a vector, or `k` is negative.
     """
     _check(losses, k)
@@ -51,14 +54,16 @@ def hard_rois(losses: Tensor, boxes: Tensor, groups: Tensor, k: int, nms_iou: fl
         (<= k,) int64 indices, hardest first; fewer than `k` where fewer survive.
 
     Raises:
-        ValueError: the shapes do not agree, or `k` is negative.
+        TypeError: a tensor is of another dtype, or a number of another type.
+        ValueError: the shapes do not agree, a number is out of range, or, on the CPU, a box is not finite.
     """
     _check(losses, k)
-    if boxes.shape != (len(losses), 4) or groups.shape != losses.shape:
-        raise ValueError(
-            f"hard_rois needs losses (R,), boxes (R, 4) and groups (R,), "
-            f"not {tuple(losses.shape)}, {tuple(boxes.shape)} and {tuple(groups.shape)}"
-        )
+    check_tensor("boxes", boxes, (len(losses), 4), "floating")
+    check_tensor("groups", groups, (len(losses),), "integer" if len(losses) else None)
+    if nms_iou is not None:
+        check_share("nms_iou", nms_iou)
+    if is_false(boxes.isfinite()):
+        raise ValueError("boxes must be finite: some are NaN or infinite")
     if nms_iou is None or k == 0 or len(losses) == 0:
         return hard_examples(losses, k)
     # Whether a RoI survives depends on harder ones alone: the hardest few settle who the k are, or a few more.
@@ -81,10 +86,8 @@ def _off_mps(values: Tensor) -> Tensor:
 
 
 def _check(losses: Tensor, k: int) -> None:
-    if losses.dim() != 1:
-        raise ValueError(f"losses must be a vector (R,), not of shape {tuple(losses.shape)}")
-    if k < 0:
-        raise ValueError(f"k must be at least 0, not {k}")
+    check_tensor("losses", losses, ("R",), "floating")
+    check_integer("k", k)
 
 
 def _ranks(losses: Tensor) -> Tensor:

@@ -32,6 +32,22 @@ def read_only(module: nn.Module) -> Iterator[None]:
         with torch.no_grad(), fast_layers(module):
             yield
     finally:
+        # Autocast keeps the weights that it cast. Before PyTorch 2.11 it keeps those cast in here too, which have no
+        # gradient: the pass that trains would take them, and train nothing.
+        torch.clear_autocast_cache()
         for norm, (mean, var, tracked) in zip(norms, saved, strict=True):
             norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, var, tracked
             norm.training = True
+
+
+def waits_for_others(*modules: nn.Module) -> bool:
+    """Returns whether a forward of one of the modules waits for those of other processes.
+
+    It does where its weights are sharded (`fully_shard`, `FullyShardedDataParallel`, tensor parallel) or it is wrapped
+    in `DistributedDataParallel` for itself. Then every process must make as many forwards as the others.
+    """
+    kinds = {type(part) for module in modules for part in module.modules()}
+    bases = {base for kind in kinds for base in kind.__mro__}
+    tensors = {type(weight) for module in modules for weight in module.parameters()}
+    homes = {kind.__module__ for kind in bases | tensors}
+    return any(home.startswith(("torch.distributed.", "torch.nn.parallel.")) for home in homes)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ohem.rois import IGNORE, RoIs
 from ohem.samplers import Losses, OHEMSampler, RoISampler, ask
+from ohem.samplers.base import check_chosen, check_sampler
 
 # RoIs this far from every object are the easy background that mining is meant to leave out (paper, section 3.1).
 FAR = 0.1
@@ -19,9 +20,13 @@ class Recorder:
 
     Args:
         sampler: the strategy whose choices are recorded; they are passed on unchanged.
+
+    Raises:
+        TypeError: it cannot be called.
     """
 
     def __init__(self, sampler: RoISampler) -> None:
+        check_sampler(sampler)
         self.sampler = sampler
         self.rois: RoIs | None = None
         self.chosen: Tensor | None = None
@@ -38,10 +43,7 @@ class Recorder:
             known[weights] = self.losses
             return self.losses
 
-        chosen = self.sampler(rois, remembered)
-        if not isinstance(chosen, Tensor) or chosen.dim() != 1 or chosen.dtype != torch.int64:
-            what = f"{chosen.dtype} {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else type(chosen).__name__
-            raise TypeError(f"a sampler returns the indices of RoIs, an int64 vector, and {self.sampler} gave {what}")
+        chosen = check_chosen(self.sampler(rois, remembered), rois, self.sampler)
         self.rois, self.chosen = rois, chosen
         return chosen
 

@@ -5,12 +5,16 @@ Shapes: R: RoIs of the mini-batch   N: images   P, G: proposals, ground-truth bo
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_area, box_iou
 
 from ohem.boxes import encode, intersection
+from ohem.checks import check_bool, check_integer, check_sequence, check_share, check_tensor, describe, is_false
+from ohem.targets import ignored as ignored
+from ohem.targets import read_targets
 
 BACKGROUND = 0
 IGNORE = -1
@@ -21,7 +25,12 @@ BOX_STD = (0.1, 0.1, 0.2, 0.2)
 
 @dataclass(frozen=True)
 class RoIs:
-    """Labelled RoIs of a mini-batch, one row each."""
+    """Labelled RoIs of a mini-batch, one row each.
+
+    Raises:
+        TypeError: a tensor is of another dtype, or `num_images` is not an integer.
+        ValueError: the shapes or devices do not agree.
+    """
 
     boxes: Tensor
     """(R, 4) float32 `[x1, y1, x2, y2]`, pixels of the (resized) image."""
@@ -36,11 +45,26 @@ class RoIs:
     num_images: int
     """N, also counting images without a RoI."""
 
+    def __post_init__(self) -> None:
+        check_tensor("boxes", self.boxes, ("R", 4), "floating")
+        rows = len(self.boxes)
+        check_tensor("images", self.images, (rows,), "integer")
+        check_tensor("labels", self.labels, (rows,), "integer")
+        check_tensor("targets", self.targets, (rows, 4), "floating")
+        check_tensor("ious", self.ious, (rows,), "floating")
+        check_integer("num_images", self.num_images)
+        for name in ("images", "labels", "targets", "ious"):
+            if (device := getattr(self, name).device) != self.boxes.device:
+                raise ValueError(f"{name} must be on the device of the boxes, {self.boxes.device}, not {device}")
+
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __getitem__(self, index: Tensor) -> "RoIs":
+    def __getitem__(self, index: Tensor | list[int] | slice) -> "RoIs":
         """The RoIs at `index`: int64 indices or a boolean mask."""
+        given: object = index
+        if isinstance(given, Integral):
+            raise TypeError(f"RoIs must be indexed by a tensor, a list or a slice, not {index}: give [{index}]")
         return RoIs(
             self.boxes[index],
             self.images[index],
@@ -80,20 +104,58 @@ def match(
         add_ground_truth: put the ground-truth boxes before the proposals, as the authors do.
 
     Raises:
-        ValueError: there are not as many targets as proposals, or none at all.
+        TypeError: an argument is of another type or dtype.
+        ValueError: there are not as many targets as proposals, or none at all, shapes do not agree, or a value is out
+            of range; those of tensors are checked on the CPU alone.
     """
+    check_sequence("proposals", proposals, "tensors (P, 4), one per image")
+    check_sequence("targets", targets, "dicts, one per image")
     if len(proposals) != len(targets):
         raise ValueError(f"match needs one target per image, not {len(targets)} for {len(proposals)}")
     if len(proposals) == 0:
         raise ValueError("match needs at least one image")
-    parts = [_match_image(p, t, fg_iou, add_ground_truth) for p, t in zip(proposals, targets, strict=True)]
+    check_share("fg_iou", fg_iou)
+    check_bool("add_ground_truth", add_ground_truth)
+    pairs = zip(read_proposals(proposals), read_targets(targets), strict=True)
+    parts = [_match_image(p, t, fg_iou, add_ground_truth) for p, t in pairs]
     boxes, labels, deltas, ious = (torch.cat(column) for column in zip(*parts, strict=True))
     images = torch.cat([torch.full((len(p[0]),), i, device=boxes.device) for i, p in enumerate(parts)])
-    mean, std = (torch.as_tensor(v, dtype=deltas.dtype, device=deltas.device) for v in (mean, std))
-    if mean.dim() == 2:
-        mean, std = mean[labels.clamp(min=0)], std[labels.clamp(min=0)]
+    mean, std = (_normaliser(name, values, labels, deltas) for name, values in (("mean", mean), ("std", std)))
     normalised = torch.where((labels > BACKGROUND)[:, None], (deltas - mean) / std, 0)
     return RoIs(boxes, images, labels, normalised, ious, len(proposals))
+
+
+def read_proposals(proposals: Sequence[Tensor]) -> list[Tensor]:
+    """Returns the proposals of each image, (P, 4) of floating dtype.
+
+    Raises:
+        TypeError: a value is not a tensor of numbers.
+        ValueError: it is of another shape or, on the CPU, a box is not finite or is inverted.
+    """
+    read = []
+    for i, boxes in enumerate(proposals):
+        check_tensor(f"proposals[{i}]", boxes, ("P", 4))
+        if is_false(boxes.isfinite()):
+            raise ValueError(f"proposals[{i}] must be finite: some are NaN or infinite")
+        if is_false(boxes[:, 2:] >= boxes[:, :2]):
+            raise ValueError(f"proposals[{i}] must be [x1, y1, x2, y2] with x2 >= x1 and y2 >= y1")
+        read.append(boxes if boxes.is_floating_point() else boxes.float())
+    return read
+
+
+def check_normalisation(name: str, values: Tensor | Sequence[float], num_classes: int | None = None) -> None:
+    """Raises `TypeError` or `ValueError` where `values` are not (4,) or (K + 1, 4) numbers; of `std`, above 0."""
+    try:
+        given = torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be 4 numbers, or 4 of each class, not {describe(values)}") from None
+    rows = "K + 1" if num_classes is None else num_classes
+    if given.shape != (4,) and (
+        given.dim() != 2 or given.shape[1] != 4 or (num_classes is not None and len(given) != num_classes)
+    ):
+        raise ValueError(f"{name} must be of shape (4,) or ({rows}, 4), not {tuple(given.shape)}")
+    if is_false(given.isfinite()) or (name.endswith("std") and is_false(given > 0)):
+        raise ValueError(f"{name} must be finite{' and above 0' if name.endswith('std') else ''}")
 
 
 def target_statistics(rois: Iterable[RoIs], num_classes: int) -> tuple[Tensor, Tensor]:
@@ -105,7 +167,11 @@ def target_statistics(rois: Iterable[RoIs], num_classes: int) -> tuple[Tensor, T
 
     Returns:
         mean, std (K + 1, 4) float32, on the CPU; 0 and 1 for a class without a foreground RoI, and for background.
+
+    Raises:
+        TypeError, ValueError: `num_classes` is not an integer of at least 2.
     """
+    check_integer("num_classes", num_classes, 2)
     count = torch.zeros(num_classes, 1, dtype=torch.float64)
     total, squares = (torch.zeros(num_classes, 4, dtype=torch.float64) for _ in range(2))
     for batch in rois:
@@ -140,9 +206,15 @@ def _match_image(
     return boxes, labels, deltas, iou
 
 
-def ignored(target: Mapping[str, Tensor]) -> Tensor:
-    """(G,) bool: the objects that `target["ignore"]` marks, or else COCO's `target["iscrowd"]`; otherwise none."""
-    return target.get("ignore", target.get("iscrowd", torch.zeros_like(target["labels"]))).bool()
+def _normaliser(name: str, values: Tensor | Sequence[float], labels: Tensor, like: Tensor) -> Tensor:
+    """Returns the mean or std (4,) of all RoIs, or (R, 4) of each by its label."""
+    check_normalisation(name, values)
+    given = torch.as_tensor(values, dtype=like.dtype, device=like.device)
+    if given.dim() == 1:
+        return given
+    if is_false(labels < len(given)):
+        raise ValueError(f"{name} must have a row for each class, not {len(given)}: label {int(labels.max())} has none")
+    return given[labels.clamp(min=0)]
 
 
 def highest_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

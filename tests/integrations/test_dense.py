@@ -332,18 +332,19 @@ def test_a_copy_mines_for_itself(kind: str, duplicate: Callable[[Any], Any]) -> 
 
 @KINDS
 @LOSSES
-def test_autocast(kind: str, loss: str) -> None:
+def test_autocast(kind: str, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The losses are computed and ranked in float32 from what the head gives in bfloat16."""
     model = with_ohem(make(kind), OHEMSampler(8, nms_iou=None), loss=loss)
     holder = model if kind == "ssd" else model.head
     mined, calls = holder.compute_loss, []
+    usual = type(mined).__call__
 
-    def watched(*args: Any) -> dict[str, Tensor]:
+    def watched(self: Any, *args: Any) -> dict[str, Tensor]:
         calls.append(args)
-        return mined(*args)  # type: ignore[no-any-return]
+        return usual(self, *args)  # type: ignore[no-any-return]
 
-    holder.compute_loss = watched
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with monkeypatch.context() as patched, torch.autocast("cpu", dtype=torch.bfloat16):
+        patched.setattr(type(mined), "__call__", watched)
         found = step(model, "two images")
     [(targets, outputs, *rest)] = calls
     assert all(output.dtype == torch.bfloat16 for output in outputs.values())

@@ -22,11 +22,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ohem.checks import check_choice, describe
 from ohem.losses import weighted
-from ohem.rois import BACKGROUND, IGNORE, RoIs, covers, highest_iou, ignored
+from ohem.rois import BACKGROUND, IGNORE, RoIs, covers, highest_iou
 from ohem.samplers import RoISampler
+from ohem.targets import ignored
 
-BETWEEN_THRESHOLDS = -2  # torchvision's mark of an anchor that is neither foreground nor background
 Loss = Literal["own", "cross_entropy"]
 Outputs = Mapping[str, Tensor]
 
@@ -48,9 +49,13 @@ class MinedLoss(ABC):
     first_class = 1
     """The label of the first foreground class in a target."""
 
+    @property
+    def between(self) -> int | None:
+        """The mark of an anchor that is neither foreground nor background; None: the model has no such anchors."""
+        return None
+
     def __init__(self, sampler: RoISampler, loss: Loss) -> None:
-        if loss not in ("own", "cross_entropy"):
-            raise ValueError(f'loss must be "own" or "cross_entropy", not {loss!r}')
+        check_choice("loss", loss, ("own", "cross_entropy"))
         self.sampler, self.loss = sampler, loss
 
     def __call__(
@@ -78,6 +83,7 @@ class MinedLoss(ABC):
         def ranking(classifier: float = 1.0, box_reg: float = 1.0) -> Tensor:
             with torch.no_grad():
                 losses = self.anchor_losses(outputs, rois, truth)
+            torch.clear_autocast_cache()  # A loss of the person's own may have weights: see `read_only`.
             classification = losses.pop("classification")
             return weighted((classification, torch.stack([*losses.values()]).sum(dim=0)), classifier, box_reg)
 
@@ -112,7 +118,9 @@ class MinedLoss(ABC):
         ignore = ignored(target)
         foreground = matched >= 0
         own = matched[foreground]
-        labels = torch.where(matched == BETWEEN_THRESHOLDS, IGNORE, BACKGROUND)
+        labels = torch.full_like(matched, BACKGROUND)
+        if self.between is not None:
+            labels[matched == self.between] = IGNORE
         labels[foreground] = torch.where(ignore, IGNORE, target["labels"].long() - self.first_class + 1)[own]
         if ignore.any():
             labels[(labels == BACKGROUND) & covers(anchors, objects[ignore])] = IGNORE
@@ -128,11 +136,30 @@ def where_foreground(rois: RoIs, values: Tensor) -> Tensor:
     return values.new_zeros(len(rois)).masked_scatter(rois.foreground, values)
 
 
-def check_own_loss(*parts: tuple[nn.Module, type[nn.Module]]) -> None:
-    """Raises `TypeError` where one of the modules computes its loss otherwise than torchvision's type beside it."""
-    for module, kind in parts:
-        if getattr(type(module), "compute_loss", None) is not getattr(kind, "compute_loss"):  # noqa: B009
-            raise TypeError(
-                f"with_ohem cannot see the losses of single anchors in {type(module).__name__}, whose compute_loss is "
-                f"not that of torchvision's {kind.__name__}: use the latter, or register your model"
-            )
+def per_anchor(values: object, like: Tensor, name: str) -> Tensor:
+    """Returns what the loss `name`, which a person may have replaced, gives with `reduction="none"`.
+
+    Raises:
+        TypeError: it is not of the shape of `like`.
+    """
+    if not isinstance(values, Tensor) or values.shape != like.shape:
+        raise TypeError(
+            f'with_ohem calls {name} with reduction="none", which must give a loss of shape {tuple(like.shape)}, '
+            f"not {describe(values)}: make yours do so, or put torchvision's back"
+        )
+    return values
+
+
+def mined_loss(part: nn.Module) -> MinedLoss:
+    """Returns the `MinedLoss` that `with_ohem` made the `compute_loss` of `part`, the model or its head.
+
+    Raises:
+        TypeError: it was replaced since.
+    """
+    found = vars(part).get("compute_loss")
+    if not isinstance(found, MinedLoss):
+        raise TypeError(
+            f"the compute_loss of {type(part).__name__} was replaced after with_ohem, so that nothing would be mined: "
+            "call with_ohem again on the model as it is now, and put no loss of yours in that place"
+        )
+    return found

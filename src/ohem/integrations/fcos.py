@@ -1,19 +1,19 @@
 """torchvision's FCOS: mining with focal loss (`loss="own"`) or in its place (`loss="cross_entropy"`).
 
-An anchor is a point of the feature map; its box is the square of one stride around it.
+An anchor is a point of the feature map; its box is the square of one stride around it. Losses that a person puts in
+place of torchvision's `sigmoid_focal_loss` and `generalized_box_iou_loss`, in torchvision's module, rank and train.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.detection import FCOS
-from torchvision.models.detection._utils import BoxLinearCoder
+from torchvision.models.detection import FCOS, fcos
 from torchvision.models.detection.fcos import FCOSHead
-from torchvision.ops import generalized_box_iou_loss
 
-from ohem.integrations.dense import Loss, MinedLoss, Outputs, check_own_loss, where_foreground
+from ohem.integrations.dense import Loss, MinedLoss, Outputs, mined_loss, per_anchor, where_foreground
+from ohem.integrations.parts import check_globals, check_methods, guard
 from ohem.integrations.registry import with_ohem
-from ohem.integrations.retinanet import ANCHORS, classification_losses
+from ohem.integrations.retinanet import ANCHORS, check_focal, classification_losses
 from ohem.rois import RoIs
 from ohem.samplers import OHEMSampler, RoISampler
 
@@ -23,24 +23,26 @@ class MinedFCOSLoss(MinedLoss):
 
     first_class = 0
 
-    def __init__(self, sampler: RoISampler, loss: Loss, box_coder: BoxLinearCoder) -> None:
+    def __init__(self, sampler: RoISampler, loss: Loss, head: FCOSHead) -> None:
         super().__init__(sampler, loss)
-        self.box_coder = box_coder
+        self.head = head
 
     def anchor_losses(self, outputs: Outputs, rois: RoIs, truth: Tensor) -> dict[str, Tensor]:
         foreground = rois.foreground
-        boxes = self.box_coder.decode(outputs["bbox_regression"][foreground].float(), rois.boxes[foreground])
+        boxes = self.head.box_coder.decode(outputs["bbox_regression"][foreground].float(), rois.boxes[foreground])
+        ious = fcos.generalized_box_iou_loss(boxes, truth[foreground], reduction="none")
         centred = outputs["bbox_ctrness"][foreground, 0].float()
         wanted = _centredness(rois.targets[foreground])
         losses = {
-            "bbox_regression": generalized_box_iou_loss(boxes, truth[foreground], reduction="none"),
+            "bbox_regression": per_anchor(ious, boxes[:, 0], "generalized_box_iou_loss"),
             "bbox_ctrness": functional.binary_cross_entropy_with_logits(centred, wanted, reduction="none"),
         }
         found = {name: where_foreground(rois, values) for name, values in losses.items()}
-        return {"classification": classification_losses(self.loss, outputs, rois), **found}
+        classification = classification_losses(self.loss, outputs, rois, fcos.sigmoid_focal_loss)
+        return {"classification": classification, **found}
 
     def encode(self, truth: Tensor, anchors: Tensor) -> Tensor:
-        return self.box_coder.encode(anchors, truth)  # type: ignore[no-any-return]
+        return self.head.box_coder.encode(anchors, truth)  # type: ignore[no-any-return]
 
 
 def _centredness(targets: Tensor) -> Tensor:
@@ -50,7 +52,25 @@ def _centredness(targets: Tensor) -> Tensor:
     return torch.sqrt(ratios[0] * ratios[1])
 
 
+def check_parts(model: FCOS, loss: Loss) -> None:
+    """Raises `TypeError` where the model does not compute its losses as torchvision's does."""
+    check_methods(model, FCOS, fcos, "compute_loss")
+    check_methods(model.head, FCOSHead, fcos, "compute_loss", mined=MinedLoss)
+    check_globals(fcos, nn=nn)
+    check_focal(loss, fcos.sigmoid_focal_loss)
+
+
+def _check_step(model: FCOS) -> None:
+    check_parts(model, mined_loss(model.head).loss)
+
+
+def _num_classes(model: FCOS) -> int | None:
+    return getattr(model.head.classification_head, "num_classes", None)
+
+
 @with_ohem.register(FCOS, default=lambda _: OHEMSampler(ANCHORS, nms_iou=None))
 def _install(model: FCOS, sampler: RoISampler, loss: Loss = "own") -> None:
-    check_own_loss((model, FCOS), (model.head, FCOSHead))
-    model.head.compute_loss = MinedFCOSLoss(sampler, loss, model.head.box_coder)
+    mined = MinedFCOSLoss(sampler, loss, model.head)
+    check_parts(model, loss)
+    model.head.compute_loss = mined
+    guard(model, _check_step, 0, _num_classes)

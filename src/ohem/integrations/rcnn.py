@@ -3,31 +3,37 @@
 torchvision's `RoIHeads` adds the ground truth to the proposals, labels all of them and draws some at random before it
 looks at them. Here that draw leaves nothing out, and the sampler chooses instead; pooling, heads and losses stay
 torchvision's own, so masks and keypoints are trained on the foreground that was chosen. Objects that `ignore` (G,) bool
-of a target marks, if it has that, are neither foreground nor mined as background, and nothing to the RPN either.
+of a target marks, if it has that, are neither foreground nor mined as background, and nothing to the RPN either. A
+`fastrcnn_loss` that a person puts in place of torchvision's trains; it ranks too if it takes `reduction="none"`, and
+is refused if it does not.
 
 Shapes: R: RoIs of the mini-batch   N: images   K: foreground classes
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torchvision
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
+from torch.nn import functional
+from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN, roi_heads
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import box_area
 
 from ohem.boxes import intersection
+from ohem.checks import describe, is_false
+from ohem.integrations.parts import check_draw, check_globals, guard, is_original
 from ohem.integrations.registry import with_ohem
 from ohem.losses import roi_losses, weighted
-from ohem.readonly import read_only
+from ohem.readonly import read_only, waits_for_others
 from ohem.recording import Recorder
-from ohem.rois import BACKGROUND, IGNORE, RoIs, covers, highest_iou, ignored
+from ohem.rois import BACKGROUND, IGNORE, RoIs, covers, highest_iou
+from ohem.targets import ignored
 
 Column = list[Tensor]
 """A value of each RoI, image by image."""
@@ -48,7 +54,12 @@ class IgnoringRPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision i
 
     def assign_targets_to_anchors(self, anchors: Column, targets: list[dict[str, Tensor]]) -> tuple[Column, Column]:
         """As in `RegionProposalNetwork`: labels (A,) float, 1, 0 or -1 for neither, and matched boxes (A, 4)."""
-        shown = [{"boxes": target["boxes"][~ignored(target)]} for target in targets]
+        # Whole targets, since a person's own matching may read more of them than the boxes.
+        kept = [~ignored(target) for target in targets]
+        shown = [
+            {**target, **{key: target[key][mask] for key in ("boxes", "labels") if key in target}}
+            for target, mask in zip(targets, kept, strict=True)
+        ]
         labels, matched = super().assign_targets_to_anchors(anchors, shown)
         for label, boxes, target in zip(labels, anchors, targets, strict=True):
             if ignored(target).any():
@@ -96,6 +107,8 @@ class OHEMRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision is not typed
         assert targets is not None  # or torchvision had raised
         rois = _rois(everything, targets)
         chosen = self.mining(rois, partial(self._read_only_losses, rois)).sort().values
+        if is_false(rois.labels[chosen] != IGNORE):
+            raise ValueError(f"{self.mining.sampler} chose a RoI whose label is -1: those are not to be trained on")
         if len(chosen) == 0:
             return _stand_in(everything, self._looked_at[1][0])
         kept = torch.zeros(len(rois), dtype=torch.bool, device=chosen.device).index_fill(0, chosen, True)
@@ -111,6 +124,11 @@ class OHEMRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision is not typed
         # Each chunk is a sample of all RoIs, so that batch norm in a box head sees much the same statistics in each.
         chunks = -(-len(rois) // self.chunk)
         with read_only(self):
+            if waits_for_others(self.box_roi_pool, self.box_head, self.box_predictor):
+                # Every process must make as many forwards, however many RoIs it has.
+                chunks = min(chunks, 1)
+                if not chunks:
+                    self._losses(self._whole_image(rois))
             for first in range(chunks):
                 part = torch.arange(first, len(rois), chunks, device=losses.device)
                 losses[part] = weighted(self._losses(rois[part]), classifier, box_reg).to(losses.dtype)
@@ -121,7 +139,16 @@ class OHEMRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision is not typed
         per_image = torch.split(rois.boxes, torch.bincount(rois.images, minlength=rois.num_images).tolist())
         hidden = self.box_head(self.box_roi_pool(features, list(per_image), image_shapes))
         scores, deltas = self.box_predictor(hidden)
-        return roi_losses(scores, deltas.unflatten(1, (-1, 4)), rois, beta=BETA)
+        if is_original(roi_heads.fastrcnn_loss, roi_heads, "fastrcnn_loss"):
+            return roi_losses(scores, deltas.unflatten(1, (-1, 4)), rois, beta=BETA)
+        return _replaced_losses(roi_heads.fastrcnn_loss, scores, deltas, rois)
+
+    def _whole_image(self, rois: RoIs) -> RoIs:
+        """Returns a single RoI of the background, the whole first image."""
+        height, width = self._looked_at[1][0]
+        zero = torch.zeros(1, dtype=torch.int64, device=rois.boxes.device)
+        box = rois.boxes.new_tensor([[0, 0, width, height]])
+        return RoIs(box, zero, zero, torch.zeros_like(box), rois.ious.new_zeros(1), rois.num_images)
 
     def __prepare_scriptable__(self) -> NoReturn:
         # Torch would compile, and leave in the model, whatever this returns: it would go on without mining, unnoticed.
@@ -138,7 +165,7 @@ def install(model: GeneralizedRCNN, sampler: Recorder) -> None:
     Raises:
         TypeError: these are other RoI heads than torchvision's, or a torchvision that they are not known of.
     """
-    if type(model.roi_heads) not in (RoIHeads, OHEMRoIHeads):
+    if not isinstance(model.roi_heads, OHEMRoIHeads) and type(model.roi_heads) is not RoIHeads:
         raise TypeError(
             f"with_ohem knows torchvision's RoIHeads, and not {type(model.roi_heads).__name__}, whose losses may be "
             f"others: say how to mine with them with with_ohem.register({type(model).__name__})"
@@ -149,10 +176,72 @@ def install(model: GeneralizedRCNN, sampler: Recorder) -> None:
                 f"with_ohem does not know RoIHeads.{name} of torchvision {torchvision.__version__}: "
                 "install torchvision 0.29, or a later ohem"
             )
+    check_parts(model)
     if type(model.rpn) is RegionProposalNetwork:
         model.rpn.__class__ = IgnoringRPN
-    model.roi_heads.__class__ = OHEMRoIHeads
+    if type(model.roi_heads) is RoIHeads:
+        model.roi_heads.__class__ = OHEMRoIHeads
     model.roi_heads.mining = sampler
+    guard(model, _check_step, 1, _num_classes)
+
+
+def check_parts(model: GeneralizedRCNN) -> None:
+    """Raises `TypeError` where a part that mining bypasses or calls is not torchvision's."""
+    heads = model.roi_heads
+    kind = type(heads) if isinstance(heads, OHEMRoIHeads) else RoIHeads
+    for name in _PARAMETERS:
+        if not is_original(getattr(RoIHeads, name), roi_heads, name):
+            raise TypeError(f"with_ohem would not use RoIHeads.{name}, which was replaced: put torchvision's back")
+        if name in vars(heads):
+            raise TypeError(
+                f"with_ohem would not use the {name} of this {kind.__name__}, which was replaced on the instance: put "
+                "torchvision's back, or say how to mine with yours with with_ohem.register"
+            )
+    check_draw(heads.fg_bg_sampler, "roi_heads.fg_bg_sampler")
+    check_globals(roi_heads, F=functional)
+
+
+def _check_step(model: GeneralizedRCNN) -> None:
+    if not isinstance(model.roi_heads, OHEMRoIHeads):
+        raise TypeError(
+            f"the roi_heads, {type(model.roi_heads).__name__}, were replaced after with_ohem, so that nothing would be "
+            "mined: call with_ohem again"
+        )
+    check_parts(model)
+
+
+def _num_classes(model: GeneralizedRCNN) -> int | None:
+    """Returns K + 1, if the predictor says so in the way of torchvision's."""
+    return getattr(getattr(model.roi_heads.box_predictor, "cls_score", None), "out_features", None)
+
+
+def _replaced_losses(loss: Callable[..., Any], scores: Tensor, deltas: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
+    """Returns the two losses (R,) of each RoI by a person's own `fastrcnn_loss`; 0 where the label is -1.
+
+    Raises:
+        TypeError: it gives no loss for each RoI.
+    """
+    if "reduction" not in inspect.signature(loss).parameters:
+        raise TypeError(
+            f"with_ohem cannot rank by {roi_heads.__name__}.fastrcnn_loss, which was replaced and gives two sums: give "
+            'it an argument reduction="mean" and make it return the two losses of each RoI, (R,), for "none", or put '
+            "torchvision's back"
+        )
+    used = rois.labels != IGNORE
+    rows = rois[used]
+    counts = torch.bincount(rows.images, minlength=rois.num_images).tolist()
+    labels, targets = (list(torch.split(values, counts)) for values in (rows.labels, rows.targets))
+    found = loss(scores[used], deltas[used], labels, targets, reduction="none")
+    if not isinstance(found, (tuple, list)) or len(found) != 2:
+        raise TypeError(f"the fastrcnn_loss that was put in place must return two tensors, not {describe(found)}")
+    for values in found:
+        if not isinstance(values, Tensor) or values.shape != (len(rows),):
+            raise TypeError(
+                f"the fastrcnn_loss that was put in place must return losses of shape ({len(rows)},) with "
+                f'reduction="none", not {describe(values)}'
+            )
+    classifier, box_reg = (torch.zeros_like(used, dtype=v.dtype).masked_scatter(used, v) for v in found)
+    return classifier, box_reg
 
 
 def _rois(everything: Labelled, targets: Sequence[Mapping[str, Tensor]]) -> RoIs:

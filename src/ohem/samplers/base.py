@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ohem.checks import check_callable, check_number, describe, is_false
 from ohem.rois import IGNORE, RoIs
 
 
@@ -57,3 +58,41 @@ def warn_of_nan(losses: Tensor) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def check_weights(classifier: float, box_reg: float) -> None:
+    """Raises `TypeError` or `ValueError` where the weights of the two losses are not numbers, or rank nothing."""
+    check_number("classifier", classifier, 0)
+    check_number("box_reg", box_reg, 0)
+    if classifier == box_reg == 0:
+        raise ValueError("classifier and box_reg must not both be 0: all losses would be equal")
+
+
+def check_sampler(sampler: object) -> None:
+    """Raises `TypeError` where `sampler` cannot be called with (rois, losses)."""
+    check_callable("sampler", sampler, "a sampler is called with (rois, losses), give OHEMSampler()")
+
+
+def check_chosen(chosen: object, rois: RoIs, sampler: object) -> Tensor:
+    """Returns what `sampler` chose of `rois`.
+
+    Raises:
+        TypeError: it is not an int64 vector on the device of the RoIs.
+        ValueError: an index is out of range, or there twice; values are checked on the CPU alone.
+    """
+    if not isinstance(chosen, Tensor) or chosen.dim() != 1 or chosen.dtype != torch.int64:
+        raise TypeError(
+            f"a sampler returns the indices of RoIs, an int64 vector, and {sampler} returned {describe(chosen)}"
+        )
+    if chosen.device != rois.labels.device:
+        raise TypeError(
+            f"a sampler returns indices on the device of the RoIs, {rois.labels.device}, and {sampler} returned them "
+            f"on {chosen.device}: make them with device=rois.boxes.device"
+        )
+    if is_false((chosen >= 0) & (chosen < len(rois))):
+        raise ValueError(
+            f"a sampler returns indices from 0 to {len(rois) - 1}, and {sampler} returned one out of that range"
+        )
+    if is_false(torch.zeros_like(rois.labels).index_add(0, chosen, torch.ones_like(chosen)) <= 1):
+        raise ValueError(f"a sampler returns every index at most once, and {sampler} returned one twice")
+    return chosen

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ohem.checks import check_integer, check_number
 from ohem.mining import hard_examples
 from ohem.rois import RoIs
 from ohem.samplers.base import Losses, by_image, warn_of_nan
@@ -27,6 +28,10 @@ class RankSampler:
 
     batch_size: int = 64
     pressure: float = 100.0
+
+    def __post_init__(self) -> None:
+        check_integer("batch_size", self.batch_size, 1)
+        check_number("pressure", self.pressure, 1)
 
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         values = losses()
@@ -50,6 +55,9 @@ class ProportionalSampler:
     """
 
     batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_integer("batch_size", self.batch_size, 1)
 
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         values = losses()

@@ -6,9 +6,10 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from ohem.checks import check_bool, check_choice, check_integer, check_number, check_optional, check_share
 from ohem.mining import hard_rois
 from ohem.rois import RoIs
-from ohem.samplers.base import Losses, ask, by_image, minable, warn_of_nan
+from ohem.samplers.base import Losses, ask, by_image, check_weights, minable, warn_of_nan
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class OHEMSampler:
         negatives_per_positive: of the RoIs chosen, keeps background up to so many for each foreground RoI, rounded
             down, hardest first (TensorFlow's `HardExampleMiner`); None keeps all.
         min_negatives: background that is kept in any case.
+
+    Raises:
+        TypeError, ValueError: an argument is of another type, or out of range.
     """
 
     batch_size: int = 64
@@ -41,6 +45,17 @@ class OHEMSampler:
     box_reg: float = 1.0
     negatives_per_positive: float | None = None
     min_negatives: int = 0
+
+    def __post_init__(self) -> None:
+        check_integer("batch_size", self.batch_size, 1)
+        check_optional(check_share, "nms_iou", self.nms_iou)
+        check_bool("per_image", self.per_image)
+        check_choice("suppress", self.suppress, ("image", "label"))
+        check_bool("inclusive", self.inclusive)
+        check_optional(check_share, "fg_fraction", self.fg_fraction)
+        check_weights(self.classifier, self.box_reg)
+        check_optional(check_number, "negatives_per_positive", self.negatives_per_positive, 0)
+        check_integer("min_negatives", self.min_negatives)
 
     @classmethod
     def paper(cls, batch_size: int = 64) -> Self:
@@ -96,8 +111,6 @@ class OHEMSampler:
         return chosen[positive | ((~positive).cumsum(0) <= most)]
 
     def _hardest(self, rois: RoIs, losses: Tensor, candidates: Tensor, k: int) -> Tensor:
-        if self.suppress not in ("image", "label"):
-            raise ValueError(f'suppress must be "image" or "label", not {self.suppress!r}')
         groups = rois.images[candidates]
         if self.suppress == "label":
             groups = groups + rois.num_images * rois.labels[candidates]

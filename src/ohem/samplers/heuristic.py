@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ohem.checks import check_integer, check_number, check_share, describe
 from ohem.rois import RoIs
 from ohem.samplers.base import Losses, minable
 
@@ -34,6 +35,18 @@ class RandomSampler:
     fg_iou: float = 0.5
     bg_iou: tuple[float, float] = (0.1, 0.5)
 
+    def __post_init__(self) -> None:
+        check_integer("batch_size", self.batch_size, 1)
+        check_share("fg_fraction", self.fg_fraction)
+        check_share("fg_iou", self.fg_iou)
+        if not isinstance(self.bg_iou, (tuple, list)) or len(self.bg_iou) != 2:
+            raise TypeError(f"bg_iou must be two numbers, (low, high), not {describe(self.bg_iou)}")
+        low, high = self.bg_iou
+        check_share("bg_iou[0]", low)
+        check_share("bg_iou[1]", high)
+        if low > high:
+            raise ValueError(f"bg_iou must be (low, high), not {self.bg_iou}")
+
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         return torch.cat([self._image(rois, rois.images == i) for i in range(rois.num_images)])
 
@@ -62,6 +75,12 @@ class IoUBalancedSampler:
     fg_fraction: float = 0.25
     bins: int = 3
     max_iou: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_integer("batch_size", self.batch_size, 1)
+        check_share("fg_fraction", self.fg_fraction)
+        check_integer("bins", self.bins, 1)
+        check_number("max_iou", self.max_iou, 1e-6, 1)
 
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         return torch.cat([self._image(rois, rois.images == i) for i in range(rois.num_images)])

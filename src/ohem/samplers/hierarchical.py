@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from ohem.checks import check_integer, check_share
 from ohem.mining import exact, hard_examples, hard_rois
 from ohem.rois import RoIs
-from ohem.samplers.base import Losses, ask, by_image, warn_of_nan
+from ohem.samplers.base import Losses, ask, by_image, check_weights, warn_of_nan
 
 MOST_PAIRS = 2**22  # of boxes, whose IoU is in memory at once
 
@@ -30,6 +31,11 @@ class HierarchicalSampler:
     nms_iou: float = 0.5
     classifier: float = 1.0
     box_reg: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_integer("batch_size", self.batch_size, 1)
+        check_share("nms_iou", self.nms_iou)
+        check_weights(self.classifier, self.box_reg)
 
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         values = ask(losses, self.classifier, self.box_reg)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ohem.checks import check_integer, check_number, check_optional, check_share
 from ohem.mining import hard_rois
 from ohem.rois import RoIs
 from ohem.samplers.base import Losses, by_image, warn_of_nan
@@ -25,6 +26,11 @@ class RatioSampler:
     negatives_per_positive: float = 3.0
     min_negatives: int = 3
     nms_iou: float | None = None
+
+    def __post_init__(self) -> None:
+        check_number("negatives_per_positive", self.negatives_per_positive, 0)
+        check_integer("min_negatives", self.min_negatives)
+        check_optional(check_share, "nms_iou", self.nms_iou)
 
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         values = losses()
