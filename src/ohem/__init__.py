@@ -1,9 +1,11 @@
 """Online hard example mining for object detectors (Shrivastava, Gupta and Girshick, CVPR 2016), in PyTorch."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as type checkers know it: `typing` takes longer to import than a signal may wait
 if TYPE_CHECKING:
+    from typing import Any
+
     from ohem.detection.fast_rcnn import FastRCNN as FastRCNN
     from ohem.errors import InputError as InputError
     from ohem.integrations import with_ohem as with_ohem
@@ -47,7 +49,7 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOME:
         raise AttributeError(f"module 'ohem' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

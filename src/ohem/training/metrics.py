@@ -168,7 +168,7 @@ def parse_metrics(text: str, source: Path) -> list[dict[str, str]]:
 def _damaged(path: Path, why: str) -> InputError:
     return InputError(
         f"{path} is damaged ({why}): repeat the `ohem train` line of the run, which writes metrics.csv anew from the "
-        "checkpoint, or remove the run"
+        "checkpoint, or remove the run, and the same line trains it again"
     )
 
 

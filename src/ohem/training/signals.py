@@ -3,12 +3,14 @@
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
-from typing import Any
+
+TYPE_CHECKING = False  # the modules imported above are few, since no signal is handled before they are
+if TYPE_CHECKING:
+    from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _AGAIN_SECONDS = 0.01
@@ -105,6 +107,8 @@ def _importer(frame: FrameType | None) -> FrameType | None:
 
 
 def _send_soon(signum: int) -> None:
+    import threading
+
     timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signum))
     timer.daemon = True
     timer.start()
@@ -115,7 +119,7 @@ def _say_stopped(signum: int) -> None:
         os.write(2, f"ohem: stopped by {signal.Signals(signum).name}\n".encode())
 
 
-def _send_again(unraisable: Any) -> None:
+def _send_again(unraisable: "Any") -> None:
     """Sends a signal once more that came in a destructor or a callback, where Python drops the exception."""
     if isinstance(unraisable.exc_value, Interrupted):
         _send_soon(unraisable.exc_value.signum)
