@@ -3,8 +3,10 @@
 import copy
 import math
 import pickle
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,7 +91,9 @@ def test_ignore_index_of_float_targets_and_of_a_partial() -> None:
 
 def test_an_ignore_index_that_cannot_be_told_is_refused() -> None:
     loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), ignore_index=255)
-    with pytest.raises(ValueError, match=r"the target is \(2, 3\), the losses \(2,\): say .* valid="):
+    with pytest.raises(
+        ValueError, match=r"each loss of shape \(2,\), not a float32 tensor of shape \(2, 3\): say .* valid="
+    ):
         loss(torch.zeros(2, 3), torch.full((2, 3), 1 / 3))
     assert OHEMLoss(nn.CrossEntropyLoss(reduction="none"))(torch.zeros(2, 3), torch.full((2, 3), 1 / 3)) > 0
 
@@ -104,7 +108,7 @@ def test_per_image_in_classification(count: int) -> None:
 
 @pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss, "cross_entropy"])
 def test_what_is_no_criterion_is_refused(criterion: Any) -> None:
-    with pytest.raises(ValueError, match="a criterion to call"):
+    with pytest.raises(TypeError, match="criterion must be a function or an object that can be called"):
         OHEMLoss(criterion)
 
 
@@ -244,3 +248,115 @@ def test_the_hardest_of_the_global_batch(tmp_path: Path) -> None:
 
 def test_one_process_needs_no_others() -> None:
     assert kept(OHEMLoss(given_losses, 0.5, global_batch=True), [1.0, 4.0, 2.0, 3.0]) == 3.5
+
+
+# --- what people give it
+
+
+def test_a_third_argument_that_the_criterion_requires_is_passed_on() -> None:
+    anchor, positive, negative = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0))
+    triplet = nn.TripletMarginLoss(reduction="none")
+    every = triplet(anchor, positive, negative)
+    loss = OHEMLoss(triplet, keep=0.5)
+    torch.testing.assert_close(loss(anchor, positive, negative), every.topk(3).values.mean())
+    valid = torch.tensor([True, False, True, True, False, True])
+    for found in (loss(anchor, positive, negative, valid), loss(anchor, positive, negative, valid=valid)):
+        torch.testing.assert_close(found, every[valid].topk(2).values.mean())
+    with pytest.raises(TypeError, match="5 arguments were given, and the criterion requires 3"):
+        loss(anchor, positive, negative, valid, valid)
+    with pytest.raises(TypeError, match="4 arguments"):
+        loss(anchor, positive, negative, valid, valid=valid)
+
+
+def test_options_of_the_criterion_are_passed_on() -> None:
+    logits, target = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    weight = torch.tensor([1.0, 2.0, 3.0])
+    found = OHEMLoss(nn.functional.cross_entropy, keep=1.0)(logits, target, reduction="none", weight=weight)
+    expected = nn.functional.cross_entropy(logits, target, reduction="none", weight=weight).mean()
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float32])
+def test_valid_may_be_0_and_1(dtype: torch.dtype) -> None:
+    logits, target = torch.randn(6, 3), torch.randint(0, 3, (6,))
+    valid = torch.tensor([1, 0, 1, 0, 1, 1])
+    loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=1.0)
+    expected = nn.functional.cross_entropy(logits[valid == 1], target[valid == 1])
+    for found in (loss(logits, target, valid.to(dtype)), loss(logits, target, valid=valid.to(dtype))):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("valid", [torch.tensor([0, 2, 4, 5, 1, 1]), torch.tensor([0.5] * 6)])
+def test_valid_that_is_no_mask_is_refused(valid: Tensor) -> None:
+    loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"))
+    with pytest.raises(ValueError, match="valid must be bool, or 0 and 1"):
+        loss(torch.randn(6, 3), torch.zeros(6, dtype=torch.int64), valid)
+
+
+def test_float64_stays_float64_and_has_the_right_gradient() -> None:
+    logits = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(0, 3, (6,))
+    loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=0.5)
+    assert loss(logits, target).dtype == torch.float64
+    assert torch.autograd.gradcheck(lambda x: loss(x, target), (logits,))
+    assert loss(logits[:0], target[:0]).dtype == torch.float64
+    assert loss(logits.bfloat16(), target).dtype == torch.float32
+
+
+def test_another_criterion_may_choose() -> None:
+    """Class weights train, and do not choose."""
+    logits, target = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
+    logits[:, 0] = torch.tensor([3.0, 3.0, -3.0, 0.0])  # plain losses: small, large, large, middle
+    weights = torch.tensor([0.0, 1.0])
+    trained = nn.CrossEntropyLoss(weights, reduction="none")
+    loss = OHEMLoss(trained, keep=0.5, rank_by=nn.CrossEntropyLoss(reduction="none"))
+    assert loss(logits, target) == trained(logits, target)[[1, 2]].mean()
+    assert OHEMLoss(trained, keep=0.5)(logits, target) == trained(logits, target)[[1, 3]].mean()
+    with pytest.raises(ValueError, match="rank_by must give a loss for every example"):
+        OHEMLoss(trained, rank_by=nn.CrossEntropyLoss())
+    with pytest.raises(ValueError, match=r"rank_by gave losses of shape \(4, 2\), and the criterion \(4,\)"):
+        OHEMLoss(trained, rank_by=lambda x, y: x)(logits, target)
+
+
+class ReducesAllTheSame(nn.Module):
+    """A criterion as people write them: it takes `reduction` and does not look at it."""
+
+    reduction = "none"
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x - y).abs().mean()
+
+
+def test_a_criterion_that_reduces_in_spite_of_what_it_was_told() -> None:
+    with pytest.raises(ValueError, match=r'ReducesAllTheSame, returned a single number.*"none" and ignores it'):
+        OHEMLoss(ReducesAllTheSame())(torch.zeros(3), torch.ones(3))
+    with pytest.raises(ValueError, match=r'<lambda>, returned a single number.*give it reduction="none"'):
+        OHEMLoss(lambda x, y: (x - y).mean())(torch.zeros(3), torch.ones(3))
+    with pytest.raises(TypeError, match=r"criterion must return losses, a tensor of floating dtype, not 0\.0"):
+        OHEMLoss(lambda x, y: 0.0)(torch.zeros(3), torch.ones(3))
+
+
+class Output(dict):  # type: ignore[type-arg]
+    """As the models of Hugging Face return them: a mapping with attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+@pytest.mark.parametrize("wrap", [lambda x: Output(loss=None, logits=x), lambda x: SimpleNamespace(logits=x)])
+def test_it_is_a_loss_for_the_trainer_of_hugging_face(wrap: Callable[[Tensor], Any]) -> None:
+    """Which calls `compute_loss_func(outputs, labels, num_items_in_batch=...)`."""
+    logits, labels = torch.randn(6, 3), torch.randint(0, 3, (6,))
+    loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=0.5)
+    expected = loss(logits, labels)
+    assert loss(wrap(logits), labels, num_items_in_batch=None) == expected
+    assert loss(wrap(logits), labels, num_items_in_batch=torch.tensor(24)) == expected
+
+
+def test_the_usual_threshold_of_segmentation_is_a_probability() -> None:
+    """Kept is what the network gives a probability of less than 0.7 to."""
+    probability = torch.tensor([0.9, 0.71, 0.69, 0.2])
+    logits = torch.stack([probability.log(), (1 - probability).log()], dim=1)
+    loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), threshold=-math.log(0.7), min_kept=0)
+    loss(logits, torch.zeros(4, dtype=torch.int64))
+    assert loss.mining["kept"] == 2

@@ -109,7 +109,7 @@ def run_line(words: Sequence[str]) -> None:
 
 
 def _command(words: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "ohem.cli", *words]
+    return [sys.executable, "-m", "ohem", *words]
 
 
 def _child_environment() -> dict[str, str]:

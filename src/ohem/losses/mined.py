@@ -3,15 +3,30 @@
 Shapes: N: images or samples   E: examples, the elements of what the criterion gives   V: those that are not ignored
 """
 
+import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
+from ohem.checks import (
+    check_bool,
+    check_callable,
+    check_integer,
+    check_number,
+    check_optional,
+    check_share,
+    check_tensor,
+    describe,
+    is_false,
+)
 from ohem.mining import hard_examples
+
+Criterion = Callable[..., Tensor]
+"""Gives the losses (N, ...) of N examples, not reduced, for (input, target)."""
 
 
 class OHEMLoss(nn.Module):
@@ -22,11 +37,15 @@ class OHEMLoss(nn.Module):
     them up. Of V examples that are not ignored, `max(min_kept, round(keep * V))` are kept, at most V; ties go to the
     first.
 
+    The trainer of Hugging Face takes it as `compute_loss_func`: of what a model returns, `logits` are the input.
+
     Args:
-        criterion: module or function (input, target) -> losses (N, ...), not reduced.
+        criterion: module or function (input, target) -> losses (N, ...), not reduced; more arguments of a call are
+            passed on, as `TripletMarginLoss` needs them.
         keep: share of the examples that is kept, 0 to 1; unused with `threshold`.
         min_kept: number of examples that are kept in any case.
-        threshold: keep every example whose loss is above it, and at least `min_kept`, as is usual in segmentation.
+        threshold: keep every example whose loss is above it, and at least `min_kept`, as is usual in segmentation. The
+            usual threshold there, 0.7, is one of the probability of the right class: give `-math.log(0.7)`.
         per_image: count and rank within each of the N rather than over the mini-batch.
         ignore_index: examples with this target are left out; by default that of the criterion, if it or the function
             of a `functools.partial` has one; a criterion that wraps another does not tell. The target must then be
@@ -34,14 +53,17 @@ class OHEMLoss(nn.Module):
         global_batch: with several processes, rank over the mini-batches of all of them. Each then returns its share,
             scaled so that the mean over processes, which DistributedDataParallel takes of gradients, is the mean loss
             of the kept.
+        rank_by: another criterion of the same arguments, whose losses choose the examples; those of `criterion` are
+            trained. With class weights in `criterion`, `rank_by=CrossEntropyLoss(reduction="none")` chooses without.
 
     Raises:
-        ValueError: the criterion reduces, or a number is out of range.
+        TypeError: an argument is of another type.
+        ValueError: a criterion reduces, a number is out of range, or two options exclude each other.
     """
 
     def __init__(
         self,
-        criterion: Callable[[Tensor, Tensor], Tensor],
+        criterion: Criterion,
         keep: float = 0.25,
         min_kept: int = 1,
         *,
@@ -49,51 +71,76 @@ class OHEMLoss(nn.Module):
         per_image: bool = False,
         ignore_index: int | None = None,
         global_batch: bool = False,
+        rank_by: Criterion | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(criterion, type) or not callable(criterion):
-            raise ValueError(
-                f'OHEMLoss needs a criterion to call, CrossEntropyLoss(reduction="none"), not {criterion!r}'
-            )
-        if _setting(criterion, "reduction") not in (None, "none"):
-            name = type(criterion).__name__
-            raise ValueError(f'OHEMLoss needs a loss for every example: make it {name}(reduction="none")')
-        if not 0 <= keep <= 1:
-            raise ValueError(f"keep is a share between 0 and 1, not {keep}")
-        if min_kept < 0:
-            raise ValueError(f"min_kept must be at least 0, not {min_kept}")
+        _check_criterion("criterion", criterion)
+        check_optional(_check_criterion, "rank_by", rank_by)
+        check_share("keep", keep)
+        check_integer("min_kept", min_kept)
+        check_optional(check_number, "threshold", threshold)
+        check_bool("per_image", per_image)
+        check_optional(check_integer, "ignore_index", ignore_index, None)
+        check_bool("global_batch", global_batch)
         if per_image and global_batch:
             raise ValueError("per_image ranks within an image, global_batch over all processes: choose one")
-        self.criterion = criterion
+        self.criterion, self.rank_by = criterion, rank_by
         self.keep, self.min_kept, self.threshold = keep, min_kept, threshold
         self.per_image, self.global_batch = per_image, global_batch
         self.asked_to_ignore = ignore_index is not None
         self.ignore_index = _setting(criterion, "ignore_index") if ignore_index is None else ignore_index
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def forward(self, input: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:  # noqa: A002  torch's name
-        """Scalar mean loss of the kept examples; 0, with a graph, where there is none.
+    def forward(
+        self,
+        input: Any,  # noqa: A002  torch's name
+        target: Any,
+        *more: Any,
+        valid: Tensor | None = None,
+        num_items_in_batch: Any = None,
+        **options: Any,
+    ) -> Tensor:
+        """Returns the scalar mean loss of the kept examples; 0, with a graph, where there is none.
 
         Args:
-            input, target: as the criterion takes them.
-            valid: bool, of the shape of the losses; False leaves an example out, besides `ignore_index`.
+            input, target, more, options: as the criterion takes them. Of an `input` that is what a model of Hugging
+                Face returns, its `logits` are taken. One argument more than the criterion requires is `valid`.
+            valid: of the shape of the losses, bool or 0 and 1; False leaves an example out, besides `ignore_index`.
+            num_items_in_batch: given by the trainer of Hugging Face, which accumulates gradients over several
+                mini-batches with it; unused, since each is divided by the number of its kept examples.
+
+        Returns:
+            float64 where the losses are, else float32.
 
         Raises:
-            ValueError: the criterion gave a single number, `valid` is of another shape than its losses, or the target
-                is, although `ignore_index` was given.
+            TypeError: the criterion returned no tensor of numbers, or `valid` is no tensor of bool or integers.
+            ValueError: the criterion gave a single number, `valid` is of another shape than its losses or holds others
+                than 0 and 1, or the target is of another shape, although `ignore_index` was given.
         """
-        losses = self.criterion(input, target)
-        if losses.dim() == 0:
-            raise ValueError('OHEMLoss needs a loss for every example: give a criterion with reduction="none"')
+        arguments, valid = _arguments(self.criterion, (_logits(input), target, *more), valid)
+        losses = _losses("criterion", self.criterion, *arguments, **options)
         usable = self._usable(losses, target, valid)
-        kept = self._kept(losses.detach().float(), usable)
+        kept = self._kept(self._ranking(losses, arguments, options), usable)
         self._last = losses.detach(), usable, kept
-        chosen = losses[kept]
+        chosen = _at_least_float32(losses[kept])
         if self.global_batch and _processes() > 1:
             # Half precision would overflow in a sum over many pixels.
             count = _added_up(torch.tensor(len(chosen), device=losses.device)).clamp(min=1)
-            return chosen.float().sum() * _processes() / count
-        return chosen.float().mean() if len(chosen) else losses.flatten()[:0].float().sum()
+            return chosen.sum() * _processes() / count
+        return chosen.mean() if len(chosen) else _at_least_float32(losses.flatten()[:0]).sum()
+
+    def _ranking(self, losses: Tensor, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor:
+        """float32, of the shape of `losses`: what the examples are ranked by."""
+        if self.rank_by is None:
+            return losses.detach().float()
+        with torch.no_grad():
+            ranking = _losses("rank_by", self.rank_by, *arguments, **options)
+        if ranking.shape != losses.shape:
+            raise ValueError(
+                f"rank_by gave losses of shape {tuple(ranking.shape)}, and the criterion {tuple(losses.shape)}: they "
+                "must agree"
+            )
+        return ranking.detach().float()
 
     @property
     def mining(self) -> dict[str, float]:
@@ -115,18 +162,14 @@ class OHEMLoss(nn.Module):
 
     def _usable(self, losses: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
         usable = torch.ones_like(losses, dtype=torch.bool)
-        if self.ignore_index is not None and target.shape == losses.shape:
+        if self.ignore_index is not None and getattr(target, "shape", None) == losses.shape:
             usable = target != self.ignore_index
         elif self.asked_to_ignore:
             raise ValueError(
-                f"ignore_index needs a target for each loss, and the target is {tuple(target.shape)}, the losses "
-                f"{tuple(losses.shape)}: say which examples count with valid="
+                f"ignore_index needs a target for each loss of shape {tuple(losses.shape)}, not {describe(target)}: "
+                "say which examples count with valid="
             )
-        if valid is None:
-            return usable
-        if valid.shape != losses.shape:
-            raise ValueError(f"valid is {tuple(valid.shape)}, and the losses {tuple(losses.shape)}: give it that shape")
-        return usable & valid
+        return usable if valid is None else usable & _as_bool(valid, losses)
 
     def _kept(self, losses: Tensor, usable: Tensor) -> Tensor:
         """Which examples are kept: bool, of the shape of `losses`, which are float32."""
@@ -169,6 +212,72 @@ class OHEMLoss(nn.Module):
         found = self._hardest(torch.cat([values for values, _ in both]), torch.cat([here for _, here in both]))
         start = int(torch.stack(lengths[: distributed.get_rank()]).sum()) if distributed.get_rank() else 0
         return found[start : start + len(losses)]
+
+
+def _check_criterion(name: str, criterion: Any) -> None:
+    check_callable(name, criterion, 'give one such as CrossEntropyLoss(reduction="none")')
+    if _setting(criterion, "reduction") not in (None, "none"):
+        kind = type(criterion).__name__
+        raise ValueError(f'{name} must give a loss for every example: make it {kind}(reduction="none")')
+
+
+def _arguments(criterion: Criterion, given: tuple[Any, ...], valid: Any) -> tuple[tuple[Any, ...], Any]:
+    """What the criterion is to be given, and `valid`, which may be the argument after those."""
+    count = max(2, _required(criterion))
+    if len(given) > count + (valid is None):
+        raise TypeError(
+            f"{len(given)} arguments were given, and the criterion requires {count}: give the others by their names"
+        )
+    return given[:count], given[count] if len(given) > count else valid
+
+
+def _required(criterion: Criterion) -> int:
+    """How many arguments without a default it takes by their place; 2 where it does not say."""
+    function = criterion.forward if isinstance(criterion, nn.Module) else criterion
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 2
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in places and p.default is inspect.Parameter.empty for p in parameters)
+
+
+def _losses(name: str, criterion: Criterion, *arguments: Any, **options: Any) -> Tensor:
+    """What the criterion gives, if that is a loss for each of several examples."""
+    losses: object = criterion(*arguments, **options)
+    if not isinstance(losses, Tensor) or not losses.is_floating_point():
+        raise TypeError(f"the {name} must return losses, a tensor of floating dtype, not {describe(losses)}")
+    if losses.dim() == 0:
+        stated = _setting(criterion, "reduction") == "none"
+        remedy = 'it was given reduction="none" and ignores it: ' if stated else 'give it reduction="none", or '
+        raise ValueError(
+            f"the {name}, {getattr(criterion, '__name__', type(criterion).__name__)}, returned a single number, and "
+            f"mining needs a loss for every example: {remedy}make it return the losses before they are averaged"
+        )
+    return losses
+
+
+def _logits(output: Any) -> Any:
+    """Of what a model of Hugging Face returns, what a criterion takes."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    return getattr(output, "logits", output)
+
+
+def _as_bool(valid: Any, losses: Tensor) -> Tensor:
+    check_tensor("valid", valid, valid.shape if isinstance(valid, Tensor) else ())
+    wanted: Tensor = valid
+    if valid.shape != losses.shape:
+        raise ValueError(f"valid is {tuple(valid.shape)}, and the losses {tuple(losses.shape)}: give it that shape")
+    if valid.dtype != torch.bool and is_false((valid == 0) | (valid == 1)):
+        raise ValueError("valid must be bool, or 0 and 1: others are there, as if they were indices or weights")
+    return wanted.to(losses.device) != 0
+
+
+def _at_least_float32(losses: Tensor) -> Tensor:
+    return losses.to(torch.promote_types(losses.dtype, torch.float32))
 
 
 def _setting(criterion: Any, name: str) -> Any:

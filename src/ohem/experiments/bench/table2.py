@@ -101,8 +101,10 @@ def _check(
         raise InputError(
             f"--steps {steps} --warmup {warmup} measures nothing: give 1 step or more, and 0 or more before"
         )
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise InputError(f"--out {out} cannot be written: name a file in a folder that exists")
+    if out is not None:
+        if out.is_dir() or not out.parent.is_dir():
+            raise InputError(f"--out {out} cannot be written: name a file in a folder that exists")
+        _check_replaced(out)
     for option, instead in NOT_FOR_BENCH.items():
         group, name = option.split(".")
         given, usual = (getattr(getattr(recipe, group), name) for recipe in (settings, Recipe()))
@@ -110,6 +112,15 @@ def _check(
             raise InputError(f"--{option} {given} is not for the benchmark: {instead}")
     for backbone in backbones:
         check(vary(settings, model={"backbone": backbone}))
+
+
+def _check_replaced(out: Path) -> None:
+    """Raises InputError where `out` is a file that is no report of an earlier benchmark."""
+    try:
+        if out.exists() and not {"machine", "options", "backbones"} <= json.loads(out.read_bytes()).keys():
+            raise ValueError
+    except (OSError, ValueError, AttributeError, RecursionError):
+        raise InputError(f"--out {out} exists and is no report of `ohem bench`: name another file") from None
 
 
 def _options(settings: Recipe) -> dict[str, Any]:
