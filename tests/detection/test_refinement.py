@@ -67,7 +67,7 @@ def test_one_iteration_without_voting_is_the_plain_post_process(seed: int, score
 @given(st.integers(0, 10_000))
 def test_nothing_scores_high_enough_to_be_relocated_again(seed: int) -> None:
     look, proposals = random_look(seed)
-    high = replace(PLAIN, iterations=3, rescore_score=1.1)
+    high = replace(PLAIN, iterations=3, rescore_score=1.0)
     assert same(high([look], proposals, SIZE, POST), PLAIN([look], proposals, SIZE, POST))
 
 
@@ -184,7 +184,7 @@ def test_nothing_to_look_at() -> None:
     for refine in (BoxRefinement(), BoxRefinement(first_nms_iou=0.95, first_top=200)):
         found = refine([look], proposals[:0], SIZE, POST)
         assert [len(found[name]) for name in ("boxes", "labels", "scores")] == [0, 0, 0]
-    assert len(BoxRefinement()([look], proposals, SIZE, PostProcess(score=2))["boxes"]) == 0
+    assert len(BoxRefinement()([look], proposals, SIZE, PostProcess(score=1.0))["boxes"]) == 0
 
 
 def test_nan_and_boxes_without_area_are_no_candidates() -> None:

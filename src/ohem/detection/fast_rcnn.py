@@ -11,6 +11,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_pool
 
+from ohem.checks import (
+    check_callable,
+    check_choice,
+    check_integer,
+    check_optional,
+    check_sequence,
+    check_type,
+)
 from ohem.detection.backbones import Backbone
 from ohem.detection.coarse import coarse
 from ohem.detection.detector import Detector
@@ -22,12 +30,14 @@ from ohem.layers import fast_linear
 from ohem.losses import detection_loss, roi_losses, weighted
 from ohem.mining import hard_examples
 from ohem.readonly import read_only
-from ohem.rois import BOX_MEAN, BOX_STD, RoIs, match
+from ohem.rois import BOX_MEAN, BOX_STD, RoIs, check_normalisation, match
 from ohem.samplers import RoISampler
-from ohem.samplers.base import by_image
+from ohem.samplers.base import by_image, check_sampler
+from ohem.targets import read_targets
 
 # RoIs that go through the read-only pass at once: bounds its memory whatever R is.
 CHUNK = 256
+IMPLEMENTATIONS = ("read_only", "loss_layer")
 
 
 class FastRCNN(Detector):
@@ -73,6 +83,17 @@ class FastRCNN(Detector):
         box_std: Tensor | Sequence[float] = BOX_STD,
     ) -> None:
         super().__init__()
+        check_type("backbone", backbone, Backbone)
+        check_integer("num_classes", num_classes, 2)
+        check_sampler(sampler)
+        check_choice("implementation", implementation, IMPLEMENTATIONS)
+        check_integer("rescored", rescored)
+        check_optional(check_type, "post_process", post_process, PostProcess)
+        check_optional(check_type, "refinement", refinement, BoxRefinement)
+        check_callable("merge", merge, "give ohem.detection.multiscale.union or nearest")
+        check_optional(check_callable, "probabilities", probabilities, "give a function of scores (P, K + 1)")
+        for name, values in (("box_mean", box_mean), ("box_std", box_std)):
+            check_normalisation(name, values, num_classes)
         self.backbone = backbone
         self.num_classes = num_classes
         self.sampler = sampler
@@ -104,8 +125,14 @@ class FastRCNN(Detector):
             targets: N dicts as `match` takes them; needed in train mode.
 
         Raises:
-            ValueError: train mode without targets.
+            TypeError: an argument is of another type or dtype.
+            ValueError: train mode without targets, numbers of images, proposals and targets that differ, or a label
+                or box that is impossible; values are checked on the CPU alone.
         """
+        check_sequence("images", images, "tensors (3, H, W), one per image")
+        check_sequence("proposals", proposals, "tensors (P, 4), one per image")
+        if len(proposals) != len(images):
+            raise ValueError(f"proposals must be as many as the images, {len(images)}, not {len(proposals)}")
         features = self.backbone(images)
         if not self.training:
             sizes = [(image.shape[-2], image.shape[-1]) for image in images]
@@ -113,11 +140,10 @@ class FastRCNN(Detector):
             return [self._detections(*each) for each in zip(views, proposals, sizes, strict=True)]
         if targets is None:
             raise ValueError("FastRCNN in train mode needs targets; call .eval() for detections")
+        targets = read_targets(targets, len(images), num_classes=self.num_classes)
         rois = match(proposals, targets, mean=self.box_mean, std=self.box_std)
         if self.implementation == "loss_layer":
             return self._loss_layer(features, rois)
-        if self.implementation != "read_only":
-            raise ValueError(f'implementation must be "read_only" or "loss_layer", not {self.implementation!r}')
         keep = self.sampler(rois, partial(self.read_only_losses, features, rois))
         scores, deltas = self.head(features, rois[keep])
         return detection_loss(scores, deltas, rois[keep])

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
 from ohem.boxes import clip, decode
+from ohem.checks import check_bool, check_integer, check_number, check_share, check_tensor
 
 
 class Outputs(NamedTuple):
@@ -75,6 +76,11 @@ class PostProcess:
     nms_iou: float = 0.3
     max_detections: int = 300
 
+    def __post_init__(self) -> None:
+        check_share("score", self.score)
+        check_share("nms_iou", self.nms_iou)
+        check_integer("max_detections", self.max_detections, 1)
+
     def __call__(self, scores: Tensor, deltas: Tensor, boxes: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
         """Detections of one image, highest score first.
 
@@ -121,6 +127,12 @@ def vote(
     Returns:
         (n, 4) boxes.
     """
+    check_tensor("boxes", boxes, ("n", 4), "floating")
+    check_tensor("candidates", candidates, ("C", 4), "floating")
+    check_tensor("scores", scores, (len(candidates),), "floating")
+    check_share("iou", iou)
+    check_bool("at_least", at_least)
+    check_number("added", added)
     weights = scores + added
     voters = (weights > 0) & candidates.isfinite().all(dim=1)
     candidates, weights = candidates[voters], weights[voters]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from ohem.boxes import clip
+from ohem.checks import check_bool, check_choice, check_integer, check_number, check_optional, check_share
 from ohem.detection.inference import Candidates, Look, PostProcess, every_class, own_class, vote
 
 
@@ -43,6 +44,17 @@ class BoxRefinement:
     vote_at_least: bool = False
     vote_added: float = 0.0
     voters: Literal["all", "scored"] = "all"
+
+    def __post_init__(self) -> None:
+        check_integer("iterations", self.iterations, 1)
+        for name in ("rescore_score", "vote_iou"):
+            check_share(name, getattr(self, name))
+        check_optional(check_share, "first_nms_iou", self.first_nms_iou)
+        check_optional(check_integer, "first_top", self.first_top, 1)
+        for name in ("voting", "vote_at_least"):
+            check_bool(name, getattr(self, name))
+        check_number("vote_added", self.vote_added)
+        check_choice("voters", self.voters, ("all", "scored"))
 
     def __call__(
         self, looks: Sequence[Look], proposals: Tensor, size: tuple[int, int], post_process: PostProcess
