@@ -63,7 +63,10 @@ class Command:
                 result.code, result.trace = 1, traceback.format_exc()
         result.warned = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
         if result.code == 0:
-            result.outcome = self.outcome(world)
+            try:
+                result.outcome = self.outcome(world)
+            except Exception as error:  # noqa: BLE001  what was left cannot be read, which is an outcome too
+                result.outcome = {"unreadable": f"{type(error).__name__}: {error}"}
         return result
 
 
@@ -107,7 +110,7 @@ def _trained(run: Path) -> Outcome:
     """What `ohem train` leaves, apart from what it does not read and the folder of the run has from before."""
     found: Outcome = {"checkpoint": checkpoint_of(run / "checkpoint.pt"), "metrics": rows_of(run / "metrics.csv")}
     if (run / "loss_all.csv").exists():
-        found["loss_all"] = (run / "loss_all.csv").read_text().splitlines()
+        found["loss_all"] = _losses(run)
     for path in run.glob("snapshots/step-0000006*"):
         found[path.name] = digest(load_file(path))
     return found

@@ -25,11 +25,11 @@ def damage(path: Path, others: Sequence[Path], random: Random) -> str:
         random: decides the way and the place.
     """
     draw = random.random()
-    if draw < 0.15:
+    if draw < 0.12:
         return _replace(path, others, random)
     content = path.read_bytes()
     for _ in range(TRIES):
-        changes = BYTES if draw < 0.55 else _structured(path)
+        changes = BYTES if draw < 0.45 else _structured(path)
         name = random.choice(sorted(changes))
         changed = changes[name](content, random) if content else b"x"
         if changed != content:
