@@ -5,6 +5,6 @@ import os
 import torch
 from hypothesis import settings
 
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+torch.set_num_threads(1 if {"PYTEST_XDIST_WORKER", "OMP_NUM_THREADS"} & os.environ.keys() else 2)
 settings.register_profile("ohem", deadline=None, max_examples=50)
 settings.load_profile("ohem")

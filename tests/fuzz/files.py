@@ -32,7 +32,7 @@ from rich.table import Table
 
 from tests.fuzz import oracle
 from tests.fuzz.commands import COMMANDS, Outcome, Result
-from tests.fuzz.damage import damage, remove
+from tests.fuzz.damage import damage, difference, remove
 from tests.fuzz.isolation import Died, Run, here, in_a_child, modules_after
 from tests.fuzz.world import KINDS, Kind, World
 
@@ -83,6 +83,9 @@ class Fuzzer:
             others = [file for file in self.world.examples if file.suffix != path.suffix or random.random() < 0.5]
             done = damage(path, others, random)
             kept = self._keep(path)
+            if kept:
+                whole = self.world.base / path.relative_to(self.world.case)
+                done += f", {difference(whole.read_bytes(), kept.read_bytes())}"
             result = self._run(command)
             verdict = self._verdict(name, command, path, kept, result)
             output = "\n".join([result.trace, result.err, *result.warned]).strip() or "(nothing was said)"
@@ -185,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fuzzer = Fuzzer(world, here if options.here else in_a_child, options.seed)
         cases = []
         for number in numbers:
-            cases += fuzzer.case(number, options.only or list(KINDS))
+            cases += fuzzer.case(number, options.only or world.kinds)
             if number % 50 == 49:
                 print(f"{number + 1} cases, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     report(cases)

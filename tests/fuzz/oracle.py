@@ -133,13 +133,13 @@ def _config(path: Path, target: Path) -> None:
 
 
 def _sane(value: Any) -> bool:
-    """Whether no number is absurd, nor a value empty."""
+    """Whether no value is empty, and no number negative or beyond all measure."""
     if isinstance(value, dict | list):
         return bool(value) and all(map(_sane, value.values() if isinstance(value, dict) else value))
     if isinstance(value, bool):
         return True
     try:
-        return 0 <= float(value) < 1e6
+        return 0 <= float(value) < 1e12
     except (TypeError, ValueError):
         return isinstance(value, str) and bool(value)
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Collection
+from itertools import count
 from pathlib import Path
 from unittest import mock
 
@@ -94,7 +95,7 @@ def _propose(world: Path) -> None:
     with mock.patch.object(generate, "PART_SECONDS", 0.0), mock.patch.object(shutil, "rmtree"):
         _run(*COMMANDS["propose again"].words(world))
     (world / "partial/Proposals" / CACHE).unlink()
-    parts = sorted((world / "partial/Proposals").glob("*.parts/*"))
+    parts = sorted((world / "partial/Proposals").glob("*.parts/*"), key=lambda path: path.read_bytes())
     for path in parts[4:]:
         path.unlink()
 
@@ -118,7 +119,13 @@ class Kind:
         self.pattern, self.commands, self.own, self.prepare = pattern, commands, own, prepare
 
     def files(self, world: Path) -> list[Path]:
-        return sorted(path for path in world.glob(self.pattern) if path.is_file())
+        """Sorted by what they hold: names may be random."""
+        files = [path for path in world.glob(self.pattern) if path.is_file()]
+        return sorted(files, key=lambda path: (path.parent, path.read_bytes()))
+
+
+def _seconds(calls: int) -> float:
+    return calls / 64
 
 
 class World:
@@ -131,14 +138,21 @@ class World:
         self.base, self.case, self.leave_out = folder / "base", folder / "case", leave_out
 
     def make(self) -> None:
+        """Makes `base`, the same each time: the clock goes on by itself, so that seconds take equally many digits."""
         self.case.mkdir(parents=True)
-        make_world(self.case, self.leave_out)
+        with mock.patch("time.perf_counter", side_effect=map(_seconds, count())):
+            make_world(self.case, self.leave_out)
         self.case.rename(self.base)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of files that there are."""
+        return [name for name, kind in KINDS.items() if kind.files(self.base)]
 
     @property
     def examples(self) -> list[Path]:
         """A file of each kind."""
-        return [kind.files(self.base)[0] for kind in KINDS.values() if kind.files(self.base)]
+        return [KINDS[name].files(self.base)[0] for name in self.kinds]
 
     def reset(self, kind: Kind, command: str) -> None:
         """Makes `case` anew, without the large folders that `command` does not read."""
