@@ -1,0 +1,259 @@
+"""What a damaged file of a person's own still says, read by other means than the program's.
+
+A damage can leave a file that is whole: a box with another digit in it. Nobody can know of it, and a program that does
+what the file says is right. So the file is read here, and written anew, plainly; from that the program must get the same
+result. Content that cannot be meant gives nothing.
+"""
+
+import hashlib
+import io
+import json
+import math
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+import numpy as np
+import safetensors.torch
+import torch
+import yaml
+from PIL import Image, ImageOps
+from scipy.io import loadmat, savemat
+
+from tests.data.voc_folder import OBJECT
+from tests.fuzz.damage import remove
+
+HEIGHT, WIDTH = 64, 80
+SLACK = 1.0  # pixels by which conventions of boxes differ
+
+
+class Nonsense(Exception):
+    """The file cannot be read, or says what cannot be meant."""
+
+
+def rewrite(path: Path, target: Path) -> None:
+    """Writes what the damaged file `path` says over the whole file `target`; raises Nonsense where it says nothing."""
+    writer = next((write for suffixes, write in WRITERS.items() if path.suffix in suffixes), None)
+    if writer is None or not path.is_file():
+        raise Nonsense
+    try:
+        writer(path, target)
+    except Nonsense:
+        raise
+    except Exception as error:  # noqa: BLE001  readers of other makers raise anything
+        raise Nonsense(str(error)) from error
+
+
+def _must(condition: bool) -> None:
+    if not condition:
+        raise Nonsense
+
+
+def _inside(x1: float, y1: float, x2: float, y2: float) -> bool:
+    """Whether a box has an area and lies in the toy pictures, but for the rounding of other conventions."""
+    sane = all(map(math.isfinite, (x1, y1, x2, y2)))
+    return sane and -SLACK <= x1 < x2 <= WIDTH + SLACK and -SLACK <= y1 < y2 <= HEIGHT + SLACK
+
+
+def _no_twins(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    pairs = list(pairs)
+    _must(len(dict(pairs)) == len(pairs))
+    return dict(pairs)
+
+
+def _picture(path: Path, target: Path) -> None:
+    with Image.open(path) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        _must(upright is not None and upright.size == (WIDTH, HEIGHT))
+        pixels = upright.convert("RGB")
+    remove(target)
+    pixels.save(target.with_suffix(".png"))
+
+
+def _xml(path: Path, target: Path) -> None:
+    root = ElementTree.fromstring(path.read_bytes())
+
+    def one(inside: ElementTree.Element, tag: str) -> ElementTree.Element:
+        found = inside.findall(tag)
+        _must(len(found) == 1)
+        return found[0]
+
+    size = one(root, "size")
+    width, height = (int(one(size, tag).text or "") for tag in ("width", "height"))
+    text = f"<annotation><size><width>{width}</width><height>{height}</height><depth>3</depth></size>\n"
+    known = {"size", "object"}
+    _must(all(child.tag in known for child in root))
+    for thing in root.findall("object"):
+        box = [float(one(one(thing, "bndbox"), tag).text or "") for tag in ("xmin", "ymin", "xmax", "ymax")]
+        _must(_inside(box[0] - 1, box[1] - 1, box[2], box[3]))
+        difficult, name = (one(thing, "difficult").text or "").strip(), (one(thing, "name").text or "").strip()
+        _must(difficult in ("0", "1") and bool(name))
+        text += OBJECT.format(escape(name), *box, difficult)
+    target.write_text(text + "</annotation>\n", encoding="utf-8")
+
+
+def _split(path: Path, target: Path) -> None:
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    _must(bool(lines) and len(set(lines)) == len(lines))
+    target.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _coco(path: Path, target: Path) -> None:
+    content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_twins)
+    for group in ("images", "annotations", "categories"):
+        ids = [one["id"] for one in content[group]]
+        _must(len(set(ids)) == len(ids) and all(type(number) is int for number in ids))
+    images = {one["id"] for one in content["images"]}
+    categories = {one["id"] for one in content["categories"]}
+    for thing in content["annotations"]:
+        x, y, width, height = thing["bbox"]
+        _must(_inside(x, y, x + width, y + height) and thing["iscrowd"] in (0, 1))
+        _must(thing["image_id"] in images and thing["category_id"] in categories)
+        _must(0 < thing.get("area", 1) <= WIDTH * HEIGHT)
+    target.write_text(json.dumps(content))
+
+
+class _NoTwins(yaml.SafeLoader):
+    """Refuses a mapping with a key twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        _must(len(set(keys)) == len(keys))
+        return super().construct_mapping(node, deep)
+
+
+def _config(path: Path, target: Path) -> None:
+    content = yaml.load(path.read_text(encoding="utf-8"), _NoTwins)
+    _must(isinstance(content, dict) and _sane(content))
+    target.write_text(yaml.safe_dump(content))
+
+
+def _sane(value: Any) -> bool:
+    """Whether no value is empty, and no number negative or beyond all measure."""
+    if isinstance(value, dict | list):
+        return bool(value) and all(map(_sane, value.values() if isinstance(value, dict) else value))
+    if isinstance(value, bool):
+        return True
+    try:
+        return 0 <= float(value) < 1e12
+    except (TypeError, ValueError):
+        return isinstance(value, str) and bool(value)
+
+
+def _mat(path: Path, target: Path) -> None:
+    content = loadmat(path)
+    boxes, images = content["boxes"].ravel(), content["images"].ravel()
+    ids = [str(np.asarray(cell).ravel()[0]) for cell in images]
+    _must(len(ids) == len(boxes) == len(set(ids)))
+    for cell in boxes:
+        _must(cell.ndim == 2 and cell.shape[1] == 4 and cell.dtype.kind in "iuf")
+        _must(all(_inside(x1 - 1, y1 - 1, x2, y2) for y1, x1, y2, x2 in np.asarray(cell, np.float64)))
+    names = np.empty((1, len(ids)), object)
+    names.ravel()[:] = ids
+    savemat(target, {"boxes": boxes.reshape(1, -1), "images": names})
+
+
+def _weights(path: Path, target: Path) -> None:
+    """The format has a length for each tensor, and no checksum."""
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size], object_pairs_hook=_no_twins)
+    ranges = sorted(one["data_offsets"] for name, one in header.items() if name != "__metadata__")
+    _must(ranges[0][0] == 0 and ranges[-1][1] == len(content) - 8 - size)
+    tensors = safetensors.torch.load(content)
+    _must(all(value.isfinite().all() for value in tensors.values()))
+    target.write_bytes(safetensors.torch.save(tensors))
+
+
+def _pickled_weights(path: Path, target: Path) -> None:
+    """A zip file, with a checksum for each tensor."""
+    with zipfile.ZipFile(path) as archive:
+        _must(archive.testzip() is None)
+    tensors = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
+    tensors = {name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+    _must(all(value.isfinite().all() for value in tensors.values()))
+    torch.save(tensors, target)
+
+
+WRITERS: dict[tuple[str, ...], Callable[[Path, Path], None]] = {
+    (".png", ".jpg"): _picture,
+    (".xml",): _xml,
+    (".txt",): _split,
+    (".json",): _coco,
+    (".yaml",): _config,
+    (".mat",): _mat,
+    (".safetensors",): _weights,
+    (".pth",): _pickled_weights,
+}
+
+
+# What the program wrote itself, but a person may edit
+
+
+def edited_settings(before: Path, after: Path) -> bool:
+    """Whether a recipe.yaml differs in nothing but sensible settings of the test and the machine."""
+    try:
+        was, now = (yaml.load(path.read_text(), _NoTwins) for path in (before, after))
+        groups = {key for key in was | now if was.get(key) != now.get(key)}
+        return groups <= {"test", "run"} and all(_same_kind(was[key], now[key]) for key in groups)
+    except (Nonsense, yaml.YAMLError, OSError, ValueError, TypeError, AttributeError, KeyError):
+        return False
+
+
+def _same_kind(was: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether the same settings have values of the same type, and sensible ones."""
+    return was.keys() == now.keys() and all(
+        was[key] == now[key] or (type(was[key]) is type(now[key]) and _sane(now[key])) for key in was
+    )
+
+
+# Caffe's format
+
+
+def says_caffe(path: Path, taken: Mapping[str, str]) -> bool:
+    """Whether the weights that were taken from a .caffemodel, as digests, are those that it holds, and finite."""
+    try:
+        layers = _caffe_blobs(path.read_bytes())
+    except (Nonsense, UnicodeDecodeError):
+        return False
+    said = [np.frombuffer(blob, "<f4") for name in ("conv1", "conv2", "fc6", "fc7") for blob in layers.get(name, [])]
+    digests = [hashlib.sha256(blob.tobytes()).hexdigest() for blob in said]
+    weights = [text.split()[-1] for name, text in taken.items() if name.endswith((".weight", ".bias"))]
+    return digests == weights and all(np.isfinite(blob).all() for blob in said)
+
+
+def _caffe_blobs(content: bytes) -> dict[str, list[bytes]]:
+    """Layer name -> the raw float32 of its blobs, of a NetParameter (field 100: name 1, blobs 7: data 5)."""
+    layers: dict[str, list[bytes]] = {}
+    for layer in _fields(content, 100):
+        names = _fields(layer, 1)
+        _must(len(names) == 1 and names[0].decode() not in layers)
+        layers[names[0].decode()] = [b"".join(_fields(blob, 5)) for blob in _fields(layer, 7)]
+    return layers
+
+
+def _fields(message: bytes, wanted: int) -> list[bytes]:
+    """The length-delimited fields `wanted` of a protocol-buffer message that has no other kind of field."""
+    at, found = 0, []
+    while at < len(message):
+        tag, at = _varint(message, at)
+        size, at = _varint(message, at)
+        _must(tag & 7 == 2 and at + size <= len(message))
+        if tag >> 3 == wanted:
+            found.append(message[at : at + size])
+        at += size
+    return found
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value, shift = 0, 0
+    while True:
+        _must(at < len(message) and shift < 64)
+        value |= (message[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+        if message[at - 1] < 128:
+            return value, at

@@ -1,0 +1,206 @@
+"""A world of small files: data sets, runs, caches and all else that the program reads, made once and copied."""
+
+import shutil
+from collections.abc import Callable, Collection
+from itertools import count
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+from scipy.io import savemat
+
+from ohem.detection.backbones import BACKBONES
+from ohem.proposals import generate
+from tests.detection.caffe_files import caffemodel
+from tests.detection.test_weights import caffe_layers, toy
+from tests.fuzz.commands import COMMANDS, Command, on_coco, on_toy
+from tests.fuzz.damage import remove
+from tests.toy import make_toy, make_toy_coco
+
+CACHE = "train.selective-search-fast.safetensors"
+LARGE = {"compare": "compare", "table": "reproduce", "demo": "demo", "coco-run": "on COCO"}  # folder -> its commands
+
+
+def make_world(world: Path, leave_out: Collection[str] = ()) -> None:
+    """Makes everything in the folder `world`, but for what the commands `leave_out` alone need."""
+    _make_voc(world / "voc")
+    shutil.copytree(world / "voc", world / "ready")
+    shutil.copytree(world / "voc", world / "partial")
+    make_toy_coco(world / "coco")
+    _make_weights(world)
+    _make_mat(world)
+    (world / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    _propose(world)
+    for words in (
+        ["train", world / "run", *on_toy(world / "ready", 4)],
+        ["eval", world / "run"],
+        ["bootstrap", world / "run"],
+        ["train", world / "coco-run", *on_coco(world, 4)],
+    ):
+        _run(*words)
+    for name in ("compare", "reproduce", "demo"):
+        if name not in leave_out:
+            _run(*COMMANDS[name].words(world))
+
+
+CONFIG = {
+    "solver": {"lr": 0.002, "warmup": 2, "momentum": 0.8, "clip": 10.0},
+    "sampler": {"batch_size": 32, "nms_iou": 0.6, "per_image": True},
+    "data": {"flip": True, "scales": [56, 64]},
+    "test": {"score": 0.01},
+}
+
+
+def _run(*words: object) -> None:
+    result = Command(lambda _: words, lambda _: {})(Path())
+    assert result.code == 0, result
+
+
+def _make_voc(folder: Path) -> None:
+    """The toy data, some pictures JPEG files with EXIF data."""
+    make_toy(folder)
+    exif = Image.Exif()
+    exif[0x0112] = 1  # upright
+    for stem in "abg":
+        path = folder / "JPEGImages" / f"{stem}.png"
+        Image.open(path).save(path.with_suffix(".jpg"), quality=95, exif=exif)
+        path.unlink()
+
+
+def _make_weights(world: Path) -> None:
+    torch.manual_seed(5)
+    weights = BACKBONES["tiny"]().state_dict()
+    save_file(weights, world / "weights.safetensors")
+    torch.save(weights, world / "weights.pth")
+    (world / "weights.caffemodel").write_bytes(caffemodel(caffe_layers(toy(seed=4))))
+
+
+def _make_mat(world: Path) -> None:
+    random = np.random.default_rng(0)
+    boxes, images = np.empty((1, 8), object), np.empty((1, 8), object)
+    for i, stem in enumerate("abcdefgh"):
+        corners = random.integers(1, 30, (20, 2))
+        boxes[0, i] = np.concatenate([corners, corners + random.integers(5, 34, (20, 2))], 1).astype(np.float64)
+        images[0, i] = stem
+    savemat(world / "boxes.mat", {"boxes": boxes, "images": images})
+
+
+def _propose(world: Path) -> None:
+    """Caches of `ready`, and in `partial` what is there when `ohem propose` is killed in its midst."""
+    _run(*COMMANDS["propose"].words(world))
+    with mock.patch.object(generate, "PART_SECONDS", 0.0), mock.patch.object(shutil, "rmtree"):
+        _run(*COMMANDS["propose again"].words(world))
+    (world / "partial/Proposals" / CACHE).unlink()
+    parts = sorted((world / "partial/Proposals").glob("*.parts/*"), key=lambda path: path.read_bytes())
+    for path in parts[4:]:
+        path.unlink()
+
+
+# Kinds of files
+
+
+class Kind:
+    """Files of a kind, and the commands that read them.
+
+    Args:
+        pattern: of the files, in the world.
+        commands: keys of COMMANDS.
+        own: whether a person writes such files, so that the program cannot know of every change.
+        prepare: changes the copy of the world before the damage.
+    """
+
+    def __init__(
+        self, pattern: str, *commands: str, own: bool = False, prepare: Callable[[Path], None] | None = None
+    ) -> None:
+        self.pattern, self.commands, self.own, self.prepare = pattern, commands, own, prepare
+
+    def files(self, world: Path) -> list[Path]:
+        """Sorted by what they hold: names may be random."""
+        files = [path for path in world.glob(self.pattern) if path.is_file()]
+        return sorted(files, key=lambda path: (path.parent, path.read_bytes()))
+
+
+def _seconds(calls: int) -> float:
+    return calls / 64
+
+
+class World:
+    """The whole files in `base`, and a copy of them in `case` that commands are run in.
+
+    Both are made at the place of `case`, since runs know where their data lie.
+    """
+
+    def __init__(self, folder: Path, leave_out: Collection[str] = ()) -> None:
+        self.base, self.case, self.leave_out = folder / "base", folder / "case", leave_out
+
+    def make(self) -> None:
+        """Makes `base`, the same each time: the clock goes on by itself, so that seconds take equally many digits."""
+        self.case.mkdir(parents=True)
+        with mock.patch("time.perf_counter", side_effect=map(_seconds, count())):
+            make_world(self.case, self.leave_out)
+        self.case.rename(self.base)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of files that there are."""
+        return [name for name, kind in KINDS.items() if kind.files(self.base)]
+
+    @property
+    def examples(self) -> list[Path]:
+        """A file of each kind."""
+        return [KINDS[name].files(self.base)[0] for name in self.kinds]
+
+    def reset(self, kind: Kind, command: str) -> None:
+        """Makes `case` anew, without the large folders that `command` does not read."""
+        remove(self.case)
+        unread = [name for name, commands in LARGE.items() if not command.endswith(commands)]
+        shutil.copytree(self.base, self.case, ignore=lambda at, _: unread if Path(at) == self.base else [])
+        if kind.prepare:
+            kind.prepare(self.case)
+
+
+def _without_newest(world: Path) -> None:
+    (world / "run/checkpoint.pt").unlink()
+
+
+
+OF_RUN = ("resume", "eval", "detect", "loss", "bootstrap")
+KINDS: dict[str, Kind] = {
+    "picture to train on": Kind("voc/JPEGImages/[a-f].*", "train", own=True),
+    "picture with proposals": Kind("ready/JPEGImages/[a-f].*", "train on cached", "propose", own=True),
+    "picture of a run": Kind("ready/JPEGImages/[a-f].*", "resume", "loss", own=True),
+    "picture to test on": Kind("ready/JPEGImages/[gh].*", "eval", "detect", own=True),
+    "xml to train on": Kind("voc/Annotations/[a-f].xml", "train", own=True),
+    "xml of a run": Kind("ready/Annotations/[a-f].xml", "resume", "eval --loss", own=True),
+    "xml to test on": Kind("ready/Annotations/[gh].xml", "eval", own=True),
+    "split to train on": Kind("voc/ImageSets/Main/train.txt", "train", own=True),
+    "split of a run": Kind("ready/ImageSets/Main/train.txt", "resume", own=True),
+    "split to test on": Kind("ready/ImageSets/Main/test.txt", "eval", own=True),
+    "coco json to train on": Kind("coco/train.json", "train on COCO", own=True),
+    "coco json of a run": Kind("coco/train.json", "resume on COCO", own=True),
+    "coco json to test on": Kind("coco/test.json", "eval on COCO", own=True),
+    "config": Kind("config.yaml", "train --config", own=True),
+    "recipe.yaml": Kind("run/recipe.yaml", *OF_RUN),
+    "checkpoint.pt": Kind("run/checkpoint.pt", *OF_RUN),
+    "checkpoint.previous.pt": Kind("run/checkpoint.previous.pt", "resume", "eval", prepare=_without_newest),
+    "snapshot": Kind("run/snapshots/*", "loss"),
+    "metrics.csv": Kind("run/metrics.csv", "resume"),
+    "metrics.csv of compare": Kind("compare/*/metrics.csv", "compare"),
+    "loss_all.csv": Kind("run/loss_all.csv", "resume", "loss"),
+    "eval.json of compare": Kind("compare/*/eval.json", "compare"),
+    "eval.json of reproduce": Kind("table/*/eval*.json", "reproduce"),
+    "mark of compare": Kind("compare/*/*.line", "compare"),
+    "proposals": Kind(f"ready/Proposals/{CACHE}", "train on cached", "resume", "propose"),
+    "proposals to test on": Kind("ready/Proposals/test.*", "eval", "propose"),
+    "parts of proposals": Kind("partial/Proposals/*.parts/*", "propose again"),
+    "mat": Kind("boxes.mat", "train on .mat", own=True),
+    "weights.safetensors": Kind("weights.safetensors", "train from .safetensors", own=True),
+    "weights.pth": Kind("weights.pth", "train from .pth", own=True),
+    "caffemodel": Kind("weights.caffemodel", "caffe"),
+    "scenes.json": Kind("demo/data/scenes.json", "demo"),
+    "features": Kind("run/bootstrap/features.safetensors", "bootstrap"),
+}
