@@ -255,7 +255,7 @@ class _Ended:
     pid = 0
 
     def __init__(self, command: Sequence[str], stdout: Any = None, **_: Any) -> None:
-        found = ohem(*command[command.index("ohem.cli") + 1 :])
+        found = ohem(*command[command.index("ohem") + 1 :])
         self.returncode = found.code
         if stdout is None:
             print(found.out, end="")

@@ -120,7 +120,8 @@ def _spoil(value: Tensor, random: Random) -> Tensor:
     value = value.clone()
     if not value.numel():
         return value
-    number = random.choice(NUMBERS) if value.is_floating_point() else random.choice((-1, 10**9))
+    limits = None if value.is_floating_point() else torch.iinfo(value.dtype)
+    number = random.choice(NUMBERS) if limits is None else random.choice((limits.min, limits.max, 7))
     value.view(-1)[random.randrange(value.numel())] = number
     return value
 
@@ -154,8 +155,15 @@ def metadata_of(content: bytes) -> dict[str, str] | None:
 
 
 def _safetensors_metadata(content: bytes, random: Random) -> bytes:
-    metadata = {key: _json_field(value.encode(), random).decode() for key, value in (metadata_of(content) or {}).items()}
+    metadata = {key: _metadata_field(value, random) for key, value in (metadata_of(content) or {}).items()}
     return safetensors.torch.save(safetensors.torch.load(content), metadata)
+
+
+def _metadata_field(value: str, random: Random) -> str:
+    try:
+        return _json_field(value.encode(), random).decode()
+    except ValueError:  # plain text
+        return random.choice(("", value[:-1], value[::-1]))
 
 
 def _torch(content: bytes, random: Random) -> bytes:
