@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from ohem.console import make_console
 from ohem.data.scenes import CLASSES, make_scenes
 from ohem.detection.draw import draw_detections, draw_side_by_side
 from ohem.training.build import build_data, build_pictures, build_proposals
@@ -66,7 +66,7 @@ def _print(reports: dict[str, dict[str, Any]]) -> None:
         table.add_row(name, *(_number(reports[arm]["ap"][name]) for arm in ARMS))
     table.add_section()
     table.add_row("mAP", *(_number(reports[arm]["map"]) for arm in ARMS), style="bold")
-    Console().print(table)
+    make_console().print(table)
 
 
 def _number(value: float | None) -> str:

@@ -84,7 +84,9 @@ def remove(path: Path) -> None:
 
 def difference(before: bytes, after: bytes) -> str:
     """The first place at which the contents of two files differ, for a person."""
-    same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(map(len, (before, after))))
+    same = next(
+        (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(map(len, (before, after)))
+    )
     start = max(0, same - 10)
     return f"at byte {same} of {len(before)}: {before[start : same + 25]!r} -> {after[start : same + 25]!r}"
 

@@ -2,7 +2,8 @@
 
     python -m tests.fuzz.files --cases 500 --seed 0
 
-Every case is a copy of the same small world (data, runs, caches), one damage to one file, and the commands that read it:
+Every case is a copy of the same small world (data, runs, caches), one damage to one file, and the commands that read
+it:
 
     ok-sentence  exit status 2 with one sentence that names the file or its folder
     ok-same      exit status 0, and what comes out is what came out of the undamaged file

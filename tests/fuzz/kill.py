@@ -2,13 +2,11 @@
 
     python -m tests.fuzz.kill --kills 100 --seed 0
 
-The commands are those that run long: train, propose, eval and compare, as real processes on tiny data. Each is started,
-killed (the process alone, or its whole group, by the toss of a coin) at a moment of the time that the undisturbed command
-takes, and started again. When it has ended by itself, or was killed `CHAIN` times and then left alone, its files must be
-those of the undisturbed command: weights, optimizer, proposals, snapshots and losses bit for bit, and all else but the
-seconds; with no file besides. Five seconds after each kill no process of it may be left.
-
-Exit status 1 if anything differs.
+The commands are those that run long: train, propose, eval and compare, as real processes on tiny data. Each is
+started, killed (the process alone, or its whole group, by the toss of a coin) at a moment of the time that the
+undisturbed command takes, and started again. When it has ended by itself, or was killed `CHAIN` times and then left
+alone, its files must be those of the undisturbed command: weights, optimizer, proposals, snapshots and losses bit for
+bit, and all else but the seconds; with no file besides. Five seconds after each kill no process of it may be left.
 """
 
 import argparse
@@ -64,7 +62,9 @@ def _toy(folder: Path) -> None:
 
 def _many(folder: Path) -> None:
     """Pictures that keep selective search busy for some seconds."""
-    make_voc(folder / "data", {f"{i:02}": (150, 200, [("a", 5, 5, 60, 60, 0)]) for i in range(PICTURES)}, {"train": STEMS})
+    make_voc(
+        folder / "data", {f"{i:02}": (150, 200, [("a", 5, 5, 60, 60, 0)]) for i in range(PICTURES)}, {"train": STEMS}
+    )
     random = np.random.default_rng(1)
     for path in sorted((folder / "data/JPEGImages").iterdir()):  # noise alone gives no regions
         coarse = Image.fromarray(random.integers(0, 256, (15, 20, 3), dtype=np.uint8))
@@ -213,7 +213,7 @@ class Killer:
     def _start(self, words: Sequence[object]) -> tuple[subprocess.Popen[bytes], str]:
         mark = uuid.uuid4().hex
         environment = {**os.environ, "OMP_NUM_THREADS": "1", MARK: mark}
-        line = [sys.executable, "-m", "ohem.cli", *map(str, words)]
+        line = [sys.executable, "-m", "ohem", *map(str, words)]
         with self.output.open("wb") as output:
             process = subprocess.Popen(line, stdout=output, stderr=output, env=environment, start_new_session=True)
         return process, mark
@@ -317,7 +317,9 @@ def run(names: Sequence[str], kills: int, seed: int, signum: signal.Signals = si
                 killer.chain(min(killer.random.randint(1, CHAIN), due - killer.kills))
                 chains += 1
             seconds = time.monotonic() - started
-            print(f"{name}: {killer.kills} kills, then ended {chains} times, {len(killer.faults)} faults, {seconds:.0f} s")
+            print(
+                f"{name}: {killer.kills} kills, then ended {chains} times, {len(killer.faults)} faults, {seconds:.0f} s"
+            )
             faults += killer.faults
     return faults
 

@@ -1,8 +1,8 @@
 """What a damaged file of a person's own still says, read by other means than the program's.
 
 A damage can leave a file that is whole: a box with another digit in it. Nobody can know of it, and a program that does
-what the file says is right. So the file is read here, and written anew, plainly; from that the program must get the same
-result. Content that cannot be meant gives nothing.
+what the file says is right. So the file is read here, and written anew, plainly; from that the program must get
+the same result. Content that cannot be meant gives nothing.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ def rewrite(path: Path, target: Path) -> None:
         writer(path, target)
     except Nonsense:
         raise
-    except Exception as error:  # noqa: BLE001  readers of other makers raise anything
+    except Exception as error:
         raise Nonsense(str(error)) from error
 
 

@@ -167,7 +167,6 @@ def _without_newest(world: Path) -> None:
     (world / "run/checkpoint.pt").unlink()
 
 
-
 OF_RUN = ("resume", "eval", "detect", "loss", "bootstrap")
 KINDS: dict[str, Kind] = {
     "picture to train on": Kind("voc/JPEGImages/[a-f].*", "train", own=True),

@@ -6,6 +6,7 @@ Boxes in JSON are `[x, y, width, height]`; here they are `[x, y, x + width, y + 
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -258,7 +259,7 @@ def _whole(entry: Record, key: str, where: str) -> int:
 
 def _text(entry: Record, key: str, where: str) -> str:
     value = _get(entry, key, where)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or any(unicodedata.category(c) == "Cc" for c in value):
         raise InputError(f"{where} has the {key} {shortened(value)}: write a name")
     return value
 

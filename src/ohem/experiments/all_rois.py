@@ -8,10 +8,10 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from ohem.console import make_console
 from ohem.errors import InputError
 from ohem.experiments import charts
 from ohem.files import check_output, remove_leftovers
@@ -167,7 +167,7 @@ def _print(curves: Sequence[Curve]) -> None:
         table.add_column(name, justify="right", overflow="fold")
     for step in steps:
         table.add_row(str(step), *(f"{c.losses[step]:.4f}" if step in c.losses else "" for c in curves))
-    console = Console()
+    console = make_console()
     if not console.is_terminal:  # a file has room for every column
         console.width = max(console.width, 20 * (len(names) + 1))
     console.print(table)

@@ -1,5 +1,6 @@
 """Arms: ways of training that are compared on the same data, schedule and seeds."""
 
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -63,7 +64,7 @@ def make_arm(text: str, recipe: str, settings: Recipe) -> Arm:
             raise InputError(f'--arms {text}: "{item}" is not OPTION=VALUE, as in ohem,sampler.nms-iou=0.5')
         options[option.strip().lstrip("-").replace("_", "-")] = tuple(value.split())
     about = ", ".join([VARIANTS[name][0], *extra])
-    return Arm("-".join(text.replace(",", " ").split()), recipe, options, about)
+    return Arm(re.sub(r"[^\w.=+-]+", "-", text).strip("-"), recipe, options, about)
 
 
 def make_arms(texts: Sequence[str], recipe: str, settings: Recipe) -> list[Arm]:
@@ -97,6 +98,8 @@ def words(options: Options) -> list[str]:
             line.append(f"--{group}.no-{last}")
         elif values == ("True",):
             line.append(f"--{name}")
+        elif any(value.startswith("-") for value in values):  # which would be read as an option
+            line += [f"--{name}={value}" for value in values]
         else:
             line += [f"--{name}", *values]
     return line

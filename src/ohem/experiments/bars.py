@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ohem.experiments.charts import COLOURS, must_be_installed
+from ohem.experiments.charts import COLOURS, folded, must_be_installed, plain_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,11 +16,13 @@ def gain_chart(gains: Sequence[tuple[str, float]]) -> Figure:
     must_be_installed()
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 0.9 + 0.3 * len(gains)), layout="constrained")
-    axes = figure.add_subplot(xlabel="gain in AP (points)")
-    names, values = [name for name, _ in gains], [value for _, value in gains]
+    names, values = [folded(name) for name, _ in gains], [value for _, value in gains]
+    lines = sum(name.count("\n") + 1 for name in names)
+    figure = Figure(figsize=(7, 0.9 + 0.3 * lines), layout="constrained")
+    with plain_text():
+        axes = figure.add_subplot(xlabel="gain in AP (points)")
+        axes.set_yticks(range(len(gains)), names)
     bars = axes.barh(range(len(gains)), values, color=[COLOURS[0] if value >= 0 else COLOURS[1] for value in values])
-    axes.set_yticks(range(len(gains)), names)
     axes.invert_yaxis()
     axes.bar_label(bars, [f"{value:+.1f}" for value in values], padding=3)
     axes.axvline(0, color="#444444", linewidth=0.8)

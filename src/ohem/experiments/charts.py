@@ -6,7 +6,9 @@ A chart shows arms; an arm has a line for each of its runs (seeds), drawn thin, 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,8 @@ SUFFIXES = (".svg", ".png")
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without their yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = ("-", "--", ":", "-.")
+MOST = 40
+"""Characters in a line of a label."""
 MARKED = 30
 """Lines of more points than this are drawn without a marker for each."""
 
@@ -46,17 +50,27 @@ def line_chart(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(xlabel=x, ylabel=y, title=title)
-    for number, (name, lines) in enumerate(arms.items()):
-        turn, place = divmod(number, len(COLOURS))
-        _draw_arm(axes, name, lines, COLOURS[place], STYLES[turn % len(STYLES)])
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    if from_zero:
-        axes.set_ylim(0, 1.03 * axes.get_ylim()[1])  # a flat line would else lie on the edge
-    if arms:
-        axes.legend(frameon=False)
+    with plain_text():
+        axes = figure.add_subplot(xlabel=x, ylabel=y, title=title)
+        for number, (name, lines) in enumerate(arms.items()):
+            turn, place = divmod(number, len(COLOURS))
+            _draw_arm(axes, name, lines, COLOURS[place], STYLES[turn % len(STYLES)])
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if from_zero:
+            axes.set_ylim(0, 1.03 * axes.get_ylim()[1])  # a flat line would else lie on the edge
+        if arms:
+            axes.legend(frameon=False)
     return figure
+
+
+@contextmanager
+def plain_text() -> Iterator[None]:
+    """Within it the texts of a chart are what they are: dollars begin no formula."""
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}):
+        yield
 
 
 def loss_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]]) -> Figure:
@@ -78,7 +92,8 @@ def svg(figure: Figure) -> str:
     from matplotlib import rc_context
 
     text = io.StringIO()
-    with rc_context({"svg.hashsalt": "ohem", "svg.fonttype": "none"}):
+    with rc_context({"svg.hashsalt": "ohem", "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the fonts of who looks at it may have it
         figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     whole = text.getvalue()
     return whole[whole.index("<svg") :]
@@ -117,7 +132,18 @@ def _draw_arm(axes: Axes, name: str, lines: Sequence[Line], colour: str, style: 
         axes.plot(*_columns(line), color=colour, linestyle=style, linewidth=0.8, alpha=0.45)
     mean = mean_line(lines)
     marker = "o" if len(mean) <= MARKED else ""
-    axes.plot(*_columns(mean), label=name, color=colour, linestyle=style, linewidth=2, marker=marker, markersize=4)
+    axes.plot(
+        *_columns(mean), label=folded(name), color=colour, linestyle=style, linewidth=2, marker=marker, markersize=4
+    )
+
+
+def folded(name: str) -> str:
+    """Returns a name as a label: in lines of a length that leaves room for the chart, and not left out of legends.
+
+    A legend leaves out what begins with an underscore.
+    """
+    lines = "\n".join(name[start : start + MOST] for start in range(0, len(name), MOST))
+    return f"\N{ZERO WIDTH SPACE}{lines}" if name.startswith("_") else lines
 
 
 def mean_line(lines: Sequence[Line]) -> Line:

@@ -7,9 +7,9 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from ohem.console import make_console
 from ohem.data.sources import FORMS
 from ohem.errors import InputError
 from ohem.experiments.arms import Arm, Parse, changed, make_arms, seeded, words
@@ -71,7 +71,7 @@ def compare(
 def _report(out: Path, arms: Sequence[Arm], seeds: Sequence[int], settings: Recipe) -> list[Summary]:
     """Prints what the runs gave, and writes compare.json and compare.html."""
     summaries = [_summary(out, arm, seeds) for arm in arms]
-    Console().print(comparison_table(summaries), *(gains_table(arm, summaries[0]) for arm in summaries[1:]))
+    make_console().print(comparison_table(summaries), *(gains_table(arm, summaries[0]) for arm in summaries[1:]))
     for line in findings(summaries):
         print(line)
     with replacing(out / "compare.json") as beside:

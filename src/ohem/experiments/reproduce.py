@@ -6,8 +6,7 @@ from dataclasses import astuple, replace
 from functools import cache
 from pathlib import Path
 
-from rich.console import Console
-
+from ohem.console import make_console
 from ohem.data.sources import FORMS
 from ohem.errors import InputError
 from ohem.experiments.all_rois import compare_losses
@@ -96,7 +95,7 @@ def _report(name: str, out: Path, cells: Sequence[Cell], seeds: Sequence[int], s
         _figure(out, cells, seeds)
         return
     found = {cell: _outcomes(cell, out, seeds) for cell in cells}
-    Console().print(*printed(TABLES[name], found, small), sep="\n")
+    make_console().print(*printed(TABLES[name], found, small), sep="\n")
     with replacing(out / f"{name}.json") as beside:
         beside.write_text(json.dumps(as_json(TABLES[name], found), indent=2) + "\n")
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ohem.console import make_console
 from ohem.errors import InputError
 from ohem.files import digests_of_files
 from ohem.locks import locked
@@ -268,4 +268,4 @@ class _Rate(ProgressColumn):
 
 def _progress_bar(enabled: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not enabled)
+    return Progress(*columns, console=make_console(stderr=True), disable=not enabled)

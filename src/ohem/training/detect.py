@@ -49,6 +49,8 @@ def detect_files(run: Path, files: Sequence[Path], out: Path, score: float, test
             not write would be overwritten: then nothing is written. Or a picture is damaged behind its header: then
             those before it are done.
     """
+    if not 0 <= score <= 1:
+        raise InputError(f"--score {score} is out of range: give 0 to 1")
     outputs = _outputs(files, out)
     for path in files:
         image_size(path)  # reads the header: what is no picture should not wait until its turn

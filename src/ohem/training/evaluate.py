@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from rich.console import Console
 from torch import Tensor
 
+from ohem.console import make_console
 from ohem.data.dataset import DetectionSet
 from ohem.data.loader import Picture
 from ohem.data.voc import VOCDetection
@@ -122,7 +122,7 @@ def evaluate_run(
         shown = build_examples(trained, build_proposals(trained, recipe.proposals), recipe)
         report["loss_all_rois"] = loss_over_all(measured, tracked(shown, "loss over all RoIs")).loss
     write_report(report_path, report, found, data)
-    Console().print(table)
+    make_console().print(table)
     return report
 
 

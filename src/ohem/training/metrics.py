@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
+from ohem.console import escape, make_console
 from ohem.errors import InputError
 from ohem.files import describe_os_error, replacing
 from ohem.training import checkpoint
@@ -197,7 +197,7 @@ class ProgressBar:
 
     def __init__(self, done: int, total: int, images: int, enabled: bool) -> None:
         self.images, self.total = images, total
-        self.console, self.enabled = Console(stderr=True), enabled
+        self.console, self.enabled = make_console(stderr=True), enabled
         self.plain = enabled and not sys.stderr.isatty()
         self.started, self.first, self.last_line = time.monotonic(), done, 0.0
         self.bar = Progress(
@@ -247,4 +247,5 @@ class _Indexed(Protocol[T_co]):
 
 def tracked(items: _Indexed[T_co], description: str) -> Iterator[T_co]:
     """The items, one after the other, behind a progress bar."""
-    return iter(track((items[i] for i in range(len(items))), description, len(items), console=Console(stderr=True)))
+    shown = (items[i] for i in range(len(items)))
+    return iter(track(shown, escape(description), len(items), console=make_console(stderr=True)))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ohem.console import make_console
 from ohem.errors import InputError
 from ohem.experiments.bench.memory import Memory
 from ohem.experiments.bench.worker import Built, Failed, Make, Step, serve
@@ -156,4 +156,4 @@ def _rotated(workers: Sequence[_Worker], by: int) -> list[_Worker]:
 
 def _progress_bar(enabled: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not enabled)
+    return Progress(*columns, console=make_console(stderr=True), disable=not enabled)

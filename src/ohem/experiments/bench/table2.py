@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from ohem.console import make_console
 from ohem.errors import InputError
 from ohem.experiments.bench.arms import ARMS, BACKBONES, PAPER, Arm, arm_recipe
 from ohem.experiments.bench.measure import Measurement, measure
@@ -147,7 +146,7 @@ def _print(backbone: str, entry: Mapping[str, Any]) -> None:
         f"{backbone} on {arm['device']}, {arm['threads']} threads: {seen['rois']:.0f} RoIs an image, "
         f"{seen['distinct']:.0f} of them distinct on the feature map ({seen['images']} images)"
     )
-    console = Console()
+    console = make_console()
     if not console.is_terminal:
         console.width = 150  # no window to fit into
     console.print(table(title, entry["summary"], PAPER.get(backbone, {})), highlight=False)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from ohem.console import make_console
 from ohem.data.dataset import DetectionSet
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.experiments.bootstrap.config import BootstrapConfig
@@ -67,7 +67,7 @@ def _bootstrap(
     report = figures | {"step": step, **made} | _told(svms) | {"mining": asdict(config)}
     report |= {"seconds_features": computed - started, "seconds_mining": mined - computed}
     write_report(run / FOLDER / "eval.json", report, found, data)
-    Console().print(_table(svms), table)
+    make_console().print(_table(svms), table)
     return report
 
 
@@ -98,7 +98,7 @@ def _features(path: Path, model: FastRCNN, recipe: Recipe, step: int, config: Bo
         "images": digest_of_examples(examples),
         "precision": config.precision,
     }
-    shown = track((examples[i] for i in range(len(data))), "features", len(data), console=Console(stderr=True))
+    shown = track((examples[i] for i in range(len(data))), "features", len(data), console=make_console(stderr=True))
     make = roi_features(model, shown)
     return cached_features(path, made_with, make, getattr(torch, config.precision))
 

@@ -1,0 +1,146 @@
+"""Names that people give to classes, runs and folders are printed as they are, everywhere."""
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from rich.table import Table
+
+from ohem.cli import _recipe_of
+from ohem.console import make_console
+from ohem.data.coco import COCODetection
+from ohem.data.voc import VOCDetection
+from ohem.detection.draw import draw_detections
+from ohem.experiments.arms import make_arm, words
+from ohem.experiments.bars import gain_chart
+from ohem.experiments.bootstrap.run import _table as table_of_svms
+from ohem.experiments.charts import line_chart, save, svg
+from ohem.experiments.compare import comparison_table, gains_table
+from ohem.experiments.outcomes import Outcome, Summary
+from ohem.experiments.page import write_page
+from ohem.training.config import DataConfig
+from ohem.training.metrics import tracked
+from ohem.training.recipes import RECIPES
+from ohem.training.scores import score
+from tests.data.coco_file import annotation, write_coco, write_noise
+from tests.data.voc_folder import make_voc
+
+NAMES = [
+    "king [front]",
+    "[/b]",
+    "[red]x",
+    "[bold",
+    ":smile:",
+    "$x_1$",
+    "a^b_c",
+    r"\frac",
+    "<b>&amp;'\"",
+    "x, y",
+    "{0} {x} %s",
+    "_hidden",
+    "猫",
+    "שלום",
+    "-1",
+    "--data.short",
+    "w" * 90,
+]
+
+
+def summary(name: str, classes: dict[str, float]) -> Summary:
+    run = Outcome(50.0, classes, 0.1, 0.5, {}, [(1, 2.0), (2, 1.0)])
+    return Summary(name, f"about {name}", [run, run])
+
+
+def printed(*tables: Table) -> str:
+    """The text of the tables, with the parts of a folded cell put together."""
+    console = make_console()
+    console.file, console.width = io.StringIO(), 400
+    console.print(*tables)
+    return console.file.getvalue()
+
+
+def voc_of(name: str, folder: Path) -> VOCDetection:
+    written = name.replace("&", "&amp;").replace("<", "&lt;")
+    make_voc(folder, {"a": (30, 40, [(written, 3, 5, 10, 20, 0)])}, {"test": ["a"]})
+    return VOCDetection(f"{folder}:test")
+
+
+def coco_of(name: str, folder: Path) -> COCODetection:
+    images = {"a.png": (1, 30, 40)}
+    write_coco(folder / "a.json", images, [annotation(1, 1, [3, 5, 10, 20])], {name: 1})
+    write_noise(folder, images)
+    return COCODetection(f"{folder / 'a.json'}:{folder}")
+
+
+@pytest.mark.parametrize("metric", ["voc07", "coco"])
+@pytest.mark.parametrize("make", [voc_of, coco_of])
+@pytest.mark.parametrize("name", NAMES)
+def test_scores(name: str, make: Callable[..., Any], metric: Any, tmp_path: Path) -> None:
+    data = make(name, tmp_path)
+    found = [{"boxes": torch.tensor([[3.0, 5, 10, 20]]), "labels": torch.tensor([1]), "scores": torch.tensor([0.9])}]
+    figures, table = score(found, data, metric)
+    assert list(figures["ap"]) == [name]
+    assert metric == "coco" or name in printed(table)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tables_of_a_comparison(name: str) -> None:
+    base, other = summary("base", {name: 40.0}), summary(name, {name: 60.0})
+    assert printed(gains_table(other, base)).count(name) == 3  # title, head of a column, class
+    assert name in printed(comparison_table([base, other]))
+    assert name in printed(table_of_svms({name: None}))
+
+
+@pytest.mark.filterwarnings("ignore:Glyph .* missing")
+@pytest.mark.parametrize("name", NAMES)
+def test_charts(name: str, tmp_path: Path) -> None:
+    lines, bars = line_chart({name: [[(1, 2.0), (2, 1.0)]]}, x="step", y="loss"), gain_chart([(name, 3.0)])
+    for chart in (lines, bars):
+        texts = ["".join(each.itertext()) for each in ElementTree.fromstring(svg(chart)).iter() if _is_text(each)]
+        assert name in "".join(text.strip("\u200b\n ") for text in texts), texts
+    save(bars, tmp_path / "bars.png")
+
+
+def _is_text(element: ElementTree.Element) -> bool:
+    return element.tag.rpartition("}")[2] == "text"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page(name: str, tmp_path: Path) -> None:
+    base, other = summary("base", {name: 40.0}), summary(name, {name: 60.0})
+    path = tmp_path / "page.html"
+    write_page(path, [base, other], [["train", "run", "--data.classes", name]], DataConfig(train=(name,), test=(name,)))
+    text = path.read_text(encoding="utf-8")
+    assert text.count(_escaped(name)) >= 6
+    assert name == _escaped(name) or name not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
+
+
+def _escaped(text: str) -> str:
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("'", "&#39;"), ('"', "&#34;")):
+        text = text.replace(character, entity)
+    return text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_and_progress(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    image = torch.zeros(3, 60, 80, dtype=torch.uint8)
+    assert draw_detections(image, torch.tensor([[5.0, 20, 60, 50]]), [name], [0.5]).any()
+    assert list(tracked([1, 2], name)) == [1, 2]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_command_lines(name: str) -> None:
+    line = ["train", "run", "--recipe", "demo-ohem", *words({"data.classes": ("cat", name)})]
+    assert _recipe_of(line).data.classes == ("cat", name)
+
+
+@pytest.mark.parametrize("value", ["a/b", "../x", "/etc", "a b", "x:y", "*"])
+def test_folders_of_arms_stay_in_the_folder_of_the_comparison(value: str) -> None:
+    name = make_arm(f"ohem,data.classes={value}", "demo-ohem", RECIPES["demo-ohem"].recipe).name
+    assert Path(name).name == name
+    assert name not in (".", "..")
