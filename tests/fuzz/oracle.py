@@ -68,7 +68,7 @@ def _picture(path: Path, target: Path) -> None:
     with Image.open(path) as image:
         image.load()
         upright = ImageOps.exif_transpose(image)
-        _must(upright is not None and upright.size == (WIDTH, HEIGHT))
+        _must(upright is not None and sorted(upright.size) == sorted((WIDTH, HEIGHT)))
         pixels = upright.convert("RGB")
     remove(target)
     pixels.save(target.with_suffix(".png"))

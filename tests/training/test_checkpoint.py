@@ -75,7 +75,8 @@ CONTENTS: dict[str, Any] = {
 @pytest.mark.parametrize("name", CONTENTS)
 def test_what_is_no_checkpoint_gives_way_to_the_one_before(name: str, tmp_path: Path) -> None:
     checkpoint.save(tmp_path, trained(7))
-    checkpoint.save(tmp_path, CONTENTS[name])
+    (tmp_path / checkpoint.NAME).rename(tmp_path / checkpoint.PREVIOUS)
+    torch.save(CONTENTS[name], tmp_path / checkpoint.NAME)
     with pytest.warns(UserWarning, match=r"checkpoint\.pt is damaged or no checkpoint .* falling back"):
         found = checkpoint.find(tmp_path)
     assert found is not None
@@ -99,6 +100,15 @@ def test_torch_files_of_other_formats(tmp_path: Path) -> None:
         checkpoint.load(tmp_path)
     (tmp_path / checkpoint.NAME).write_bytes(b"")
     with pytest.raises(InputError, match="no whole checkpoint"):
+        checkpoint.load(tmp_path)
+
+
+def test_weights_that_were_changed_in_a_whole_file_are_noticed(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, trained())
+    state = torch.load(tmp_path / checkpoint.NAME)
+    state["model"]["bias"][0] += 1
+    torch.save(state, tmp_path / checkpoint.NAME)
+    with pytest.raises(InputError, match="its content is not that of its digest"):
         checkpoint.load(tmp_path)
 
 
@@ -147,6 +157,9 @@ def enumerate_state(state: State) -> list[tuple[int, Any]]:
         lambda s: s["optimizer"]["param_groups"][0].update(params=[0, 1]),
         lambda s: s["optimizer"]["state"].update({5: {}}),
         lambda s: s["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(2, 4)),
+        lambda s: s["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(2, 3, dtype=torch.float64)),
+        lambda s: s["optimizer"]["state"][0].pop("momentum_buffer"),
+        lambda s: s["optimizer"]["state"].pop(1),
     ],
 )
 def test_momenta_of_other_parameters_are_refused(change: Callable[[State], object]) -> None:

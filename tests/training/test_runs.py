@@ -64,7 +64,7 @@ def test_changed_data_are_refused_and_nothing_is_lost(
     change(data)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     text = sentence(ohem("train", run, *training(data, steps=4)))
-    assert f"the {part} of {run} have changed since it was made" in text
+    assert f"the {part} of {data}:train are not those that {run} was made of" in text
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from ohem.errors import InputError
 from ohem.files import check_crcs, describe_os_error, remove_leftovers, replacing
+from ohem.training.digests import digest_of_weights
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 METRICS = "metrics"  # key of the text of metrics.csv; checkpoints of older versions lack it
+DIGEST = "digest"  # key of the digest of weights and momenta; the same
 
 State = dict[str, Any]
 
@@ -39,6 +41,7 @@ def save(run: Path, state: State, *, keep_newest: bool = True) -> None:
     """
     newest = run / NAME
     remove_leftovers(run)
+    state = {**state, DIGEST: digest_of_weights(_tensors(state))}
     with replacing(newest) as beside:
         _write(state, beside)
         if keep_newest and newest.exists():
@@ -74,10 +77,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in ours["param_groups"]]:
         raise _of_another(run)
-    for index, values in saved["state"].items():
-        momentum = values.get("momentum_buffer")
-        if index not in range(len(parameters)) or (momentum is not None and momentum.shape != parameters[index].shape):
-            raise _of_another(run)
+    momenta = {index: values.get("momentum_buffer") for index, values in saved["state"].items()}
+    momenta = {index: momentum for index, momentum in momenta.items() if momentum is not None}
+    expected = {index: (parameter.shape, parameter.dtype) for index, parameter in enumerate(parameters)}
+    found = {index: (momentum.shape, momentum.dtype) for index, momentum in momenta.items()}
+    if not saved["state"].keys() <= expected.keys() or (found and found != expected):
+        raise _of_another(run)
     optimizer.load_state_dict({"state": saved["state"], "param_groups": ours["param_groups"]})
 
 
@@ -167,11 +172,19 @@ def _fault(state: Any) -> str:
             return f"its {key!r} is not that of a checkpoint"
     if not isinstance(state.get(METRICS, ""), str):
         return f"its {METRICS!r} is no text"
-    momenta = {f"momentum {i}": each.get("momentum_buffer") for i, each in state["optimizer"]["state"].items()}
-    for name, value in {**state["model"], **momenta}.items():
-        if value is not None and not value.isfinite().all():
+    tensors = _tensors(state)
+    for name, value in tensors.items():
+        if not value.isfinite().all():
             return f"{name} is not finite"
+    if state.get(DIGEST) not in (None, digest_of_weights(tensors)):
+        return "its content is not that of its digest"
     return ""
+
+
+def _tensors(state: State) -> dict[str, Tensor]:
+    """Weights and momenta by their names."""
+    momenta = {f"momentum {i}": each.get("momentum_buffer") for i, each in state["optimizer"]["state"].items()}
+    return {**state["model"], **{name: value for name, value in momenta.items() if value is not None}}
 
 
 def _is_count(value: Any) -> bool:

@@ -136,8 +136,9 @@ def _check_same(run: Path, before: _Opened, recipe: Recipe, made_of: Mapping[str
         if part == "weights" and before.recipe.model.weights == recipe.model.weights:
             continue  # a run that goes on does not read them
         if (part == "weights" and old != new) or (old and new and old != new):
+            where = recipe.model.weights if part == "weights" else ", ".join(recipe.data.train)
             raise InputError(
-                f"the {title} of {run} have changed since it was made: restore them, or name another run folder"
+                f"the {title} of {where} are not those that {run} was made of: restore them, or name another run folder"
             )
 
 
