@@ -101,7 +101,9 @@ def propose(
         raise InputError("--mode none makes no proposals: give fast or quality")
     data = [build_data([source], (), "ohem propose") for source in sources] or [build_data((), (), "ohem propose")]
     for each in data:
-        build_proposals(each, settings)
+        proposals = build_proposals(each, settings)
+        for name in each.ids:
+            proposals[name]  # raises where they are damaged
 
 
 @app.command

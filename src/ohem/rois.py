@@ -111,9 +111,7 @@ def match(
     check_sequence("proposals", proposals, "tensors (P, 4), one per image")
     check_sequence("targets", targets, "dicts, one per image")
     if len(proposals) != len(targets):
-        raise ValueError(
-            f"match needs one target per image, not {len(targets)} targets for proposals of {len(proposals)} images"
-        )
+        raise ValueError(f"match needs one target per image, not {len(targets)} for {len(proposals)} proposals")
     if len(proposals) == 0:
         raise ValueError("match needs the proposals of at least one image")
     check_share("fg_iou", fg_iou)

@@ -371,6 +371,19 @@ def test_objects_that_would_be_left_unread(
     refused(folder, message)
 
 
+@pytest.mark.parametrize("tag", ["objectx", "thing"])
+def test_boxes_in_other_elements_are_refused(folder: Path, tag: str) -> None:
+    path = folder / "Annotations/a.xml"
+    path.write_text(path.read_text().replace("object>", f"{tag}>"))
+    refused(folder, rf"a\.xml has a <bndbox> in <{tag}>, where it is not read: put it into an <object>")
+
+
+def test_elements_that_look_like_a_slip_are_counted(folder: Path) -> None:
+    edit(folder, "<difficult>0</difficult>", "<dificult>0</dificult><pose>Left</pose><attributes/>")
+    with pytest.warns(UserWarning, match=r"left 1 element unread that VOC does not have, .* first of them .*a\.xml"):
+        VOCDetection(f"{folder}:test")
+
+
 @pytest.mark.parametrize("line", ["a.png", "JPEGImages/a.png", r"JPEGImages\a.png", "a.png 1", "a  -1", " a\t"])
 def test_lines_of_a_split_may_name_files(folder: Path, line: str) -> None:
     (folder / "ImageSets/Main/test.txt").write_text(f"{line}\n")

@@ -232,6 +232,7 @@ def test_a_snapshot_of_another_detector(run: Path) -> None:
 
 def test_a_device_that_the_machine_lacks(run: Path) -> None:
     path = run / "recipe.yaml"
-    path.write_text(path.read_text().replace("accelerator: cpu", "accelerator: abacus"))
+    text = path.read_text().replace("accelerator: cpu", "accelerator: abacus")
+    path.write_text(text.partition("checksum")[0])
     assert "abacus" in sentence(ohem("loss", run))
     assert checkpoint.exists(run)

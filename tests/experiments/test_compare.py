@@ -21,6 +21,7 @@ from ohem.experiments.compare import gains_table
 from ohem.experiments.outcomes import Summary, read_outcome
 from ohem.experiments.runner import Job
 from tests.command_line import Result, ohem, sentence
+from tests.fuzz.commands import children_in_this_process
 from tests.test_locks import another_process
 from tests.toy import make_toy
 
@@ -46,7 +47,8 @@ def _words(data: Path, out: Path, steps: int = 30, arms: Sequence[str] = ARMS) -
 def done(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     folder = tmp_path_factory.mktemp("compare")
     words = _words(make_toy(folder / "toy"), folder / "out")
-    return Comparison(words, folder / "out", ohem(*words))
+    with children_in_this_process():
+        return Comparison(words, folder / "out", ohem(*words))
 
 
 def _report(run: Path) -> dict[str, Any]:
@@ -116,14 +118,16 @@ def test_the_same_line_does_nothing_more(done: Comparison) -> None:
 
 def test_another_metric_evaluates_anew_and_trains_nothing(done: Comparison, capfd: pytest.CaptureFixture[str]) -> None:
     before = (done.out / "frcn-0" / "checkpoint.pt").stat().st_mtime_ns
-    assert ohem(*done.words, "--metric", "voc10").code == 0
+    with children_in_this_process():
+        assert ohem(*done.words, "--metric", "voc10").code == 0
     assert _report(done.out / "frcn-0")["metric"] == "voc10"
     assert (done.out / "frcn-0" / "checkpoint.pt").stat().st_mtime_ns == before
 
 
 def test_a_failing_run_is_told_with_its_own_sentence(done: Comparison) -> None:
     """The folder of an arm holds a run of other settings: nothing of it is lost."""
-    result = ohem(*done.words, "--solver.lr", 0.5)
+    with children_in_this_process():
+        result = ohem(*done.words, "--solver.lr", 0.5)
     told = sentence(result)
     assert "ended with status 2" in told
     assert "holds a run of recipe" in told

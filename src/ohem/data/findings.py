@@ -45,6 +45,10 @@ class Note(Enum):
     )
     IGNORED = ("ignored {} object{s} whose field ignore is 1, as COCO's program does", "no need to act")
     RENAMED = ("read {} class name{s} that differ from another in blanks or composed letters as that", _CORRECT)
+    UNREAD = (
+        "left {} element{s} unread that VOC does not have, but has under a name like that",
+        "correct the name if the other one is meant",
+    )
     GROUP = (
         "left out {} categor{ies} without an object that only group{verb} others",
         "name them with --data.classes to train them all the same",

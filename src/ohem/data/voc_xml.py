@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
@@ -26,6 +27,8 @@ MOST = 1e12
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _ONCE = ("name", "difficult", "bndbox")
+_LIKE = 0.85
+"""Of names that may be slips of each other, by `difflib`."""
 _TAGS = {"annotation", "size", "width", "height", "object", *_ONCE, *_CORNERS}
 
 
@@ -36,7 +39,7 @@ def read_annotation(path: Path, image: Path, findings: Findings) -> Annotation:
         InputError: a field is missing, there twice or impossible, or one would be left unread.
     """
     root = _parse_xml(path)
-    _check_tags(root, path)
+    _check_tags(root, path, findings)
     frame = find_frame(_read_size(root, path), image, str(path), findings)
     names, boxes, difficult, raw = [], [], [], []
     for number, thing in enumerate(root.findall("object"), start=1):
@@ -84,15 +87,18 @@ def _remedy(data: bytes) -> str:
     return "correct it, or export it again"
 
 
-def _check_tags(root: Element, path: Path) -> None:
+def _check_tags(root: Element, path: Path, findings: Findings) -> None:
     """Raises `InputError` where something would be left unread: other spellings of tags, objects in other places."""
     for element in root.iter():
-        if isinstance(element.tag, str) and element.tag not in _TAGS:
-            plain = element.tag.rpartition("}")[2].lower()
-            if plain in _TAGS:
-                raise InputError(
-                    f"{path} has <{element.tag}>, which VOC writes <{plain}>: rename it, or it is not read"
-                )
+        if not isinstance(element.tag, str) or element.tag in _TAGS:
+            continue
+        plain = element.tag.rpartition("}")[2].lower()
+        if plain in _TAGS:
+            raise InputError(f"{path} has <{element.tag}>, which VOC writes <{plain}>: rename it, or it is not read")
+        if element.find("bndbox") is not None and element.tag != "part":
+            raise InputError(f"{path} has a <bndbox> in <{element.tag}>, where it is not read: put it into an <object>")
+        if get_close_matches(plain, _TAGS, n=1, cutoff=_LIKE):
+            findings.note(Note.UNREAD, path)
     if root.tag != "annotation":
         raise InputError(f"{path} begins with <{root.tag}> and is no annotation of VOC: begin it with <annotation>")
     if len(list(root.iter("object"))) > len(root.findall("object")):
