@@ -203,13 +203,14 @@ def test_what_a_kill_left_is_noticed(tmp_path: Path) -> None:
 
 def test_a_process_that_is_left_is_noticed() -> None:
     code = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
-    environment: dict[str, Any] = {**os.environ, kill.MARK: "left"}
+    mark = f"left by {os.getpid()}"
+    environment: dict[str, Any] = {**os.environ, kill.MARK: mark}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
-    left = kill.processes("left")
-    assert len(left) == 1
-    for number in left:
-        os.kill(number, signal.SIGKILL)
     deadline = time.monotonic() + 5
-    while kill.processes("left") and time.monotonic() < deadline:
+    while len(kill.processes(mark)) != 1 and time.monotonic() < deadline:  # it may have yet to begin
         time.sleep(0.01)
-    assert not kill.processes("left")
+    (left,) = kill.processes(mark)
+    os.kill(left, signal.SIGKILL)
+    while kill.processes(mark) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not kill.processes(mark)

@@ -192,10 +192,11 @@ def check_parts(model: GeneralizedRCNN) -> None:
     for name in _PARAMETERS:
         if not is_original(getattr(RoIHeads, name), roi_heads, name):
             raise TypeError(f"with_ohem would not use RoIHeads.{name}, which was replaced: put torchvision's back")
-        if name in vars(heads):
+        usual = getattr(OHEMRoIHeads if isinstance(heads, OHEMRoIHeads) else RoIHeads, name)
+        if name in vars(heads) or getattr(kind, name) is not usual:
             raise TypeError(
-                f"with_ohem would not use the {name} of this {kind.__name__}, which was replaced on the instance: put "
-                "torchvision's back, or say how to mine with yours with with_ohem.register"
+                f"with_ohem would not use the {name} of this {kind.__name__}, which was replaced: put torchvision's "
+                "back, or say how to mine with yours with with_ohem.register"
             )
     check_draw(heads.fg_bg_sampler, "roi_heads.fg_bg_sampler")
     check_globals(roi_heads, F=functional)
