@@ -180,7 +180,7 @@ def test_inconsistent_input_is_refused(predictions: list, targets: list, message
 
 def test_unknown_metric_is_refused() -> None:
     bad: Any = "voc12"
-    with pytest.raises(ValueError, match="the metric 'voc12' is unknown"):
+    with pytest.raises(ValueError, match='metric must be "voc07" or "voc10"'):
         one_image([BOX], [0.9], target([BOX]), metric=bad)
 
 
@@ -246,3 +246,24 @@ def test_voc2007_test_would_take_seconds() -> None:
     start = time.perf_counter()
     evaluate([found] * 500, [truth] * 500, classes=[str(k) for k in range(20)])
     assert time.perf_counter() - start < 3
+
+
+GOOD = {"boxes": np.zeros((1, 4)), "labels": np.ones(1), "scores": np.ones(1)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "message"),
+    [
+        ({}, {"iou": 2}, "iou must be between 0 and 1"),
+        ({}, {"iou": float("nan")}, "iou must be between 0 and 1"),
+        ({}, {"metric": "voc12"}, 'metric must be "voc07" or "voc10"'),
+        ({}, {"classes": "cat"}, "classes must be a list of names"),
+        ({"boxes": np.full((1, 4), np.nan)}, {}, "the prediction of image 0 has boxes that are NaN or infinite"),
+        ({"scores": None}, {}, "the prediction of image 0 has no 'scores'"),
+        ({"labels": None}, {}, "the prediction of image 0 has no 'labels'"),
+    ],
+)
+def test_arguments(changed: dict, options: dict, message: str) -> None:
+    found = {key: value for key, value in {**GOOD, **changed}.items() if value is not None}
+    with pytest.raises((TypeError, ValueError), match=message):
+        evaluate([found], [GOOD], **{"classes": ["cat"], **options})

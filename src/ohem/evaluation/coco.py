@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ohem.checks import check_sequence
 from ohem.evaluation.inputs import Floats, pairs, read_prediction
 from ohem.files import replacing
 
@@ -77,6 +78,7 @@ def evaluate(
         ValueError: predictions and targets differ in number, an image's fields differ in length, a label is not in
             1..K, or a score is NaN.
     """
+    check_sequence("classes", classes, "names")
     import hotcoco
 
     truth, found, images = _tables(predictions, targets, len(classes))

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ohem.checks import check_mapping
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -62,6 +64,7 @@ def read_prediction(prediction: Mapping[str, Any], where: str, classes: int | No
     Labels are checked where the number of `classes` is given.
     """
     boxes, labels = _boxes_and_labels(prediction, where, classes)
+    check_mapping(where, prediction, ("scores",))
     return Prediction(boxes, labels, _column(prediction["scores"], where, "scores", len(boxes)))
 
 
@@ -73,7 +76,10 @@ def _read_truth(target: Mapping[str, Any], where: str, classes: int) -> Truth:
 
 
 def _boxes_and_labels(item: Mapping[str, Any], where: str, classes: int | None) -> tuple[Floats, Ints]:
+    check_mapping(where, item, ("boxes", "labels"))
     boxes, labels = _array(item["boxes"]).reshape(-1, 4), _array(item["labels"]).astype(np.int64)
+    if not np.isfinite(boxes).all():
+        raise ValueError(f"{where} has boxes that are NaN or infinite: leave them out")
     if len(boxes) != len(labels):
         raise ValueError(f"{where} has {len(boxes)} boxes and {len(labels)} labels: they must agree")
     if classes is not None and np.any((labels < 1) | (labels > classes)):

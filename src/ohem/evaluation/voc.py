@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from ohem.checks import check_choice, check_sequence, check_share
 from ohem.evaluation.inputs import Bools, Floats, Ints, pairs
 
 Metric = Literal["voc07", "voc10"]
@@ -67,6 +68,9 @@ def evaluate(
         ValueError: predictions and targets differ in number, an image's fields differ in length, a label is not in
             1..K, a score is NaN, or the metric is unknown.
     """
+    check_share("iou", iou)
+    check_choice("metric", metric, get_args(Metric))
+    check_sequence("classes", classes, "names")
     matches, labels, ignore, images = _match_all(predictions, targets, len(classes))
     ap, npos, recall, precision = {}, {}, {}, {}
     for label, name in enumerate(classes, start=1):

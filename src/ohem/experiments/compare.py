@@ -57,7 +57,7 @@ def compare(
     if not settings.data.train or not settings.data.test:
         raise InputError(f"comparing needs data: name it with --data.train and --data.test, {FORMS}")
     check_page()
-    made_of = _check_data(settings)
+    made_of = _check_data(settings, out)
     if parse:
         for arm in chosen:
             check(parse(arm.line(_run(out, arm, numbers[0]), numbers[0])))
@@ -82,10 +82,12 @@ def _report(out: Path, arms: Sequence[Arm], seeds: Sequence[int], settings: Reci
     return summaries
 
 
-def _check_data(settings: Recipe) -> str:
-    """Returns digests of the data to train and to test on; raises InputError where they are of no use."""
+def _check_data(settings: Recipe, out: Path) -> str:
+    """Returns digests of the data to train and to test on; raises InputError where they are of no use, or in `out`."""
     trained, settings = training_data(settings)
     data = build_data(settings.data.test, settings.data.classes, "--data.test", skip_others=settings.data.skip_others)
+    if any(source.folder.resolve() == out.resolve() for each in (trained, data) for source in each.sources):
+        raise InputError(f"{out} is a folder of the data: name another one for the runs")
     check_objects(data, settings.data.test, "name another split for --data.test")
     return " ".join(text for each in (trained, data) for text in astuple(digests_of_data(each)) if text)
 

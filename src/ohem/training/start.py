@@ -10,6 +10,7 @@ from ohem.data.annotation import class_name
 from ohem.data.dataset import DetectionSet
 from ohem.data.findings import first_of
 from ohem.detection.weights import check_source
+from ohem.errors import InputError
 from ohem.files import digest_of_file
 from ohem.training import checkpoint
 from ohem.training.build import (
@@ -27,6 +28,9 @@ from ohem.training.launch import launched
 from ohem.training.loop import train
 from ohem.training.runs import check_run, open_run, sole_writer
 from ohem.training.signals import Stopped
+
+LOST = ("Connection reset by peer", "Connection closed by peer", "Broken pipe")
+"""What the backends of torch.distributed say where another process has ended."""
 
 
 def start(run: Path, name: str, recipe: Recipe, devices: str | None = None) -> None:
@@ -59,6 +63,13 @@ def start(run: Path, name: str, recipe: Recipe, devices: str | None = None) -> N
                 if fabric.is_global_zero:
                     print(f"ohem: {stop}")
                 raise SystemExit(128 + stop.signum) from None
+            except RuntimeError as error:
+                if fabric.world_size > 1 and any(word in str(error) for word in LOST):
+                    raise InputError(
+                        f"another process of the training of {run} has ended, and this one ends with it: the same line "
+                        "goes on from the last checkpoint"
+                    ) from error
+                raise
 
 
 def _prepare(run: Path, name: str, recipe: Recipe, data: DetectionSet) -> None:
