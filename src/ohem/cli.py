@@ -434,14 +434,14 @@ def _named(recipe: str) -> Recipe:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] | Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content: dict[str, Any] | Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist: correct --config, or leave it out") from error
     except OSError as error:
         raise InputError(f"--config {describe_os_error(error)}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not well-formed YAML ({error}): correct it") from error
-    if not isinstance(content, dict):
+    if not content or not isinstance(content, dict):
         raise InputError(f"{path} holds no options by their names: write them nested, as recipe.yaml of a run has them")
     for group in (field.name for field in fields(Recipe)):
         if not isinstance(content.get(group, {}), dict):

@@ -437,3 +437,14 @@ def test_shared_weights_on_a_photograph_of_the_data(name: str) -> None:
         features = backbone([image])
     assert features.isfinite().all()
     assert (features[0].flatten(1).std(1) > 0.01 * features.std()).float().mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"input_order": torch.tensor([0, 1, 7])}, {"input_std": torch.zeros(3)}, {"feature_scale": -torch.ones(())}],
+)
+def test_an_impossible_input_of_our_own_files_is_refused(change: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({**BACKBONES["tiny"]().state_dict(), **change}, path)
+    with pytest.raises(InputError, match=f"{path}: .* is impossible"):
+        load_weights(BACKBONES["tiny"](), path)

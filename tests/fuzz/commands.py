@@ -213,7 +213,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "detect": Command(
         lambda world: [
-            "detect", world / "run", *sorted((world / "ready/JPEGImages").glob("[gh].*")), "--out", world / "out"
+            *["detect", world / "run", *(_picture(world / "ready/JPEGImages", stem) for stem in "gh")],
+            *["--out", world / "out"],
         ],
         _of("out", _detected),
     ),
@@ -234,6 +235,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "caffe": Command(lambda _: CAFFE, lambda world: {"weights": torch.load(world / "caffe.pt")}),
 }  # fmt: skip
+
+
+def _picture(folder: Path, stem: str) -> Path:
+    """Whatever its suffix; a name for one that is missing, too."""
+    return next(iter(sorted(folder.glob(f"{stem}.*"))), folder / f"{stem}.png")
 
 
 def _load_caffe(world: Path) -> tuple[int, str, str]:

@@ -8,9 +8,8 @@ import pytest
 
 from ohem.errors import InputError
 from ohem.training.config import ProposalConfig, Recipe
-from ohem.training.ranges import RANGES, check_ranges
+from ohem.training.ranges import RANGES, check_ranges, flat
 from ohem.training.recipes import RECIPES
-from ohem.training.runs import flat
 from tests.command_line import ohem, sentence
 
 NUMBERS = sorted(

@@ -103,6 +103,7 @@ def _read(backbone: Backbone, source: str) -> _Found:
         return _read_caffe(backbone, path)
     tensors = _strip(_tensors(path))
     if "input_order" in tensors:  # saved by us
+        _check_input(source, tensors)
         return _Found(tensors, {name: name for name in backbone.state_dict()})
     return _Found(tensors, _published_names(backbone, source), _stated(backbone, path))
 
@@ -264,6 +265,16 @@ def _check(source: str, ours: Mapping[str, Tensor], found: _Found) -> None:
         raise InputError(
             f"{source}: does not fit the backbone; of {len(found.names)} tensors {'; '.join(said)}; "
             "give weights made for this network, or choose the backbone that they were made for"
+        )
+
+
+def _check_input(source: str, tensors: Mapping[str, Tensor]) -> None:
+    """InputError where what our own files say of the input is impossible."""
+    order, std, scale = (tensors.get(name) for name in ("input_order", "input_std", "feature_scale"))
+    possible = order is not None and order.tolist() in ([0, 1, 2], [2, 1, 0])
+    if not possible or any(values is not None and not (values > 0).all() for values in (std, scale)):
+        raise InputError(
+            f"{source}: is damaged: its input_order, input_std or feature_scale is impossible; save it again"
         )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from ohem.errors import InputError
 from ohem.training.config import Recipe
+from ohem.training.ranges import flat
 from ohem.training.recipes import RECIPES
-from ohem.training.runs import flat
 from ohem.training.variants import VARIANTS
 
 Options = Mapping[str, tuple[str, ...]]

@@ -107,6 +107,8 @@ def find(run: Path) -> Found | None:
         InputError: there are checkpoints, but none is whole.
     """
     present = [run / name for name in (NAME, PREVIOUS) if (run / name).exists()]
+    if present == [run / PREVIOUS]:
+        warnings.warn(f"{run / NAME} is missing: falling back to the checkpoint before it", stacklevel=2)
     faults = []
     for path in present:
         fault, state = _read(path)

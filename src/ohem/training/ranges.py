@@ -1,12 +1,11 @@
 """What the options that are numbers may be, by their names in the recipe."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from ohem.errors import InputError
-from ohem.training.runs import flat
 
 SHARES = (
     "model.dropout", "sampler.fg_fraction", "sampler.nms_iou", "solver.gamma", "solver.momentum",
@@ -57,3 +56,12 @@ def _limits(low: float, high: float) -> str:
     if high < HIGHEST:
         return f"{low} to {high}"
     return f"{low} or more" if low > -HIGHEST else "a finite number"
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The options of nested settings by their dotted names: `solver.lr`, 0.001."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

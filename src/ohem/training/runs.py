@@ -19,6 +19,7 @@ from ohem.locks import locked
 from ohem.training import checkpoint
 from ohem.training.config import Recipe
 from ohem.training.metrics import has_rows
+from ohem.training.ranges import check_ranges, flat
 from ohem.training.snapshots import FOLDER as SNAPSHOTS
 
 NAME = "recipe.yaml"
@@ -156,7 +157,9 @@ def _read(run: Path) -> _Opened:
         name, made_of = content.pop("recipe"), content.pop("made_of", {})
         if not isinstance(name, str) or not all(isinstance(text, str) for pair in made_of.items() for text in pair):
             raise TypeError("recipe and made_of hold no text")
-        return _Opened(name, cast(Recipe, _build(Recipe, content)), made_of)
+        recipe = cast(Recipe, _build(Recipe, content))
+        check_ranges(recipe)
+        return _Opened(name, recipe, made_of)
     except FileNotFoundError as error:
         raise InputError(f"{run} is not a run (it has no {NAME}): train one with `ohem train {run} ...`") from error
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
@@ -202,15 +205,6 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     return list(value) if isinstance(value, tuple) else value
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The options of nested settings by their dotted names: `solver.lr`, 0.001."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _show(value: Any) -> str:
