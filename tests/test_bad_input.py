@@ -395,7 +395,14 @@ def test_a_checkpoint_of_another_detector(command: list[str], run: Path, data: P
 
 
 @pytest.mark.parametrize(
-    "content", [b"recipe: \xff\xfe", b"recipe: x\ndata:\n  short: big\n", b"recipe: x\ndata:\n  flip: 3\n"]
+    "content",
+    [
+        b"recipe: \xff\xfe",
+        b"recipe: x\ndata:\n  short: big\n",
+        b"recipe: x\ndata:\n  flip: 3\n",
+        b"recipe: x\ndata:\n  long: -1\n",
+        b"recipe: x\nsolver:\n  lr: .inf\n",
+    ],
 )
 def test_a_damaged_recipe(content: bytes, run: Path, data: Path) -> None:
     assert ohem("train", run, *training(data)).code == 0
@@ -403,7 +410,7 @@ def test_a_damaged_recipe(content: bytes, run: Path, data: Path) -> None:
     assert f"{run / 'recipe.yaml'} cannot be read" in sentence(ohem("eval", run))
 
 
-@pytest.mark.parametrize("content", ["solver: 3\n", "[1, 2]\n"])
+@pytest.mark.parametrize("content", ["solver: 3\n", "[1, 2]\n", "", "{}\n"])
 def test_yaml_that_is_not_nested(content: str, run: Path, data: Path, tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text(content)

@@ -112,6 +112,13 @@ def test_weights_that_were_changed_in_a_whole_file_are_noticed(tmp_path: Path) -
         checkpoint.load(tmp_path)
 
 
+def test_a_newest_one_that_is_missing_is_said(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, trained())
+    (tmp_path / checkpoint.NAME).rename(tmp_path / checkpoint.PREVIOUS)
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt is missing: falling back to the checkpoint before it"):
+        assert checkpoint.load(tmp_path) is not None
+
+
 def test_both_are_named_where_neither_is_whole(tmp_path: Path) -> None:
     for name in (checkpoint.NAME, checkpoint.PREVIOUS):
         (tmp_path / name).write_bytes(b"no")
