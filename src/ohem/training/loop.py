@@ -284,9 +284,11 @@ class Trainer:
             beside.write_text(json.dumps(self._evidence(examples)) + "\n")
         if highest != number:
             raise SystemExit(2)  # another process says it
+        weights = self.recipe.model.weights
+        check = "" if self.step or weights == "none" else f"check the initial weights, {weights}, "
         raise InputError(
-            f"the {what} is not finite at step {self.step + 1}, image {', '.join(e.id for e in examples)}: lower "
-            f"--solver.lr or set --solver.clip, and look at the RoIs in {path}; the last checkpoint is kept"
+            f"the {what} is not finite at step {self.step + 1}, image {', '.join(e.id for e in examples)}: {check}"
+            f"lower --solver.lr or set --solver.clip, and look at the RoIs in {path}; the last checkpoint is kept"
         )
 
     def _evidence(self, examples: Sequence[Example]) -> dict[str, object]:
