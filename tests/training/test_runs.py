@@ -106,6 +106,20 @@ def test_a_second_training_is_refused(data: Path, run: Path) -> None:
     assert (run / "checkpoint.pt").read_bytes() == before
 
 
+def test_one_of_several_machines_holds_the_lock(data: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def launched(*_: object) -> None:
+        raise RuntimeError("it came so far")
+
+    monkeypatch.setattr("ohem.training.start.launched", launched)
+    with another_process(run / ".lock"):
+        for name, value in {"LOCAL_RANK": "0", "RANK": "2", "WORLD_SIZE": "4"}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(RuntimeError, match="it came so far"):
+            ohem("train", run, *training(data, steps=4))
+        monkeypatch.setenv("RANK", "0")
+        assert f"the run {run} is in use" in sentence(ohem("train", run, *training(data, steps=4)))
+
+
 def test_what_a_kill_leaves_is_removed(data: Path, run: Path) -> None:
     left = [run / f".{name}.{DEAD}.tmp" for name in ("metrics.csv", "checkpoint.pt", "loss_all.csv")]
     left.append(run / "snapshots" / f".step-1.safetensors.{DEAD}.tmp")

@@ -52,24 +52,31 @@ def start(run: Path, name: str, recipe: Recipe, devices: str | None = None) -> N
     first = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0
     if first:
         check_run(run, name, recipe)
-    with sole_writer(run) if first else nullcontext():
+    # Of several machines that share the folder, one holds the lock for all.
+    main = first and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    with sole_writer(run) if main else nullcontext():
         if first:
+            run.mkdir(parents=True, exist_ok=True)
             _prepare(run, name, recipe, data)
-        with launched(recipe.run) as fabric:
-            examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
-            try:
-                train(recipe, run, examples, fabric)
-            except Stopped as stop:
-                if fabric.is_global_zero:
-                    print(f"ohem: {stop}")
-                raise SystemExit(128 + stop.signum) from None
-            except RuntimeError as error:
-                if fabric.world_size > 1 and any(word in str(error) for word in LOST):
-                    raise InputError(
-                        f"another process of the training of {run} has ended, and this one ends with it: the same line "
-                        "goes on from the last checkpoint"
-                    ) from error
-                raise
+        _train(run, recipe, data)
+
+
+def _train(run: Path, recipe: Recipe, data: DetectionSet) -> None:
+    with launched(recipe.run) as fabric:
+        examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
+        try:
+            train(recipe, run, examples, fabric)
+        except Stopped as stop:
+            if fabric.is_global_zero:
+                print(f"ohem: {stop}")
+            raise SystemExit(128 + stop.signum) from None
+        except RuntimeError as error:
+            if fabric.world_size > 1 and any(words in str(error) for words in LOST):
+                raise InputError(
+                    f"another process of the training of {run} has ended, and this one ends with it: the same line "
+                    "goes on from the last checkpoint"
+                ) from error
+            raise
 
 
 def _prepare(run: Path, name: str, recipe: Recipe, data: DetectionSet) -> None:
