@@ -104,6 +104,7 @@ def test_stopped_and_taken_up_again(data: Path, tmp_path: Path, straight: Path) 
     assert kept(run) == kept(straight)
 
 
+@pytest.mark.filterwarnings("ignore:.*checkpoint.pt is missing")
 def test_what_lies_behind_the_step_that_a_run_goes_on_from_is_made_anew(
     data: Path, tmp_path: Path, straight: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_what_lies_behind_the_step_that_a_run_goes_on_from_is_made_anew(
     assert kept(run) == kept(straight)
 
 
+@pytest.mark.filterwarnings("ignore:.*checkpoint.pt is missing")
 def test_what_was_due_when_a_run_was_killed_is_done_first(data: Path, tmp_path: Path, straight: Path) -> None:
     run = Path(shutil.copytree(straight, tmp_path / "run"))
     (run / checkpoint.NAME).unlink()
