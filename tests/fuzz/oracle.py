@@ -39,7 +39,6 @@ def rewrite(path: Path, target: Path) -> None:
     writer = next((write for suffixes, write in WRITERS.items() if path.suffix in suffixes), None)
     if writer is None or not path.is_file():
         raise Nonsense
-    remove(target)  # copies of the world share large files
     try:
         writer(path, target)
     except Nonsense:
@@ -71,6 +70,7 @@ def _picture(path: Path, target: Path) -> None:
         upright = ImageOps.exif_transpose(image)
         _must(upright is not None and sorted(upright.size) == sorted((WIDTH, HEIGHT)))
         pixels = upright.convert("RGB")
+    remove(target)
     pixels.save(target.with_suffix(".png"))
 
 
