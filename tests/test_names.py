@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from rich.table import Table
 
-from ohem.cli import _recipe_of
+from ohem.cli import _print_every_character, _recipe_of
 from ohem.console import make_console
 from ohem.data.coco import COCODetection
 from ohem.data.voc import VOCDetection
@@ -62,6 +63,42 @@ def printed(*tables: Table) -> str:
     console.file, console.width = io.StringIO(), 400
     console.print(*tables)
     return console.file.getvalue()
+
+
+def narrow(*tables: Table) -> str:
+    """The characters of the tables as a terminal of 80 columns has them, without frames and line ends."""
+    console = make_console()
+    console.file, console.width = io.StringIO(), 80
+    console.print(*tables)
+    return console.file.getvalue()
+
+
+def test_long_names_that_differ_at_their_end_are_not_cut() -> None:
+    first, second = "w" * 90 + "A", "w" * 90 + "B"
+    base, other = summary("base", {first: 40.0, second: 30.0}), summary("other", {first: 60.0, second: 70.0})
+    targets = {first: None, second: None}
+    for table in (gains_table(other, base), table_of_svms(targets)):
+        text = narrow(table)
+        assert "…" not in text
+        assert (text.count("A"), text.count("B"), text.count("w")) == (1 + ("AP" in text), 1, 180)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_output_of_any_encoding_takes_every_name(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding))
+    _print_every_character()
+    for name in [*NAMES, "\udcff"]:
+        print(name)
+        make_console().print(table_of_svms({name: None}))
+    sys.stdout.flush()
+    assert "king [front]" in raw.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("name", ["True", "False"])
+def test_a_class_may_be_called_as_a_flag_is_set(name: str) -> None:
+    line = ["train", "run", "--recipe", "demo-ohem", *words({"data.classes": (name,), "data.flip": ("False",)})]
+    assert (_recipe_of(line).data.classes, _recipe_of(line).data.flip) == ((name,), False)
 
 
 def voc_of(name: str, folder: Path) -> VOCDetection:

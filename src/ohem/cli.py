@@ -1,5 +1,6 @@
 """The command line. Imports only what parsing needs: torch waits until a command runs, so `--help` is quick."""
 
+import io
 import os
 import signal
 import sys
@@ -384,6 +385,7 @@ def recipes() -> None:
 def main(tokens: Sequence[str] | None = None) -> None:
     """Entry point: bad input ends in one sentence and exit status 2, a signal in 128 + its number."""
     warnings.formatwarning = _one_line
+    _print_every_character()
     end_with_parent()
     try:
         app(tokens, exit_on_error=False, print_error=False)
@@ -400,6 +402,12 @@ def main(tokens: Sequence[str] | None = None) -> None:
         raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
         _exit_with(describe_os_error(error))
+
+
+def _print_every_character() -> None:
+    """Makes a terminal or file of another encoding than UTF-8 show escapes of the characters that it cannot hold."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # in a test it is none
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _exit_with(sentence: str) -> NoReturn:

@@ -4,9 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from ohem.console import make_console
+from ohem.console import make_console, make_table
 from ohem.data.scenes import CLASSES, make_scenes
 from ohem.detection.draw import draw_detections, draw_side_by_side
 from ohem.training.build import build_data, build_pictures, build_proposals
@@ -60,7 +58,7 @@ def _draw(folder: Path) -> None:
 
 
 def _print(reports: dict[str, dict[str, Any]]) -> None:
-    table = Table("class", *(f"{arm} AP" for arm in ARMS))
+    table = make_table("class", *(f"{arm} AP" for arm in ARMS))
     first = reports[ARMS[0]]
     for name in first["ap"]:
         table.add_row(name, *(_number(reports[arm]["ap"][name]) for arm in ARMS))

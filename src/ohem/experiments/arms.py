@@ -15,6 +15,9 @@ from ohem.training.recipes import RECIPES
 from ohem.training.variants import VARIANTS
 
 Options = Mapping[str, tuple[str, ...]]
+FLAGS = frozenset(name for name, value in flat(asdict(Recipe())) if isinstance(value, bool))
+"""Options that are yes or no; `False` as the value of another option is a text, such as the name of a class."""
+
 Parse = Callable[[Sequence[str]], Recipe]
 """Gives the settings that the words of an `ohem train` line stand for."""
 
@@ -93,10 +96,11 @@ def words(options: Options) -> list[str]:
     """`{"solver.lr": ("0.1",)}` -> `["--solver.lr", "0.1"]`; yes and no become `--data.flip` and `--data.no-flip`."""
     line: list[str] = []
     for name, values in options.items():
-        if values == ("False",):
+        flag = name.replace("-", "_") in FLAGS
+        if flag and values == ("False",):
             group, _, last = name.rpartition(".")
             line.append(f"--{group}.no-{last}")
-        elif values == ("True",):
+        elif flag and values == ("True",):
             line.append(f"--{name}")
         elif any(value.startswith("-") for value in values):  # which would be read as an option
             line += [f"--{name}={value}" for value in values]

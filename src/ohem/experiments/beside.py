@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from ohem.console import make_table
 from ohem.experiments.cells import SMALL, Cell
 from ohem.experiments.outcomes import Outcome
 from ohem.experiments.statistics import mean_of
@@ -71,7 +72,7 @@ def _by_class(found: Found) -> Table:
     """AP of each class, mean over the seeds, a column for each row of the paper's."""
     scored = {cell: [run.ap for run in runs] for cell, runs in found.items() if runs}
     several = len({cell.network for cell in scored}) > 1
-    printed = Table("", *(f"{c.row.label}, {c.network}" if several else c.row.label for c in scored), title="AP")
+    printed = make_table("", *(f"{c.row.label}, {c.network}" if several else c.row.label for c in scored), title="AP")
     for name in dict.fromkeys(name for runs in scored.values() for ap in runs for name in ap):
         columns = [[value for ap in runs if (value := ap.get(name)) is not None] for runs in scored.values()]
         printed.add_row(name, *(f"{fmean(each):.1f}" if each else "" for each in columns))

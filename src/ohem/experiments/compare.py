@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ohem.console import make_console
+from ohem.console import make_console, make_table
 from ohem.data.sources import FORMS
 from ohem.errors import InputError
 from ohem.experiments.arms import Arm, Parse, changed, make_arms, seeded, words
@@ -135,7 +135,7 @@ def comparison_table(summaries: Sequence[Summary]) -> Table:
 
 def gains_table(arm: Summary, base: Summary) -> Table:
     """A row for each class with objects, the highest gain first."""
-    table = Table("class", arm.name, base.name, "gain", title=f"AP, {arm.name} against {base.name}")
+    table = make_table("class", arm.name, base.name, "gain", title=f"AP, {arm.name} against {base.name}")
     for name, gain in arm.gains(base):
         table.add_row(name, f"{arm.ap(name):.1f}", f"{base.ap(name):.1f}", f"{gain:+.1f}")
     return table

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 from torch import Tensor
 
+from ohem.console import make_table
 from ohem.data.coco import COCODetection
 from ohem.data.dataset import DetectionSet
 from ohem.evaluation import coco, voc
@@ -57,7 +58,7 @@ def _report(metric: Metric, mean: float, per_class: dict[str, float]) -> dict[st
 
 
 def _voc_table(result: voc.VOCResult) -> Table:
-    table = Table("class", "objects", f"AP ({result.metric})")
+    table = make_table("class", "objects", f"AP ({result.metric})")
     for name, value in result.ap.items():
         table.add_row(name, str(result.npos[name]), f"{value:.1f}")
     table.add_section()
@@ -66,7 +67,7 @@ def _voc_table(result: voc.VOCResult) -> Table:
 
 
 def _coco_table(result: coco.COCOResult) -> Table:
-    table = Table("COCO", "IoU", "objects", "detections", "%")
+    table = make_table("COCO", "IoU", "objects", "detections", "%")
     for name, row in _COCO_ROWS.items():
         table.add_row(*row, f"{getattr(result, name):.1f}", style="bold" if name == "ap" else "")
     return table

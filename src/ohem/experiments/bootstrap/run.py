@@ -11,7 +11,7 @@ import torch
 from rich.progress import track
 from rich.table import Table
 
-from ohem.console import make_console
+from ohem.console import make_console, make_table
 from ohem.data.dataset import DetectionSet
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.experiments.bootstrap.config import BootstrapConfig
@@ -127,7 +127,7 @@ def _told(svms: Mapping[str, LinearSVM | None]) -> dict[str, dict[str, Any]]:
 
 
 def _table(svms: Mapping[str, LinearSVM | None]) -> Table:
-    table = Table("SVM", "rounds", "positives", "negatives", "objective", "stopped by")
+    table = make_table("SVM", "rounds", "positives", "negatives", "objective", "stopped by")
     for name, svm in svms.items():
         if svm is None:
             table.add_row(name, "", "0")
