@@ -340,3 +340,9 @@ def test_a_category_that_only_groups_others_is_no_class(folder: Path, group: str
     assert COCODetection(source(folder), classes=[group, "cat", "dog"]).classes == (group, "cat", "dog")
     edit(folder, lambda content: content["annotations"][0].update(category_id=0))
     assert group in COCODetection(source(folder)).classes
+
+
+@pytest.mark.parametrize("name", ["\ud800bad", "a\x1b[31m", "a\0b"])
+def test_names_that_no_terminal_or_file_can_hold(folder: Path, name: str) -> None:
+    edit(folder, lambda content: content["categories"][0].update(name=name))
+    refused(source(folder), r"category 18 of .* has the name .*: write a name")

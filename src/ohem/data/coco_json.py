@@ -259,7 +259,7 @@ def _whole(entry: Record, key: str, where: str) -> int:
 
 def _text(entry: Record, key: str, where: str) -> str:
     value = _get(entry, key, where)
-    if not isinstance(value, str) or not value.strip() or any(unicodedata.category(c) == "Cc" for c in value):
+    if not isinstance(value, str) or not value.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
         raise InputError(f"{where} has the {key} {shortened(value)}: write a name")
     return value
 
