@@ -22,6 +22,7 @@ from ohem.training.recipes import RECIPES
 from ohem.training.torchvision_models import load_pretrained
 from ohem.training.variants import vary
 from tests.command_line import ohem, sentence
+from tests.fuzz.commands import children_in_this_process
 from tests.toy import make_toy, training
 
 RESNET = "fasterrcnn-resnet50-fpn"
@@ -218,6 +219,7 @@ def test_arms_of_a_comparison(data: Path, tmp_path: Path) -> None:
         solver={"steps": 1, "images": 2},
     )
     settings = replace(base, run=replace(base.run, accelerator="cpu"))
-    own, ratio = compare(tmp_path / "out", SSDLITE, settings, ["own", "ratio"], seeds=1, jobs=1)
+    with children_in_this_process():
+        own, ratio = compare(tmp_path / "out", SSDLITE, settings, ["own", "ratio"], seeds=1, jobs=1)
     assert own.loss is None
     assert ratio.runs[0].mined["chosen"] > 0
