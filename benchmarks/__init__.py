@@ -1,1 +1,1 @@
-"""Speed and memory, measured: `make bench`, or one of them with `python -m benchmarks.step --help`."""
+"""Benchmarks of speed and memory. `make bench` runs all; `python -m benchmarks.step --help` describes one."""

@@ -1,9 +1,9 @@
-"""How many of the RoIs that are chosen with coarse ranking are those chosen in float32, by how many are rescored.
+"""Measures the share of the RoIs that low-precision ranking chooses as float32 does, by the number of rescored RoIs.
 
     python -m benchmarks.agree --data FOLDER:SPLIT --run runs/mine --short 400 --long 667 --out agree.json
 
-The run is a trained one; dropout is off, so that both passes see the same network. `--precision` takes what a GPU would
-rank in; a CPU rounds alike, if slowly.
+The run must be trained. Dropout is off, so that both passes use the same network. `--precision` can be that of a GPU: a
+CPU rounds in the same way, but slowly.
 """
 
 import argparse
@@ -16,30 +16,31 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.common import as_recipe, parser, run, seconds_in_turns, show, write
-from ohem.detection import coarse
+from benchmarks.common import as_recipe, make_parser, print_table, run_main, seconds_in_turns, write_report
 from ohem.detection.fast_rcnn import FastRCNN
+from ohem.evaluation.evaluate import load_detector
+from ohem.inputs.datasets import open_data
+from ohem.inputs.examples import build_examples
+from ohem.kernels import low_precision
+from ohem.models.build import as_fast_rcnn
 from ohem.rois import RoIs, match
 from ohem.samplers import OHEMSampler
-from ohem.training.build import build_data, build_examples, build_proposals
-from ohem.training.detectors import as_fast_rcnn
-from ohem.training.evaluate import load_detector
 
 RESCORED = (1, 32, 64, 96, 128, 192, 256, 512)
 
 
 def main() -> None:
     options = _options()
-    with torch.no_grad(), patch.object(coarse, "suited", lambda device: options.precision):
+    with torch.no_grad(), patch.object(low_precision, "suited", lambda device: options.precision):
         _measure(options)
 
 
 def _measure(options: argparse.Namespace) -> None:
-    found, recipe, _ = load_detector(options.run, accelerator="cpu")
-    model = as_fast_rcnn(found, "this benchmark")
+    detector, recipe, _ = load_detector(options.run, accelerator="cpu")
+    model = as_fast_rcnn(detector, "this benchmark")
     recipe = as_recipe(options, recipe)
-    data = build_data([options.data], recipe.data.classes, "--data")
-    examples = build_examples(data, build_proposals(data, recipe.proposals), recipe)
+    data = open_data([options.data], recipe.data.classes, "--data")
+    examples = build_examples(data, recipe)
     sampler = OHEMSampler(options.batch_size)
     equal, all_chosen = dict.fromkeys(RESCORED, 0), 0
     for i in range(min(options.images, len(data))):
@@ -48,33 +49,35 @@ def _measure(options: argparse.Namespace) -> None:
         features = model.backbone([example.image])
         exact = _chosen(model, sampler, rois, features, 0)
         all_chosen += len(exact)
-        for rescored in RESCORED:
-            equal[rescored] += len(exact & _chosen(model, sampler, rois, features, rescored))
-    ways = {str(n): partial(_chosen, model, sampler, rois, features, n) for n in (0, *RESCORED)}
-    times = seconds_in_turns(ways, options.rounds)
+        for rescore_top in RESCORED:
+            equal[rescore_top] += len(exact & _chosen(model, sampler, rois, features, rescore_top))
+    methods = {str(n): partial(_chosen, model, sampler, rois, features, n) for n in (0, *RESCORED)}
+    times = seconds_in_turns(methods, options.rounds)
     title = f"ranked in {options.precision}"
-    table = Table("rescored of an image", "chosen as in float32", "time of the pass, of that in float32", title=title)
-    for rescored, same in equal.items():
-        ratio = times[str(rescored)]["median"] / times["0"]["median"]
-        table.add_row(str(rescored), f"{same / all_chosen:.2%}", f"{ratio:.2f}")
-    show(table)
-    shares = {str(rescored): same / all_chosen for rescored, same in equal.items()}
-    write(options.out, {"precision": options.precision, "chosen": all_chosen, "agree": shares, "seconds": times})
+    table = Table("rescored RoIs of an image", "chosen as in float32", "time of the pass / float32", title=title)
+    for rescore_top, same in equal.items():
+        ratio = times[str(rescore_top)]["median"] / times["0"]["median"]
+        table.add_row(str(rescore_top), f"{same / all_chosen:.2%}", f"{ratio:.2f}")
+    print_table(table)
+    shares = {str(rescore_top): same / all_chosen for rescore_top, same in equal.items()}
+    write_report(options.out, {"precision": options.precision, "chosen": all_chosen, "agree": shares, "seconds": times})
 
 
-def _chosen(model: FastRCNN, sampler: OHEMSampler, rois: RoIs, features: Tensor, rescored: int) -> set[int]:
-    model.rescored = rescored
+def _chosen(model: FastRCNN, sampler: OHEMSampler, rois: RoIs, features: Tensor, rescore_top: int) -> set[int]:
+    model.rescore_top = rescore_top
     return set(sampler(rois, partial(model.read_only_losses, features, rois)).tolist())
 
 
 def _options() -> argparse.Namespace:
-    found = parser(__doc__, rounds=3)
-    found.add_argument("--run", type=Path, required=True, help="a trained run")
-    found.add_argument("--batch-size", type=int, default=64, help="RoIs chosen of an image")
-    found.add_argument("--precision", default="int8", choices=get_args(coarse.Precision))
-    found.add_argument("--images", type=int, default=20, help="most images")
-    return found.parse_args()
+    parser = make_parser(__doc__, rounds=3)
+    parser.add_argument("--run", type=Path, required=True, help="a trained run")
+    parser.add_argument("--batch-size", type=int, default=64, help="number of RoIs chosen of an image")
+    parser.add_argument(
+        "--precision", default="int8", choices=get_args(low_precision.Precision), help="precision of the ranking"
+    )
+    parser.add_argument("--images", type=int, default=20, help="maximum number of images")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

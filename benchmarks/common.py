@@ -1,7 +1,6 @@
-"""What the benchmarks share: options and the report."""
+"""Options and reports that the benchmarks share."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,35 +12,35 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ohem.bench.report import machine
+from ohem.config.methods import replace_options
+from ohem.config.schema import Recipe
 from ohem.errors import InputError
-from ohem.experiments.bench.report import machine
-from ohem.files import replacing
-from ohem.training.config import Recipe
-from ohem.training.variants import vary
+from ohem.io.json_files import write_json
 
 
-def parser(description: str | None, rounds: int | None = None) -> argparse.ArgumentParser:
-    """Options that all of them have; `--rounds` where it has a default."""
-    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--data", required=True, help="FOLDER:SPLIT or ANNOTATIONS.json:IMAGES")
-    found.add_argument("--proposals", help="folder of the caches; beside the data if left out")
-    found.add_argument("--mode", default="fast", choices=["fast", "quality"], help="of selective search")
-    found.add_argument("--short", type=int, default=600, help="short side of the images, in pixels")
-    found.add_argument("--long", type=int, default=1000, help="highest long side")
-    found.add_argument("--out", type=Path, help="JSON file")
+def make_parser(description: str | None, rounds: int | None = None) -> argparse.ArgumentParser:
+    """Returns a parser with the options of all benchmarks, and `--rounds` if it has a default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="data set, FOLDER:SPLIT or ANNOTATIONS.json:IMAGES")
+    parser.add_argument("--proposals", help="folder of the cached proposals (default: next to the data)")
+    parser.add_argument("--mode", default="fast", choices=["fast", "quality"], help="mode of selective search")
+    parser.add_argument("--short", type=int, default=600, help="short side of the images in pixels")
+    parser.add_argument("--long", type=int, default=1000, help="maximum long side of the images in pixels")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
     if rounds is not None:
-        found.add_argument("--rounds", type=int, default=rounds)
-    return found
+        parser.add_argument("--rounds", type=int, default=rounds, help="number of measurements of each method")
+    return parser
 
 
 def as_recipe(options: argparse.Namespace, recipe: Recipe = Recipe()) -> Recipe:  # noqa: B008  # it is frozen
-    """`recipe` with the sizes and proposals of `options`."""
+    """Returns `recipe` with the image sizes and proposals of `options`."""
     size = {"short": options.short, "long": options.long}
-    return vary(recipe, data=size, proposals={"folder": options.proposals, "mode": options.mode})
+    return replace_options(recipe, data=size, proposals={"folder": options.proposals, "mode": options.mode})
 
 
-def run(main: Callable[[], None]) -> None:
-    """Calls `main`; what its input does not allow is told in a sentence, with exit status 2."""
+def run_main(main: Callable[[], None]) -> None:
+    """Calls `main`; prints the message of an `InputError` and exits with status 2."""
     try:
         main()
     except InputError as error:
@@ -49,29 +48,29 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(2)
 
 
-def show(table: Table) -> None:
-    """Prints it, in a file wide enough for every arm's name."""
+def print_table(table: Table) -> None:
+    """Prints a table; in a file it is wide enough for the names of all methods."""
     console = Console()
     (console if console.is_terminal else Console(width=140)).print(table)
 
 
-def write(out: Path | None, report: dict[str, Any]) -> None:
-    """The report and the machine, as JSON."""
+def write_report(out: Path | None, report: dict[str, Any]) -> None:
+    """Writes the report and a description of the machine as JSON; nothing if `out` is None."""
     if out is not None:
-        with replacing(out) as beside:
-            beside.write_text(
-                json.dumps({"machine": machine(), "threads": torch.get_num_threads(), **report}, indent=2)
-            )
+        write_json(out, {"machine": machine(), "threads": torch.get_num_threads(), **report})
 
 
-def seconds_in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds of each way, done in turns after one round to warm up: median, lowest, highest."""
-    for way in ways.values():
-        way()
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+def seconds_in_turns(methods: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
+    """Measures the seconds of each method, in turns after one round of warm-up: median, lowest, highest."""
+    for method in methods.values():
+        method()
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(rounds):
-        for name, way in ways.items():
+        for name, method in methods.items():
             started = perf_counter()
-            way()
-            taken[name].append(perf_counter() - started)
-    return {name: {"median": median(each), "lowest": min(each), "highest": max(each)} for name, each in taken.items()}
+            method()
+            seconds[name].append(perf_counter() - started)
+    return {
+        name: {"median": median(values), "lowest": min(values), "highest": max(values)}
+        for name, values in seconds.items()
+    }

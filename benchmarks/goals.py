@@ -1,8 +1,8 @@
-"""The goals of this project in time and memory, and what the other benchmarks have measured of them.
+"""Compares the results of the other benchmarks with the goals of this project for time and memory.
 
     python -m benchmarks.goals runs/bench
 
-The folder holds their JSON files, by the names that `make bench` gives them.
+The folder contains their JSON files, with the names that `make bench` gives them.
 """
 
 import argparse
@@ -12,60 +12,71 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from benchmarks.common import run, show
+from benchmarks.common import print_table, run_main
 from ohem.errors import InputError
 
 
 class Goal(NamedTuple):
-    """A row: what is measured, the paper's figure and ours to reach, at least it or at most it; `limit`: the
-    best that could be measured, where that is known."""
+    """A goal and its measured value.
+
+    Args:
+        about: what is measured.
+        paper: value of the paper, "" if it has none.
+        goal: value to reach.
+        is_minimum: whether the measured value must be at least `goal`; otherwise at most.
+        measured: measured value.
+        limit: best possible value, if it is known.
+    """
 
     about: str
     paper: str
     goal: float
-    least: bool
+    is_minimum: bool
     measured: float
     limit: float | None = None
 
     @property
     def met(self) -> bool:
-        return self.measured >= self.goal if self.least else self.measured <= self.goal
+        return self.measured >= self.goal if self.is_minimum else self.measured <= self.goal
 
 
 def main() -> None:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("folder", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of the JSON files")
     table = Table("", "paper", "goal", "measured", "met", "limit")
-    for row in goals(found.parse_args().folder):
-        bound = f"{'>=' if row.least else '<='} {row.goal:g}"
+    for row in goals(parser.parse_args().folder):
+        bound = f"{'>=' if row.is_minimum else '<='} {row.goal:g}"
         limit = "" if row.limit is None else f"{row.limit:.2f}"
         table.add_row(row.about, row.paper, bound, f"{row.measured:.2f}", "yes" if row.met else "no", limit)
-    show(table)
+    print_table(table)
 
 
 def goals(folder: Path) -> list[Goal]:
-    """The rows, of VGG16 and at most 2000 RoIs an image where they are of a step.
+    """Returns all goals; those of a training step are for VGG16 and at most 2000 RoIs per image.
+
+    Args:
+        folder: folder of the JSON files of the benchmarks.
 
     Raises:
-        InputError: a file is not there, or of other settings.
+        InputError: a file is missing, or its benchmark had other settings.
     """
     try:
         return [*_step(_read(folder, "step")), *_rest(folder)]
     except KeyError as error:
-        raise InputError(f"{folder}: the benchmarks there were not run with {error}: run make bench again") from error
+        raise InputError(f"{folder}: the benchmarks there were not run with {error}: repeat `make bench`") from error
 
 
 def _step(report: Any) -> list[Goal]:
-    arms = report["vgg16, 2000 RoIs"]["arms"]
-    ratio = {arm: figures["seconds_ratio"]["median"] for arm, figures in arms.items()}
-    exact, rescored, layer = ratio["ohem"], ratio["ohem-rescored"], ratio["ohem-loss-layer"]
+    methods = report["vgg16, 2000 RoIs"]["methods"]
+    ratio = {name: values["seconds_ratio"]["median"] for name, values in methods.items()}
+    exact, rescore_top, layer = ratio["ohem"], ratio["ohem-rescore-top"], ratio["ohem-loss-layer"]
     return [
         Goal("step, OHEM exact / FRCN", "1.75", 1.35, False, exact),
-        Goal("step, OHEM rescored int8 / FRCN", "", 1.20, False, rescored),
+        Goal("step, OHEM rescored int8 / FRCN", "", 1.20, False, rescore_top),
         Goal("step, loss layer / OHEM exact", "> 2", 2.0, True, layer / exact),
-        Goal("step, loss layer / OHEM rescored int8", "", 2.4, True, layer / rescored),
+        Goal("step, loss layer / OHEM rescored int8", "", 2.4, True, layer / rescore_top),
         Goal("step, mmdetection's rule / OHEM exact", "", 1.4, True, ratio["mmdetection"] / exact),
-        Goal("peak memory, OHEM / FRCN", "1.36", 1.10, False, arms["ohem"]["peak_ratio"]),
+        Goal("peak memory, OHEM / FRCN", "1.36", 1.10, False, methods["ohem"]["peak_ratio"]),
     ]
 
 
@@ -109,9 +120,9 @@ def _median(seconds: dict[str, float]) -> float:
 def _read(folder: Path, name: str) -> Any:
     path = folder / f"{name}.json"
     if not path.is_file():
-        raise InputError(f"{path} does not exist: run make bench with OUT={folder}")
+        raise InputError(f"{path} does not exist: run `make bench OUT={folder}`")
     return json.loads(path.read_text())
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -1,4 +1,4 @@
-"""Images a second of selective search over a folder, with one core and with all.
+"""Measures images per second of selective search over a data set, with one core and with all.
 
 python -m benchmarks.propose --data FOLDER:SPLIT --images 64 --out propose.json
 """
@@ -10,25 +10,25 @@ from time import perf_counter
 
 from rich.table import Table
 
-from benchmarks.common import parser, run, show, write
+from benchmarks.common import make_parser, print_table, run_main, write_report
+from ohem.inputs.datasets import open_data
 from ohem.proposals.generate import generate
 from ohem.proposals.selective_search import Mode
-from ohem.training.build import build_data
 
 
 def main() -> None:
-    found = parser(__doc__)
-    found.add_argument("--images", type=int, default=64, help="most images")
-    options = found.parse_args()
-    data = build_data([options.data], (), "--data", annotated=False)
+    parser = make_parser(__doc__)
+    parser.add_argument("--images", type=int, default=64, help="maximum number of images")
+    options = parser.parse_args()
+    data = open_data([options.data], (), "--data", annotated=False)
     images = {name: data.path(i) for i, name in enumerate(data.ids[: options.images])}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rates = {jobs: _rate(images, options.mode, jobs) for jobs in dict.fromkeys((1, cores))}
-    table = Table("cores", "images/s", "against one", title=f"selective search ({options.mode}), {len(images)} images")
+    table = Table("cores", "images/s", "ratio", title=f"selective search ({options.mode}), {len(images)} images")
     for jobs, rate in rates.items():
         table.add_row(str(jobs), f"{rate:.2f}", f"{rate / rates[1]:.2f}")
-    show(table)
-    write(options.out, {"images_per_second": rates})
+    print_table(table)
+    write_report(options.out, {"images_per_second": rates})
 
 
 def _rate(images: dict[str, Path], mode: Mode, jobs: int) -> float:
@@ -39,4 +39,4 @@ def _rate(images: dict[str, Path], mode: Mode, jobs: int) -> float:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

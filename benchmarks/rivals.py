@@ -1,6 +1,6 @@
-"""Other ways to mine, re-stated from their descriptions to be timed beside ours: same network, RoIs and weights.
+"""Other ways to mine, written from their descriptions, to be measured next to ours: same network, RoIs and weights.
 
-They differ in which RoIs go through the RoI network, how often, and in what is chosen; none is tuned against.
+They differ in which RoIs go through the RoI network, how often, and in the choice.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,21 +14,22 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, roi_pool
 
+from ohem.bench.methods import BenchMethod
+from ohem.bench.workload import Training, training_workload
+from ohem.config.methods import B_OVER_N
+from ohem.config.schema import Recipe
 from ohem.detection.fast_rcnn import FastRCNN
-from ohem.experiments.bench.arms import Arm
-from ohem.experiments.bench.training import Training, training
-from ohem.layers import forwards
+from ohem.kernels.fast_linear import forwards
 from ohem.losses import detection_loss, roi_losses, weighted
 from ohem.mining import hard_examples
 from ohem.rois import RoIs
 from ohem.samplers import Losses, RoISampler
 from ohem.samplers.base import by_image
-from ohem.training.config import Recipe
 
 
 @dataclass(frozen=True)
 class WholeNMS:
-    """Suppression of all RoIs by torchvision, then the hardest of what is left."""
+    """A sampler: NMS of torchvision among all RoIs of an image, then the hardest of those that are left."""
 
     batch_size: int
 
@@ -42,8 +43,8 @@ class WholeNMS:
 
 
 @dataclass(frozen=True)
-class ClassLossApart:
-    """mmdetection's `OHEMSampler`: foreground and background apart, by the class loss alone, no NMS."""
+class ClassLossSampler:
+    """mmdetection's `OHEMSampler`: foreground and background separately, by the class loss alone, without NMS."""
 
     batch_size: int
     fg_fraction: float = 0.25
@@ -55,15 +56,15 @@ class ClassLossApart:
     def _image(self, rois: RoIs, losses: Tensor, here: Tensor) -> Tensor:
         foreground = rois.foreground[here]
         objects, background = here[foreground], here[~foreground]
-        most = int(self.batch_size * self.fg_fraction)
-        chosen = objects[hard_examples(losses[objects], most)]
+        limit = int(self.batch_size * self.fg_fraction)
+        chosen = objects[hard_examples(losses[objects], limit)]
         return torch.cat([chosen, background[hard_examples(losses[background], self.batch_size - len(chosen))]])
 
 
 class Plain(FastRCNN):
-    """The paper's two passes as they are written down: every RoI is pooled by torchvision and run, alike or not.
+    """The two passes of the paper without our optimisations: torchvision pools every RoI, and every RoI is run.
 
-    Its linear layers are PyTorch's own: our training and detection make them faster, those of others do not.
+    Its linear layers are those of PyTorch. Our training and detection replace them by faster ones.
     """
 
     def head(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
@@ -83,18 +84,20 @@ class Plain(FastRCNN):
 
 
 class PerImage(Plain):
-    """mmdetection runs the RoIs of each image, foreground and background apart, through the head without gradient."""
+    """mmdetection: the RoIs of each image pass the head without gradient, foreground and background separately."""
 
-    def read_only_losses(self, features: Tensor, rois: RoIs, classifier: float = 1.0, box_reg: float = 1.0) -> Tensor:
+    def read_only_losses(
+        self, features: Tensor, rois: RoIs, cls_weight: float = 1.0, box_weight: float = 1.0
+    ) -> Tensor:
         losses = torch.zeros(len(rois))
         for here in by_image(rois):
             for part in (here[rois.foreground[here]], here[~rois.foreground[here]]):
-                losses[part] = super().read_only_losses(features, rois[part], classifier, box_reg)
+                losses[part] = super().read_only_losses(features, rois[part], cls_weight, box_weight)
         return losses
 
 
 class Gathered(Plain):
-    """chainercv's example of OHEM: one pass of all RoIs with gradient, the losses of the chosen gathered from it."""
+    """The OHEM example of chainercv: one pass of all RoIs with gradient; the losses of the chosen are taken from it."""
 
     def _loss_layer(self, features: Tensor, rois: RoIs) -> dict[str, Tensor]:
         scores, deltas = self.head(features, rois)
@@ -107,21 +110,21 @@ class Rival(NamedTuple):
 
     network: type[FastRCNN]
     sampler: Callable[[int], RoISampler]
-    like: Arm
-    """The arm of `ohem bench` whose recipe it has."""
+    like: BenchMethod
+    """Method of `ohem bench` with the same recipe."""
 
 
 RIVALS = {
     "plain": Rival(Plain, WholeNMS, "ohem"),
-    "mmdetection": Rival(PerImage, ClassLossApart, "ohem"),
+    "mmdetection": Rival(PerImage, ClassLossSampler, "ohem"),
     "chainercv": Rival(Gathered, WholeNMS, "ohem-loss-layer"),
 }
 
 
 @contextmanager
 def rival(name: str, recipe: Recipe, folder: Path, steps: int) -> Iterator[Training]:
-    """The first `steps` steps of `recipe`, done as `name` does it."""
-    with training(recipe, folder, steps) as workload:
+    """Makes a workload of the first `steps` steps of `recipe`, with the network and the sampler of the rival `name`."""
+    with training_workload(recipe, folder, steps) as workload:
         workload.trainer.detector.__class__ = RIVALS[name].network
-        workload.trainer.recorder.sampler = RIVALS[name].sampler(recipe.sampler.batch_size)
+        workload.trainer.recorder.sampler = RIVALS[name].sampler(recipe.sampler.batch_size or B_OVER_N)
         yield workload

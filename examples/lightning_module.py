@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNN with mining in a Lightning module; what was mined goes to TensorBoard with the losses.
+"""Trains torchvision's Faster R-CNN with mining in a Lightning module, and logs what was mined to TensorBoard.
 
 python examples/lightning_module.py [--steps 6] [--logs FOLDER]     # then: tensorboard --logdir FOLDER
 """
@@ -14,20 +14,20 @@ from torch.utils.data import DataLoader
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
 from ohem import OHEMSampler, with_ohem
-from ohem.data.scenes import make_scenes
+from ohem.data.synthetic import make_scenes
 from ohem.data.voc import VOCDetection
 
 
 class Detector(LightningModule):
-    """`with_ohem` is the one line of mining; the rest is what a detector's module looks like."""
+    """A usual module of a detector. `with_ohem` is the only line that mining adds."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         model = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=num_classes)
-        self.model = with_ohem(model, OHEMSampler(batch_size=64))
+        self.model = with_ohem(model, OHEMSampler(batch_size=128))  # RoIs per image
 
     def training_step(self, batch, batch_index):
-        """Logs each loss, and numbers of what was mined."""
+        """Returns the loss, and logs all losses and the statistics of mining."""
         images, targets = batch
         losses = self.model([image / 255 for image in images], list(targets))
         mined = {f"mining/{name}": number for name, number in self.model.mining.statistics().items()}
@@ -35,12 +35,12 @@ class Detector(LightningModule):
         return sum(losses.values())
 
     def configure_optimizers(self):
-        """SGD, as in the paper."""
+        """Returns SGD, as in the paper."""
         return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
 
 def main(steps: int, logs: Path) -> dict[str, float]:
-    """Trains for `steps` steps on generated scenes; returns what the last step logged."""
+    """Trains for `steps` steps on generated images, and returns what the last step logged."""
     seed_everything(0, verbose=False)
     folder = Path(tempfile.gettempdir()) / "ohem-example-scenes"
     make_scenes(folder, train=16, test=1)
@@ -56,7 +56,8 @@ def main(steps: int, logs: Path) -> dict[str, float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--logs", type=Path, default=Path("runs/lightning"))
-    given = parser.parse_args()
-    print(main(given.steps, given.logs))
+    parser.add_argument("--steps", type=int, default=6, help="number of training steps")
+    parser.add_argument("--logs", type=Path, default=Path("runs/lightning"), help="folder for TensorBoard")
+    args = parser.parse_args()
+    for name, value in main(args.steps, args.logs).items():
+        print(f"{name:<20} {value:.4g}")

@@ -1,4 +1,6 @@
-"""A plain training loop around a model that returns logits, as those of transformers do: mining is one line of it.
+"""Trains a text classifier in a plain loop. `OHEMLoss` is the only line that mining adds.
+
+The model returns an object with `logits`, as the models of transformers do.
 
 python examples/plain_loop.py [--steps 80]
 """
@@ -13,7 +15,7 @@ from ohem import OHEMLoss
 
 
 class Classifier(nn.Module):
-    """Text classification in miniature: the mean of token embeddings, and a linear layer."""
+    """A small text classifier: the mean of token embeddings, and a linear layer."""
 
     def __init__(self, vocabulary: int, num_labels: int) -> None:
         super().__init__()
@@ -21,12 +23,12 @@ class Classifier(nn.Module):
         self.classifier = nn.Linear(32, num_labels)
 
     def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> SimpleNamespace:
-        """`logits` (N, num_labels) of token ids (N, T)."""
+        """Returns `logits` (N, num_labels) of token ids (N, T)."""
         return SimpleNamespace(logits=self.classifier(self.embedding(input_ids)))
 
 
 def make_batch(size: int, rng: torch.Generator) -> dict[str, Tensor]:
-    """Sentences of 12 tokens; one in twenty holds token 7, which is what the rare label tells."""
+    """Makes sentences of 12 tokens. One in twenty has the rare label, 1, and contains token 7."""
     ids = torch.randint(8, 100, (size, 12), generator=rng)
     labels = (torch.rand(size, generator=rng) < 0.05).long()
     ids[labels == 1, 3] = 7
@@ -34,7 +36,7 @@ def make_batch(size: int, rng: torch.Generator) -> dict[str, Tensor]:
 
 
 def main(steps: int) -> float:
-    """Trains for `steps` steps; returns how many of the rare label are found."""
+    """Trains for `steps` steps, and returns the recall of the rare label."""
     torch.manual_seed(0)
     rng = torch.Generator().manual_seed(0)
     model = Classifier(vocabulary=100, num_labels=2)
@@ -50,7 +52,11 @@ def main(steps: int) -> float:
         optimizer.step()
         optimizer.zero_grad()
         if step % 20 == 0 or step == steps - 1:
-            print({"step": step, "loss": round(loss.item(), 4), **criterion.mining})
+            mined = criterion.mining
+            print(
+                f"step {step}: {mined['kept']:.0f} of {mined['examples']:.0f} sentences kept, "
+                f"mean loss {mined['loss_kept']:.4f} (all sentences: {mined['loss_all']:.4f})"
+            )
 
     model.eval()
     batch = make_batch(2000, rng)
@@ -61,6 +67,6 @@ def main(steps: int) -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=80)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=80, help="number of training steps")
     main(parser.parse_args().steps)

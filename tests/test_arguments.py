@@ -1,6 +1,6 @@
-"""Every public class and function checks its arguments when they are given: a contract over all of them.
+"""Every public class and function checks its arguments.
 
-A public name, or an argument of one, that has no entry here fails the first test.
+The first test fails if a public name, or an argument of one, has no entry here.
 """
 
 import inspect
@@ -16,8 +16,8 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
 import ohem
 from ohem.detection.backbones import tiny
-from ohem.detection.inference import PostProcess
-from ohem.detection.refinement import BoxRefinement
+from ohem.detection.box_refinement import BoxRefinement
+from ohem.detection.post_process import PostProcess
 from ohem.rois import RoIs
 
 NAN, INF = math.nan, math.inf
@@ -55,12 +55,12 @@ WRONG_TARGETS: tuple[Any, ...] = (
 
 
 class Entry(NamedTuple):
-    """A public name that can be called."""
+    """Valid and invalid arguments of a public name that can be called."""
 
     good: Mapping[str, Any]
-    """Arguments that it takes."""
+    """Valid values of the required arguments."""
     wrong: Mapping[str, Sequence[Any]]
-    """Values that it refuses, by the argument."""
+    """Invalid values by argument."""
 
 
 def detector() -> nn.Module:
@@ -68,7 +68,7 @@ def detector() -> nn.Module:
 
 
 MINING = {"batch_size": COUNT}
-RANKING = {"classifier": WEIGHT, "box_reg": WEIGHT}
+RANKING = {"cls_weight": WEIGHT, "box_weight": WEIGHT}
 ROIS = {"boxes": BOXES, "images": INTS, "labels": INTS, "targets": BOXES, "ious": FLOATS, "num_images": 1}
 ENTRIES: dict[str, Entry] = {
     "AllSampler": Entry({}, {}),
@@ -78,7 +78,8 @@ ENTRIES: dict[str, Entry] = {
             **MINING,
             "fg_fraction": SHARE,
             "fg_iou": SHARE,
-            "bg_iou": (0.1, (0.5, 0.1), (0.1,), (0.1, 2), (NAN, 0.5), None, "ab"),
+            "bg_lo": (-0.1, 1.1, 0.6, NAN, None, "ab"),
+            "bg_hi": (-0.1, 0.05, 1.1, NAN, None, "ab"),
         },
     ),
     "IoUBalancedSampler": Entry({}, {**MINING, "fg_fraction": SHARE, "bins": COUNT, "max_iou": (0, *SHARE)}),
@@ -160,7 +161,7 @@ ENTRIES: dict[str, Entry] = {
             "num_classes": (1, *COUNT),
             "sampler": (None, *NOT_CALLABLE),
             "implementation": ("both", None, 3),
-            "rescored": COUNT_OR_0,
+            "rescore_top": COUNT_OR_0,
             "post_process": (3, PostProcess),
             "refinement": (3, BoxRefinement),
             "merge": (None, "union"),
@@ -171,7 +172,7 @@ ENTRIES: dict[str, Entry] = {
     ),
 }
 TYPES = {"InputError", "RoISampler"}
-"""Public names that a person does not call."""
+"""Public names that a user does not call."""
 PARTS: dict[str, tuple[Callable[..., Any], Entry]] = {
     "PostProcess": (
         PostProcess,
@@ -195,7 +196,7 @@ PARTS: dict[str, tuple[Callable[..., Any], Entry]] = {
         ),
     ),
 }
-"""Parts that are given to public ones."""
+"""Classes whose instances are arguments of public names."""
 CALLS: dict[str, tuple[Callable[..., Any], Entry]] = {
     **{name: (getattr(ohem, name), entry) for name, entry in ENTRIES.items()},
     **PARTS,
@@ -212,7 +213,7 @@ def test_every_public_name_and_argument_has_an_entry() -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_good_arguments_are_taken(name: str) -> None:
+def test_valid_arguments_are_accepted(name: str) -> None:
     function, entry = CALLS[name]
     function(**entry.good)
 
@@ -226,26 +227,26 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "argument", "value"), CASES)
-def test_wrong_arguments_are_refused_in_a_sentence_that_names_them(name: str, argument: str, value: Any) -> None:
+def test_invalid_arguments_are_refused_with_a_sentence_that_names_them(name: str, argument: str, value: Any) -> None:
     function, entry = CALLS[name]
     with pytest.raises((TypeError, ValueError)) as refused:
         function(**{**entry.good, argument: value})
     text = str(refused.value)
     assert "\n" not in text
-    # Where two arguments disagree, either of them may be the one that is named.
-    assert any(given in text for given in (argument, argument.rstrip("s"), *entry.good)) or argument == "model", text
+    # If two arguments disagree, the message may name either of them.
+    assert any(part in text for part in (argument, argument.rstrip("s"), *entry.good)) or argument == "model", text
     assert refused.traceback[-1].path.is_relative_to(inspect.getfile(ohem).removesuffix("__init__.py")), text
 
 
 @pytest.mark.parametrize("number", [np.int64(3), np.int32(3), 3])
-def test_integers_of_numpy_are_integers(number: Any) -> None:
+def test_numpy_integers_are_accepted(number: Any) -> None:
     assert ohem.OHEMSampler(number).batch_size == 3
     assert len(ohem.hard_examples(FLOATS, number)) == 3
 
 
 @pytest.mark.parametrize("label", [0, 3, 6, -2])
 @pytest.mark.parametrize("kind", ["FastRCNN", "with_ohem"])
-def test_a_label_out_of_range_is_named_with_its_target_key_and_range(label: int, kind: str) -> None:
+def test_message_about_a_label_names_target_key_and_range(label: int, kind: str) -> None:
     target = {"boxes": torch.tensor([[5.0, 5.0, 60.0, 60.0]]), "labels": torch.tensor([label])}
     good = {**target, "labels": torch.tensor([1])}
     model: Any = ohem.FastRCNN(tiny(), 3, ohem.OHEMSampler(4))
@@ -256,8 +257,7 @@ def test_a_label_out_of_range_is_named_with_its_target_key_and_range(label: int,
         model(images, *proposals, [good, target])
 
 
-def test_rois_is_what_samplers_are_given() -> None:
-    """And an index that is no tensor of them is refused."""
+def test_rois_cannot_be_indexed_by_a_number() -> None:
     rois = RoIs(**ROIS)
     with pytest.raises(TypeError, match="RoIs must be indexed by"):
         rois[0]  # type: ignore[index]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ohem.boxes import MAX_LOG_SCALE, clip, decode, encode, from_inclusive, intersection
-from tests.shared import needs_shared, reference
+from tests.helpers.reference import needs_shared, reference
 
 
 def tensor(values: Any) -> Tensor:
@@ -43,10 +43,10 @@ def test_no_regression_is_the_box_itself() -> None:
 def test_decode_one_or_one_per_class() -> None:
     boxes = torch.tensor([[0.0, 0.0, 10.0, 20.0], [5.0, 5.0, 9.0, 9.0]])
     deltas = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    found = decode(boxes, deltas)
-    assert found.shape == (2, 3, 4)
+    actual = decode(boxes, deltas)
+    assert actual.shape == (2, 3, 4)
     for c in range(3):
-        assert torch.equal(found[:, c], decode(boxes, deltas[:, c]))
+        assert torch.equal(actual[:, c], decode(boxes, deltas[:, c]))
 
 
 def test_no_boxes() -> None:
@@ -58,9 +58,9 @@ def test_no_boxes() -> None:
 
 
 def test_a_wild_regression_stays_finite() -> None:
-    found = decode(torch.tensor([[0.0, 0.0, 16.0, 16.0]]), torch.tensor([[0.0, 0.0, 1e6, -1e6]]))
-    assert found.isfinite().all()
-    torch.testing.assert_close(found[0, 2] - found[0, 0], torch.tensor(16 * math.exp(MAX_LOG_SCALE)))
+    actual = decode(torch.tensor([[0.0, 0.0, 16.0, 16.0]]), torch.tensor([[0.0, 0.0, 1e6, -1e6]]))
+    assert actual.isfinite().all()
+    torch.testing.assert_close(actual[0, 2] - actual[0, 0], torch.tensor(16 * math.exp(MAX_LOG_SCALE)))
 
 
 def test_clip() -> None:
@@ -91,7 +91,7 @@ def some_boxes(draw: st.DrawFn) -> Tensor:
 @given(some_boxes(), some_boxes())
 def test_decode_undoes_encode(boxes: Tensor, targets: Tensor) -> None:
     deltas = encode(boxes, targets)
-    if (deltas[:, 2:] > MAX_LOG_SCALE).any():  # sides more than 62 times as long are not asked for
+    if (deltas[:, 2:] > MAX_LOG_SCALE).any():  # sides more than 62 times as long cannot be decoded
         return
     torch.testing.assert_close(decode(boxes, deltas), targets, rtol=0, atol=1e-8)
 
@@ -113,16 +113,16 @@ EXACT = {"rtol": 1e-12, "atol": 1e-12}
 def test_recorded_targets() -> None:
     """Their boxes end with the last pixel and their widths are x2 - x1 + 1."""
     case = reference("box_coding")
-    found = encode(from_inclusive(tensor(case["ex"])), from_inclusive(tensor(case["gt"])))
-    torch.testing.assert_close(found, tensor(case["targets"]), **EXACT)
+    actual = encode(from_inclusive(tensor(case["ex"])), from_inclusive(tensor(case["gt"])))
+    torch.testing.assert_close(actual, tensor(case["targets"]), **EXACT)
 
 
 @needs_shared
 def test_recorded_targets_of_the_first_fast_rcnn() -> None:
     """It had widths x2 - x1, so that its boxes are ours as they stand."""
     case = reference("box_coding")
-    found = encode(tensor(case["ex"]), tensor(case["gt"]))
-    torch.testing.assert_close(found, tensor(case["targets_original_fast_rcnn_eps_convention"]), **EXACT)
+    actual = encode(tensor(case["ex"]), tensor(case["gt"]))
+    torch.testing.assert_close(actual, tensor(case["targets_original_fast_rcnn_eps_convention"]), **EXACT)
 
 
 @needs_shared
@@ -135,9 +135,9 @@ def test_recorded_decoding_and_clipping() -> None:
     """
     case = reference("box_coding")
     height, width = case["clip_shape_hw"]
-    found = decode(from_inclusive(tensor(case["ex"])), tensor(case["deltas"]).unflatten(1, (2, 4)))
-    torch.testing.assert_close(found.flatten(1), tensor(case["decoded"]), **EXACT)
-    torch.testing.assert_close(clip(found, (height - 1, width - 1)).flatten(1), tensor(case["clipped"]), **EXACT)
+    actual = decode(from_inclusive(tensor(case["ex"])), tensor(case["deltas"]).unflatten(1, (2, 4)))
+    torch.testing.assert_close(actual.flatten(1), tensor(case["decoded"]), **EXACT)
+    torch.testing.assert_close(clip(actual, (height - 1, width - 1)).flatten(1), tensor(case["clipped"]), **EXACT)
 
 
 @needs_shared
@@ -149,7 +149,7 @@ def test_recorded_round_trip() -> None:
     torch.testing.assert_close(ours - gt, tensor(case["roundtrip_minus_gt"]), **EXACT)
 
 
-def test_exact_is_tight_enough_to_tell_the_conventions_apart() -> None:
+def test_exact_separates_the_conventions() -> None:
     ex, gt = tensor([[87.2, 5.2, 372.3, 303.9]]), tensor([[94.2, 4.4, 372.6, 298.2]])
     with pytest.raises(AssertionError):
         torch.testing.assert_close(encode(ex, gt), encode(from_inclusive(ex), from_inclusive(gt)), **EXACT)

@@ -16,8 +16,8 @@ from ohem.boxes import from_inclusive
 from ohem.mining import hard_examples, hard_rois
 from ohem.rois import RoIs
 from ohem.samplers import OHEMSampler
-from tests.host_reads import host_reads
-from tests.shared import needs_shared, reference
+from tests.helpers.fake_gpu import host_reads
+from tests.helpers.reference import needs_shared, reference
 
 NAN, INF = math.nan, math.inf
 UNIT = [0.0, 0.0, 10.0, 10.0]
@@ -65,12 +65,12 @@ def test_k(k: int, expected: list[int]) -> None:
 
 
 def test_empty() -> None:
-    for found in (
+    for actual in (
         hard_examples(torch.zeros(0), 5),
         hard_rois(torch.zeros(0), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 5),
     ):
-        assert found.shape == (0,)
-        assert found.dtype == torch.int64
+        assert actual.shape == (0,)
+        assert actual.dtype == torch.int64
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -110,7 +110,7 @@ def test_hard_examples_is_a_stable_sort(losses: list[float], k: int) -> None:
     assert choose(losses, k) == by_hand[:k]
 
 
-def test_a_gpu_never_has_to_tell_a_length() -> None:
+def test_a_gpu_never_reports_a_length() -> None:
     """The device "meta" has no values: whatever depends on one fails there."""
     assert hard_examples(torch.empty(1000, device="meta"), 64).shape == (64,)
     losses = torch.rand(1000)
@@ -174,7 +174,7 @@ def test_a_nan_does_not_suppress_a_number() -> None:
     assert choose_rois([NAN, -INF], [UNIT, UNIT], [0, 0]) == [1]
 
 
-def test_groups_do_not_suppress_each_other_whatever_integers_they_are() -> None:
+def test_groups_do_not_suppress_other_groups() -> None:
     for groups in ([0, 1], [-3, 7], [2**60, 2**60 + 1], [-(2**62), 2**62]):
         assert choose_rois([1.0, 2.0], [UNIT, UNIT], groups) == [1, 0]
         assert choose_rois([1.0, 2.0], [UNIT, UNIT], groups[:1] * 2) == [1]
@@ -244,7 +244,7 @@ def _crowded(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("k", [1, 5, 50, 200, 288, 1000])
 def test_the_k_hardest_are_those_of_all_survivors(k: int) -> None:
-    """However far down the ranking they are looked for: of 3000 RoIs at most 288 survive."""
+    """The choice is right however far down the ranking it reaches: of 3000 RoIs at most 288 survive."""
     losses, boxes, groups = _crowded(3000, seed=k)
     everything = hard_rois(losses, boxes, groups, len(losses))
     assert len(everything) <= 288
@@ -265,14 +265,14 @@ def test_against_brute_force(case: Case) -> None:
 
 
 @given(cases())
-def test_groups_together_are_groups_apart(case: Case) -> None:
+def test_groups_together_equal_separate_groups(case: Case) -> None:
     losses, boxes, groups, _, iou = case
-    apart: list[int] = []
+    separate: list[int] = []
     for group in set(groups):
         members = [i for i, g in enumerate(groups) if g == group]
         alone = choose_rois([losses[i] for i in members], [boxes[i] for i in members], [0] * len(members), iou=iou)
-        apart += [members[j] for j in alone]
-    assert sorted(choose_rois(losses, boxes, groups, iou=iou)) == sorted(apart)
+        separate += [members[j] for j in alone]
+    assert sorted(choose_rois(losses, boxes, groups, iou=iou)) == sorted(separate)
 
 
 @given(cases(), st.integers(-500, 500), st.integers(-500, 500))
@@ -345,7 +345,7 @@ def test_recorded_selection_by_the_sampler(case: dict[str, Any]) -> None:
 
 
 @needs_shared
-def test_the_recorded_cases_tell_the_conventions_apart() -> None:
+def test_the_recorded_cases_separate_the_conventions() -> None:
     """Of two of them the choice is another without the "+ 1", or with suppression over the image."""
     by_name = {case["name"]: case for case in reference("ohem_selection")}
     images, boxes, labels, losses = _columns(by_name["iou_plus_one_is_0.72"])

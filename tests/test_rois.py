@@ -12,8 +12,8 @@ from torchvision.ops import box_iou
 
 from ohem.boxes import encode, from_inclusive
 from ohem.rois import BOX_MEAN, BOX_STD, RoIs, match, target_statistics
-from tests.make_rois import make_rois, near, random_target
-from tests.shared import needs_shared, reference
+from tests.helpers.make_rois import make_rois, near, random_target
+from tests.helpers.reference import needs_shared, reference
 
 Box = list[float]
 UNIT: Box = [0.0, 0.0, 10.0, 10.0]
@@ -35,8 +35,8 @@ def target(*objects: tuple[Box, int], ignored: tuple[Box, ...] = ()) -> dict[str
 
 def labels_of(proposals: list[Box], *objects: tuple[Box, int], ignored: tuple[Box, ...] = ()) -> list[int]:
     """Labels of the proposals alone."""
-    found = match([boxes(*proposals)], [target(*objects, ignored=ignored)]).labels.tolist()
-    return found[len(objects) :]
+    actual = match([boxes(*proposals)], [target(*objects, ignored=ignored)]).labels.tolist()
+    return actual[len(objects) :]
 
 
 # ------------------------------------------------------------------------------------------------------------- match
@@ -227,11 +227,11 @@ def test_normalisation_of_all_classes_and_per_class() -> None:
     raw = match(proposals, truth, mean=[0] * 4, std=[1] * 4)
     mean = torch.tensor([[0.0] * 4, [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]])
     std = torch.tensor([[1.0] * 4, [2.0] * 4, [0.5, 0.25, 0.5, 0.25]])
-    found = match(proposals, truth, mean=mean, std=std)
-    for i, label in enumerate(found.labels.tolist()):
-        torch.testing.assert_close(found.targets[i], (raw.targets[i] - mean[label]) / std[label])
-    found = match(proposals, truth, mean=mean[1], std=std[2])
-    torch.testing.assert_close(found.targets, (raw.targets - mean[1]) / std[2])
+    actual = match(proposals, truth, mean=mean, std=std)
+    for i, label in enumerate(actual.labels.tolist()):
+        torch.testing.assert_close(actual.targets[i], (raw.targets[i] - mean[label]) / std[label])
+    actual = match(proposals, truth, mean=mean[1], std=std[2])
+    torch.testing.assert_close(actual.targets, (raw.targets - mean[1]) / std[2])
 
 
 def test_background_targets_are_zero_whatever_the_mean() -> None:
@@ -285,7 +285,7 @@ CROWD = from_inclusive(boxes([54, 20, 300, 330]))
 
 def _recorded(**normalisation: Any) -> tuple[list[dict[str, Any]], list[RoIs]]:
     images = reference("labelling_and_targets")["images"]
-    found = []
+    actual = []
     for i, (image, n) in enumerate(zip(images, OBJECTS, strict=True)):
         rows = from_inclusive(boxes(*image["boxes"]))
         region = CROWD if i == 3 else boxes()
@@ -294,14 +294,14 @@ def _recorded(**normalisation: Any) -> tuple[list[dict[str, Any]], list[RoIs]]:
             "labels": torch.tensor([*image["max_classes"][:n], *[1] * len(region)], dtype=torch.int64),
             "ignore": torch.arange(n + len(region)) >= n,
         }
-        found.append(match([rows[n:]], [truth], **normalisation))
-    return images, found
+        actual.append(match([rows[n:]], [truth], **normalisation))
+    return images, actual
 
 
 @needs_shared
 def test_recorded_overlaps_and_labels() -> None:
-    images, found = _recorded()
-    for i, (image, rois) in enumerate(zip(images, found, strict=True)):
+    images, actual = _recorded()
+    for i, (image, rois) in enumerate(zip(images, actual, strict=True)):
         expected = torch.tensor(image["max_overlaps"])
         # Their labels are in the order of `row_order`, foreground first.
         order, labels = image["all_rois"]["row_order"], image["all_rois"]["labels"]
@@ -316,8 +316,8 @@ def test_recorded_overlaps_and_labels() -> None:
 
 @needs_shared
 def test_recorded_targets() -> None:
-    images, found = _recorded(mean=[0.0] * 4, std=[1.0] * 4)
-    for image, rois in zip(images, found, strict=True):
+    images, actual = _recorded(mean=[0.0] * 4, std=[1.0] * 4)
+    for image, rois in zip(images, actual, strict=True):
         expected = torch.tensor(image["raw_targets_cls_dx_dy_dw_dh"])
         assert rois.labels.clamp(min=0).tolist() == expected[:, 0].tolist()
         torch.testing.assert_close(rois.targets, expected[:, 1:], rtol=1e-5, atol=1e-6)
@@ -338,8 +338,8 @@ def test_recorded_statistics() -> None:
 def test_recorded_normalised_targets() -> None:
     raw = _recorded(mean=[0.0] * 4, std=[1.0] * 4)[1]
     mean, std = target_statistics(raw, 4)
-    images, found = _recorded(mean=mean, std=std)
-    for image, rois in zip(images, found, strict=True):
+    images, actual = _recorded(mean=mean, std=std)
+    for image, rois in zip(images, actual, strict=True):
         expected = torch.tensor(image["normalised_targets"])[:, 1:]
         torch.testing.assert_close(rois.targets, expected, rtol=1e-4, atol=1e-5)
 

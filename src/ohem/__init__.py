@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # as type checkers know it: `typing` takes longer to import than a signal may wait
+TYPE_CHECKING = False  # Type checkers know this name. To import `typing` would delay the handling of signals.
 if TYPE_CHECKING:
     from typing import Any
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ohem.losses import OHEMLoss as OHEMLoss
     from ohem.mining import hard_examples as hard_examples
     from ohem.mining import hard_rois as hard_rois
-    from ohem.recording import Recorder as Recorder
+    from ohem.recorder import Recorder as Recorder
     from ohem.rois import RoIs as RoIs
     from ohem.rois import match as match
     from ohem.samplers import AllSampler as AllSampler
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ohem.samplers import RatioSampler as RatioSampler
     from ohem.samplers import RoISampler as RoISampler
 
-# Imported on first use: the command line must answer before torch is loaded.
-_HOME = {
+# Imported on first use: the command line must answer without loading torch.
+_MODULES = {
     "AllSampler": "ohem.samplers",
     "FastRCNN": "ohem.detection.fast_rcnn",
     "InputError": "ohem.errors",
@@ -38,7 +38,7 @@ _HOME = {
     "RandomSampler": "ohem.samplers",
     "RankSampler": "ohem.samplers",
     "RatioSampler": "ohem.samplers",
-    "Recorder": "ohem.recording",
+    "Recorder": "ohem.recorder",
     "RoISampler": "ohem.samplers",
     "RoIs": "ohem.rois",
     "with_ohem": "ohem.integrations",
@@ -46,14 +46,14 @@ _HOME = {
     "hard_rois": "ohem.mining",
     "match": "ohem.rois",
 }
-__all__ = sorted(_HOME)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> "Any":
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'ohem' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOME]
+    return [*globals(), *_MODULES]

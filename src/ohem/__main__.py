@@ -1,8 +1,8 @@
-"""Entry point of `ohem` and of `python -m ohem`: signals are handled before anything that takes time is imported."""
+"""Entry point of `ohem` and of `python -m ohem`. It handles signals before it imports anything slow."""
 
 from collections.abc import Callable
 
-from ohem.training.signals import run_interruptible
+from ohem.processes import run_interruptible
 
 
 def main() -> None:

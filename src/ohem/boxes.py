@@ -1,7 +1,7 @@
 """Box coding and clipping (Girshick et al., R-CNN, 2014, appendix C). IoU and NMS are those of `torchvision.ops`.
 
-Boxes are `[x1, y1, x2, y2]` in pixels with an exclusive end, so a width is `x2 - x1`. The authors' code has inclusive
-ends and widths `x2 - x1 + 1`; `from_inclusive` turns their boxes into ours, which accounts for every "+ 1" of theirs.
+Boxes are `[x1, y1, x2, y2]` in pixels with an exclusive end, so that a width is `x2 - x1`. The authors' code has
+inclusive ends and widths `x2 - x1 + 1`; `from_inclusive` converts their boxes, which accounts for each "+ 1".
 
 Shapes: R: boxes   K: foreground classes
 """
@@ -13,25 +13,25 @@ from torch import Tensor
 
 from ohem.checks import check_size, check_tensor
 
-# A regression may enlarge a box by this factor at most, so that an untrained network cannot overflow `exp`.
+# Log of the highest factor of a regression, so that `exp` of an untrained network cannot overflow.
 MAX_LOG_SCALE = math.log(1000.0 / 16)
 
 
 def from_inclusive(boxes: Tensor) -> Tensor:
-    """Boxes (..., 4) whose last pixel is inclusive, as boxes with an exclusive end: the authors' "+ 1" convention."""
+    """Converts boxes (..., 4) with an inclusive last pixel, as the authors', to boxes with an exclusive end."""
     check_tensor("boxes", boxes, ("...", 4))
     return boxes + boxes.new_tensor([0, 0, 1, 1])
 
 
 def encode(boxes: Tensor, targets: Tensor) -> Tensor:
-    """Regression targets that take `boxes` to `targets`.
+    """Computes the regression targets that transform `boxes` into `targets`.
 
     Args:
         boxes: (R, 4) proposals, with area.
         targets: (R, 4) the ground-truth boxes matched to them, with area.
 
     Returns:
-        (R, 4) `(dx, dy, dw, dh)`: centre shift in units of the proposal's size, and log ratio of the sizes.
+        (R, 4) `(dx, dy, dw, dh)`: shift of the centre in units of the size of the proposal, and log ratio of the sizes.
     """
     check_tensor("boxes", boxes, ("...", 4))
     check_tensor("targets", targets, boxes.shape)
@@ -41,11 +41,11 @@ def encode(boxes: Tensor, targets: Tensor) -> Tensor:
 
 
 def decode(boxes: Tensor, deltas: Tensor) -> Tensor:
-    """Inverse of `encode`.
+    """Applies regressions to boxes: the inverse of `encode`.
 
     Args:
         boxes: (R, 4) proposals.
-        deltas: (R, ..., 4) regressions of each, one or one per class.
+        deltas: (R, ..., 4) regressions, one for each box or one for each class.
 
     Returns:
         (R, ..., 4) boxes, not clipped.
@@ -62,7 +62,7 @@ def decode(boxes: Tensor, deltas: Tensor) -> Tensor:
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) clipped to an image of `size` (height, width) in pixels."""
+    """Clips boxes (..., 4) to an image of `size` (height, width) in pixels."""
     check_tensor("boxes", boxes, ("...", 4))
     check_size("size", size)
     height, width = size
@@ -71,7 +71,7 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def intersection(a: Tensor, b: Tensor) -> Tensor:
-    """Areas (A, B) in square pixels that boxes `a` (A, 4) and `b` (B, 4) share."""
+    """Computes the areas (A, B) in square pixels that boxes `a` (A, 4) and `b` (B, 4) share."""
     check_tensor("a", a, ("A", 4))
     check_tensor("b", b, ("B", 4))
     sides = torch.minimum(a[:, None, 2:], b[:, 2:]) - torch.maximum(a[:, None, :2], b[:, :2])

@@ -1,8 +1,8 @@
-"""Checks of arguments: `TypeError` or `ValueError` whose message names the argument, what was given and what to give.
+"""Checks of arguments: they raise `TypeError` or `ValueError`, with the argument, its value and the fix in the message.
 
-A number is Python's or NumPy's; a bool is no number, and neither is a tensor, whose value may be on a GPU. Types,
-dtypes and shapes are always checked. The values of a tensor are checked on the CPU alone: to read them would make a GPU
-wait.
+A number is one of Python or NumPy. A bool is not a number, and neither is a tensor, whose value may be on a GPU. Types,
+dtypes and shapes are always checked. The values of a tensor are checked only on the CPU: a GPU would have to wait until
+they are read.
 """
 
 import math
@@ -17,7 +17,7 @@ Kind = Literal["floating", "integer", "bool"]
 
 
 def describe(value: Any) -> str:
-    """Returns a short text for messages: the dtype and shape of a tensor, and the type of anything else."""
+    """Returns a short text for messages: the dtype and shape of a tensor, or the value and type of anything else."""
     if isinstance(value, Tensor):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
     text = repr(value)
@@ -25,7 +25,7 @@ def describe(value: Any) -> str:
 
 
 def check_integer(name: str, value: Any, low: int | None = 0) -> None:
-    """Raises `TypeError` where `value` is not an integer, `ValueError` where it is less than `low`."""
+    """Raises `TypeError` if `value` is not an integer, and `ValueError` if it is less than `low`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, not {describe(value)}{_remedy(value)}")
     if low is not None and value < low:
@@ -33,7 +33,7 @@ def check_integer(name: str, value: Any, low: int | None = 0) -> None:
 
 
 def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, finite: bool = True) -> None:
-    """Raises `TypeError` where `value` is not a number, `ValueError` where it is NaN or not in [low, high]."""
+    """Raises `TypeError` if `value` is not a number, and `ValueError` if it is NaN or not in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, not {describe(value)}{_remedy(value)}")
     if low <= float(value) <= high and not (finite and math.isinf(value)):
@@ -44,7 +44,7 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
 
 
 def check_share(name: str, value: Any) -> None:
-    """Raises as `check_number` does where `value` is not a number from 0 to 1."""
+    """Raises `TypeError` or `ValueError` if `value` is not a number from 0 to 1."""
     check_number(name, value, 0, 1)
 
 
@@ -55,13 +55,13 @@ def check_optional(check: Callable[..., None], name: str, value: Any, *limits: A
 
 
 def check_bool(name: str, value: Any) -> None:
-    """Raises `TypeError` where `value` is neither True nor False."""
+    """Raises `TypeError` if `value` is neither True nor False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {describe(value)}")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raises `TypeError` where `value` is not a string, `ValueError` where it is none of `choices`."""
+    """Raises `TypeError` if `value` is not a string, and `ValueError` if it is none of `choices`."""
     wanted = " or ".join(f'"{choice}"' for choice in choices)
     if not isinstance(value, str):
         raise TypeError(f"{name} must be {wanted}, not {describe(value)}")
@@ -70,26 +70,30 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 
 
 def check_callable(name: str, value: Any, example: str) -> None:
-    """Raises `TypeError` where `value` cannot be called, or is a class; `example` is what to give."""
+    """Raises `TypeError` if `value` cannot be called or is a class. The message ends with `example`, the fix."""
     if isinstance(value, type) or not callable(value):
         raise TypeError(f"{name} must be a function or an object that can be called, not {describe(value)}: {example}")
 
 
 def check_type(name: str, value: Any, kind: type) -> None:
-    """Raises `TypeError` where `value` is not of type `kind`."""
+    """Raises `TypeError` if `value` is not of type `kind`."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be of type {kind.__name__}, not {describe(value)}")
 
 
 def check_tensor(name: str, value: Any, shape: Sequence[int | str | None], kind: Kind | None = None) -> None:
-    """Raises `TypeError` where `value` is not a tensor of that kind of dtype, `ValueError` where its shape is another.
+    """Checks the type, the dtype and the shape of a tensor.
 
     Args:
-        name: of the argument.
-        value: what was given.
-        shape: of each dimension the length, or its symbol in the documentation, which may be of any length; "..."
-            first: any dimensions may precede those that follow.
-        kind: of the dtype: "floating", "integer" or "bool"; None: any but complex.
+        name: name of the argument.
+        value: value of the argument.
+        shape: length of each dimension. A string is the symbol of a dimension in the documentation, whose length is not
+            checked. If "..." comes first, any dimensions may precede the others.
+        kind: kind of the dtype: "floating", "integer" or "bool". None allows all except complex.
+
+    Raises:
+        TypeError: `value` is not a tensor, or not of that kind.
+        ValueError: it has another shape.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, not {describe(value)}")
@@ -103,7 +107,7 @@ def check_tensor(name: str, value: Any, shape: Sequence[int | str | None], kind:
 
 
 def check_size(name: str, value: Any) -> None:
-    """Raises where `value` is not (height, width), two positive numbers of pixels."""
+    """Raises `TypeError` or `ValueError` if `value` is not (height, width), two numbers of pixels of at least 1."""
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
         raise TypeError(f"{name} must be (height, width) in pixels, not {describe(value)}")
     for side in value:
@@ -111,13 +115,13 @@ def check_size(name: str, value: Any) -> None:
 
 
 def check_sequence(name: str, value: Any, of: str) -> None:
-    """Raises `TypeError` where `value` is not a list, a tuple or another sequence; `of` is what it must hold."""
+    """Raises `TypeError` if `value` is not a list, a tuple or another sequence. `of` says what it must hold."""
     if not isinstance(value, (Sequence, Tensor)) or isinstance(value, (str, bytes)):
         raise TypeError(f"{name} must be a list of {of}, not {describe(value)}")
 
 
 def check_mapping(name: str, value: Any, keys: Sequence[str]) -> None:
-    """Raises `TypeError` where `value` is not a mapping, `ValueError` where it lacks one of `keys`."""
+    """Raises `TypeError` if `value` is not a mapping, and `ValueError` if it lacks one of `keys`."""
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a dict with {' and '.join(map(repr, keys))}, not {describe(value)}")
     for key in keys:
@@ -126,13 +130,13 @@ def check_mapping(name: str, value: Any, keys: Sequence[str]) -> None:
 
 
 def check_model(name: str, value: Any) -> None:
-    """Raises `TypeError` where `value` is not a `torch.nn.Module`."""
+    """Raises `TypeError` if `value` is not a `torch.nn.Module`."""
     if not isinstance(value, nn.Module):
         raise TypeError(f"{name} must be a torch.nn.Module, not {describe(value)}")
 
 
 def is_false(condition: Tensor) -> bool:
-    """Returns whether some of `condition` (bool, of any shape) is false as far as the host knows: on the CPU alone."""
+    """Returns whether some of `condition` (bool, any shape) is false. On a GPU, which would wait, it returns False."""
     if condition.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     return not condition.all().tolist()

@@ -1,10 +1,10 @@
-"""The mining core (paper, section 4): losses + boxes + groups -> indices. Knows torch, and no detector.
+"""The mining core (paper, section 4): losses + boxes + groups -> indices. It depends on no detector.
 
-Ranking is in float32 whatever the input, since half precision ties thousands of distinct losses. Ties go to the lower
-index, so a choice is the same on every run and device. A NaN ranks after every number: it is chosen only where nothing
-else is left, and it is the caller's to report.
+Losses are always ranked in float32, since half precision makes thousands of distinct losses equal. Of equal losses the
+lower index wins, so that the choice is the same in every run and on every device. NaN ranks after all numbers: it is
+chosen only where nothing else is left, and the caller must report it.
 
-Shapes: R: RoIs or examples   k: how many to keep
+Shapes: R: RoIs or examples   k: number to keep
 """
 
 import torch
@@ -13,16 +13,16 @@ from torchvision.ops import nms
 
 from ohem.checks import check_integer, check_share, check_tensor, is_false
 
-# RoIs among which the k hardest survivors are looked for first, in units of k: of real ones, half survive.
+# The k hardest RoIs after NMS are first searched among FIRST * k: of real RoIs, NMS keeps half.
 FIRST = 4
 
 
 def hard_examples(losses: Tensor, k: int) -> Tensor:
-    """Indices of the `k` examples of highest loss.
+    """Returns the indices of the `k` examples with the highest losses.
 
     Args:
         losses: (R,) loss of each example, any floating dtype.
-        k: how many to keep, at least 0.
+        k: number to keep, at least 0.
 
     Returns:
         (min(k, R),) int64 indices, hardest first.
@@ -37,21 +37,21 @@ def hard_examples(losses: Tensor, k: int) -> Tensor:
 
 
 def hard_rois(losses: Tensor, boxes: Tensor, groups: Tensor, k: int, nms_iou: float | None = 0.7) -> Tensor:
-    """Indices of the `k` RoIs of highest loss after non-maximum suppression scored with the loss (paper, section 4.2).
+    """Returns the indices of the `k` RoIs with the highest losses after NMS by loss (paper, section 4.2).
 
-    Neighbouring RoIs have the same loss for the same reason; suppression keeps the hardest of each neighbourhood, so
-    that one mistake is not counted many times. A RoI is suppressed if its IoU with a harder kept one of its group is
+    Neighbouring RoIs have similar losses for the same reason. Non-maximum suppression (NMS) keeps the hardest of them,
+    so that one mistake is not counted many times. A RoI is suppressed if its IoU with a harder kept RoI of its group is
     strictly above `nms_iou`.
 
     Args:
         losses: (R,) loss of each RoI, any floating dtype.
         boxes: (R, 4) float `[x1, y1, x2, y2]` in pixels, finite.
         groups: (R,) integers; only RoIs of the same group suppress each other (the image, or image and label).
-        k: how many to keep, at least 0.
-        nms_iou: IoU above which a RoI is suppressed; None switches suppression off.
+        k: number to keep, at least 0.
+        nms_iou: IoU above which a RoI is suppressed; None or 1 switches NMS off.
 
     Returns:
-        (<= k,) int64 indices, hardest first; fewer than `k` where fewer survive.
+        (<= k,) int64 indices, hardest first; fewer than `k` where NMS leaves fewer.
 
     Raises:
         TypeError: a tensor is of another dtype, or a number of another type.
@@ -64,20 +64,20 @@ def hard_rois(losses: Tensor, boxes: Tensor, groups: Tensor, k: int, nms_iou: fl
         check_share("nms_iou", nms_iou)
     if is_false(boxes.isfinite()):
         raise ValueError("boxes must be finite: some are NaN or infinite")
-    if nms_iou is None or k == 0 or len(losses) == 0:
+    if nms_iou is None or nms_iou == 1 or k == 0 or len(losses) == 0:
         return hard_examples(losses, k)
-    # Whether a RoI survives depends on harder ones alone: the hardest few settle who the k are, or a few more.
+    # Whether NMS keeps a RoI depends on harder RoIs only: the hardest few decide, or a few more.
     size = max(FIRST * k, 64)
     while True:
         hardest = hard_examples(losses, size)
-        kept = _survivors(_apart(boxes[hardest], groups[hardest]), nms_iou)
+        kept = _survivors(_separate_groups(boxes[hardest], groups[hardest]), nms_iou)
         if len(kept) >= k or size >= len(losses):
             return hardest[kept[:k].to(hardest.device)]
         size *= 4
 
 
 def exact(boxes: Tensor) -> Tensor:
-    """`boxes` in float64: on the CPU if they are on MPS, which has none."""
+    """Converts `boxes` to float64, on the CPU if they are on MPS, which does not have it."""
     return _off_mps(boxes).double()
 
 
@@ -91,11 +91,11 @@ def _check(losses: Tensor, k: int) -> None:
 
 
 def _ranks(losses: Tensor) -> Tensor:
-    """(R,) int64, distinct: the higher, the harder; the lower of two indices, of the same loss; NaN below all numbers.
+    """Returns distinct ranks (R,) int64, higher for harder RoIs; at equal losses the first is harder, NaN is lowest.
 
-    One `topk` of these is the choice: no second sort for ties, and no length that a GPU would have to tell the host.
+    One `topk` of the ranks is the choice: ties need no second sort, and the host needs no length from a GPU.
     """
-    # The bits of floats are ordered as they are, of negative ones the other way round. -0.0 + 0.0 is 0.0.
+    # As integers, the bits of floats have the same order; those of negative floats are reversed. -0.0 + 0.0 is 0.0.
     values = _off_mps(losses.detach()).float() + 0.0
     ranks = values.view(torch.int32).long()
     ranks ^= (ranks >> 63) & 0x7FFFFFFF
@@ -103,9 +103,9 @@ def _ranks(losses: Tensor) -> Tensor:
     return ranks.mul_(2**32).sub_(torch.arange(len(ranks), device=ranks.device))
 
 
-def _apart(boxes: Tensor, groups: Tensor) -> Tensor:
-    """The boxes, (R, 4) float64, each group moved to a place of its own, so that one NMS serves all."""
-    # float64 keeps the move from rounding, and numbering the groups keeps it small whatever integers they are.
+def _separate_groups(boxes: Tensor, groups: Tensor) -> Tensor:
+    """Moves the boxes of each group to another place, (R, 4) float64, so that one NMS serves all groups."""
+    # float64 keeps the move exact, and numbering the groups keeps it small for any integers.
     boxes = exact(boxes.detach())
     span = boxes.max() - boxes.min() + 1
     ordered, order = groups.to(boxes.device).sort()
@@ -114,7 +114,7 @@ def _apart(boxes: Tensor, groups: Tensor) -> Tensor:
 
 
 def _survivors(boxes: Tensor, iou: float) -> Tensor:
-    """Positions, ascending, that survive suppression of boxes given hardest first."""
+    """Returns the positions, ascending, that NMS keeps of boxes given hardest first."""
     rank = torch.arange(len(boxes), 0, -1, device=boxes.device, dtype=boxes.dtype)
     kept: Tensor = nms(boxes, rank, iou)
     return kept

@@ -1,4 +1,4 @@
-"""Regions of interest and their labels (paper, section 3.1): proposals matched with the ground truth.
+"""Regions of interest (RoIs): proposals that are matched with the ground truth and labelled (paper, section 3.1).
 
 Shapes: R: RoIs of the mini-batch   N: images   P, G: proposals, ground-truth boxes of one image   K: foreground classes
 """
@@ -61,7 +61,7 @@ class RoIs:
         return len(self.boxes)
 
     def __getitem__(self, index: Tensor | list[int] | slice) -> "RoIs":
-        """The RoIs at `index`: int64 indices or a boolean mask."""
+        """Returns the RoIs at `index`: int64 indices or a boolean mask."""
         given: object = index
         if isinstance(given, Integral):
             raise TypeError(f"RoIs must be indexed by a tensor, a list or a slice, not {index}: give [{index}]")
@@ -76,7 +76,7 @@ class RoIs:
 
     @property
     def foreground(self) -> Tensor:
-        """(R,) bool."""
+        """(R,) bool, whether a RoI is foreground."""
         return self.labels > BACKGROUND
 
 
@@ -91,9 +91,9 @@ def match(
 ) -> RoIs:
     """Labels every proposal of a mini-batch and gives it its regression target.
 
-    A RoI is foreground, with the label of the ground-truth box it overlaps most, if that IoU is at least `fg_iou`.
-    Of the others, those that share at least half of their own or of an ignored region's area are labelled -1: training
-    them as background would mine unannotated objects first. The rest is background.
+    A RoI is foreground if its highest IoU with a ground-truth box is at least `fg_iou`; it gets the label of that box.
+    Another RoI is labelled -1 if it shares at least half of its area, or of the area of an ignored region, with that
+    region: as background, it would be mined first, although it may contain an object. All other RoIs are background.
 
     Args:
         proposals: per image (P, 4) float boxes.
@@ -101,12 +101,12 @@ def match(
             (difficult objects, crowds).
         mean, std: normalisation of the regression targets, (4,) for all classes or (K + 1, 4) per class.
         fg_iou: lowest IoU of a foreground RoI.
-        add_ground_truth: put the ground-truth boxes before the proposals, as the authors do.
+        add_ground_truth: whether to put the ground-truth boxes before the proposals, as the authors do.
 
     Raises:
         TypeError: an argument is of another type or dtype.
         ValueError: there are not as many targets as proposals, or none at all, shapes do not agree, or a value is out
-            of range; those of tensors are checked on the CPU alone.
+            of range. Values of tensors are checked on the CPU only.
     """
     check_sequence("proposals", proposals, "tensors (P, 4), one per image")
     check_sequence("targets", targets, "dicts, one per image")
@@ -159,7 +159,7 @@ def check_normalisation(name: str, values: Tensor | Sequence[float], num_classes
 
 
 def target_statistics(rois: Iterable[RoIs], num_classes: int) -> tuple[Tensor, Tensor]:
-    """Empirical mean and standard deviation of the regression targets over foreground RoIs: the authors' normalisation.
+    """Computes mean and standard deviation of the regression targets of foreground RoIs: the authors' normalisation.
 
     Args:
         rois: mini-batches matched with mean 0 and std 1.
@@ -182,14 +182,14 @@ def target_statistics(rois: Iterable[RoIs], num_classes: int) -> tuple[Tensor, T
         squares.index_add_(0, labels, values**2)
     mean = total / count.clamp(min=1)
     std = (squares / count.clamp(min=1) - mean**2).clamp(min=0).sqrt()
-    # One lone RoI has no spread but for rounding; dividing by it would make the targets of others huge.
+    # A single RoI has no spread except for rounding; a division by it would make other targets huge.
     return mean.float(), torch.where(std > 1e-6, std, 1).float()
 
 
 def _match_image(
     proposals: Tensor, target: Mapping[str, Tensor], fg_iou: float, add_ground_truth: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Boxes (R, 4), labels (R,), raw regression targets (R, 4) and highest IoU (R,) of one image."""
+    """Returns boxes (R, 4), labels (R,), raw regression targets (R, 4) and highest IoU (R,) of one image."""
     ignore = ignored(target)
     truth, truth_labels, regions = target["boxes"][~ignore], target["labels"][~ignore], target["boxes"][ignore]
     boxes = torch.cat([truth, proposals]) if add_ground_truth else proposals
@@ -207,7 +207,7 @@ def _match_image(
 
 
 def _normaliser(name: str, values: Tensor | Sequence[float], labels: Tensor, like: Tensor) -> Tensor:
-    """Returns the mean or std (4,) of all RoIs, or (R, 4) of each by its label."""
+    """Returns the mean or std (4,) for all RoIs, or (R, 4) by the label of each RoI."""
     check_normalisation(name, values)
     given = torch.as_tensor(values, dtype=like.dtype, device=like.device)
     if given.dim() == 1:
@@ -218,7 +218,7 @@ def _normaliser(name: str, values: Tensor | Sequence[float], labels: Tensor, lik
 
 
 def highest_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Highest IoU (R,) of each box with `others`, and with which (R,); 0 and 0 where there are none."""
+    """Returns the highest IoU (R,) of each box with `others` and the index (R,) of that box; 0, 0 without others."""
     if len(others) == 0:
         return boxes.new_zeros(len(boxes)), torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
     highest, which = box_iou(boxes, others).max(dim=1)
@@ -226,7 +226,7 @@ def highest_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def covers(boxes: Tensor, regions: Tensor) -> Tensor:
-    """(R,) bool: the box and some region share at least half of the smaller one's area."""
+    """Returns (R,) bool: whether a box and some region share at least half of the area of the smaller one."""
     smaller = torch.minimum(box_area(boxes)[:, None], box_area(regions))
     shared = intersection(boxes, regions)
     return ((shared > 0) & (shared >= 0.5 * smaller)).any(dim=1)

@@ -20,14 +20,14 @@ def read_targets(
 ) -> list[dict[str, Any]]:
     """Returns the targets with boxes of floating dtype (G, 4), labels (G,) int64 and marks (G,) bool; the rest is kept.
 
-    What is usual and has one meaning is accepted: integer dtypes, labels and marks of any shape where an image has no
+    Usual forms with one meaning are accepted: integer dtypes, labels and marks of any shape where an image has no
     object, marks that are a list or of shape (G, 1), empty marks where nothing is marked.
 
     Args:
         targets: per image `boxes`, `labels` and, optionally, `ignore` or `iscrowd`.
-        count: how many there must be, the number of images; None: any.
-        first_class: the lowest label of an object.
-        num_classes: the number of labels, background counted; None: not known.
+        count: number of images; None: any.
+        first_class: lowest label of an object.
+        num_classes: number of labels, background counted; None: not known.
 
     Raises:
         TypeError: a value is of another type or dtype.
@@ -46,7 +46,7 @@ def ignored(target: Mapping[str, Any], name: str = "target") -> Tensor:
 
     Args:
         target: `boxes` (G, 4) and, optionally, either of the two: bool, 0 or 1 for each object.
-        name: of the target in messages.
+        name: name of the target in messages.
 
     Raises:
         TypeError, ValueError: the marks are of another type, number or value.

@@ -1,4 +1,4 @@
-"""COCO's files are read exactly, and every defect is mended with one warning or named in one sentence."""
+"""COCO's files are read exactly, and every defect is corrected with one warning or named in one sentence."""
 
 import json
 import pickle
@@ -13,9 +13,9 @@ import torch
 
 from ohem.data.coco import COCODetection, is_coco, parse_source
 from ohem.errors import InputError
-from tests.contracts import check_dataset
-from tests.data.coco_file import annotation, write_coco, write_noise
-from tests.shared import SHARED, needs_shared
+from tests.helpers.contracts import check_dataset
+from tests.helpers.datasets import annotation, write_coco, write_noise
+from tests.helpers.reference import SHARED, needs_shared
 
 # file name -> id, height, width; not in the order of ids
 IMAGES = {"b.jpg": (9, 30, 40), "deep/a.b.png": (4, 20, 10), "c.jpg": (12, 8, 8)}
@@ -135,7 +135,7 @@ def test_one_image_in_two_sources_is_refused(folder: Path) -> None:
         COCODetection([source(folder), source(folder)])
 
 
-# --- mended, with one warning
+# --- corrected, with one warning
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_one_pixel_over_is_clipped_silently(folder: Path, box: list[float], expe
 
 
 def test_boxes_outside_are_clipped_with_one_warning(folder: Path) -> None:
-    told = r"clipped 2 boxes reaching outside the image, in 2 annotations, .* annotation 1 of .*instances\.json;"
-    with pytest.warns(UserWarning, match=told) as seen:
+    message = r"clipped 2 boxes reaching outside the image, in 2 annotations, .* annotation 1 of .*instances\.json;"
+    with pytest.warns(UserWarning, match=message) as seen:
         data = with_boxes(folder, [-5, 4, 10, 20], [1, 1, 10, 20], [3, 4, 50, 30])
     assert len(seen) == 1
     assert data.target(1)["boxes"].tolist() == [[0, 4, 5, 24], [1, 1, 11, 21], [3, 4, 40, 30]]
@@ -158,8 +158,8 @@ def test_boxes_outside_are_clipped_with_one_warning(folder: Path) -> None:
 
 @pytest.mark.parametrize("box", [[3, 5, 0, 20], [3, 5, 20, 0], [3, 5, -2, 20], [20, 5, 1e-9, 3]])
 def test_boxes_without_area_are_skipped_with_one_warning(folder: Path, box: list[float]) -> None:
-    told = r"skipped 1 box inverted or without area, in 1 annotation, .* annotation 1 of .*instances\.json;"
-    with pytest.warns(UserWarning, match=told) as seen:
+    message = r"skipped 1 box inverted or without area, in 1 annotation, .* annotation 1 of .*instances\.json;"
+    with pytest.warns(UserWarning, match=message) as seen:
         data = with_boxes(folder, box, [3, 5, 10, 20])
     assert len(seen) == 1
     assert data.target(1)["boxes"].tolist() == [[3, 5, 13, 25]]

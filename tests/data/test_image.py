@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from ohem.data.image import image_size, read_image
+from ohem.data.transforms import image_size, read_image
 from ohem.errors import InputError
 from ohem.images.orientation import ORIENTATIONS, turn_boxes, turn_boxes_back, turn_pixels, turn_size
 from ohem.images.read import read_header
-from ohem.proposals.worker import read_bgr
-from tests.data.oriented import save_turned
+from ohem.proposals.parallel import read_bgr
+from tests.helpers.datasets import save_turned
 
 HEIGHT, WIDTH = 40, 60
 RAMP = np.linspace(0, 255, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint8)
@@ -92,10 +92,10 @@ def test_pixels_and_size_are_upright_as_pillow_shows_them(tmp_path: Path, suffix
     assert header.orientation == orientation
     assert header.stored == COLOURS.shape[:2]
     with Image.open(path) as image:
-        shown = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    assert image_size(path) == shown.shape[:2]
-    np.testing.assert_array_equal(read_image(path).permute(1, 2, 0).numpy(), shown)
-    np.testing.assert_array_equal(read_bgr(path), shown[..., ::-1])
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert image_size(path) == expected.shape[:2]
+    np.testing.assert_array_equal(read_image(path).permute(1, 2, 0).numpy(), expected)
+    np.testing.assert_array_equal(read_bgr(path), expected[..., ::-1])
 
 
 def test_an_orientation_behind_the_pixels_of_a_png_is_read(tmp_path: Path) -> None:

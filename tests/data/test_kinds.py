@@ -20,8 +20,8 @@ from ohem.data.sources import open_dataset
 from ohem.data.voc import VOCDetection
 from ohem.errors import InputError
 from ohem.images.orientation import ORIENTATIONS, turn_boxes, turn_pixels, turn_size
-from tests.contracts import check_dataset
-from tests.data.oriented import save_turned
+from tests.helpers.contracts import check_dataset
+from tests.helpers.datasets import save_turned
 
 Box = tuple[float, float, float, float]
 HEIGHT, WIDTH = 30, 40
@@ -106,7 +106,7 @@ def read(source: str, **options: object) -> tuple[DetectionSet, list[str]]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         data = open_dataset([source], **options)  # type: ignore[arg-type]
-    return data, [str(each.message) for each in said]
+    return data, [str(record.message) for record in said]
 
 
 def test_nothing_is_said_of_good_files(write: Write, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_what_is_changed_or_guessed_is_said_once_with_its_number(
 
 
 @pytest.mark.parametrize(
-    ("things", "words"),
+    ("things", "message"),
     [
         ([Thing((0.1, 0.2, 0.6, 0.9)), Thing((0.5, 0.5, 0.75, 1.0))], "fractions of the image"),
         ([Thing((35, 5, 60, 25))], "most lies outside"),
@@ -151,15 +151,15 @@ def test_what_is_changed_or_guessed_is_said_once_with_its_number(
     ],
 )
 def test_what_cannot_be_meant_is_refused_once_for_all_files(
-    write: Write, tmp_path: Path, things: Sequence[Thing], words: str
+    write: Write, tmp_path: Path, things: Sequence[Thing], message: str
 ) -> None:
-    if write is voc and "fractions" in words:  # which count from 1, and so do not lie within 0 and 1 otherwise
+    if write is voc and "fractions" in message:  # which count from 1, and so do not lie within 0 and 1 otherwise
         things = [Thing((x1 - 1, y1 - 1, x2, y2)) for (x1, y1, x2, y2), _, _ in things]
     bad = Content(things)
     source = write(tmp_path, {"a": GOOD, "b": bad, "c": bad, "d": bad, "e": bad, "f": bad, "g": GOOD})
-    with pytest.raises(InputError, match=words) as refused:
+    with pytest.raises(InputError, match=message) as refused:
         read(source)
-    assert f"({4 * len(things if write is coco and 'outside' in words else [1])} more with a fault: " in str(
+    assert f"({4 * len(things if write is coco and 'outside' in message else [1])} more with a fault: " in str(
         refused.value
     )
     assert "\n" not in str(refused.value)
@@ -168,7 +168,7 @@ def test_what_cannot_be_meant_is_refused_once_for_all_files(
 def test_an_image_of_another_size_is_refused(write: Write, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has a size of 50 x 30 \(width x height\), .*b\.png has 40 x 30: correct"):
         read(write(tmp_path, {"a": GOOD, "b": Content([], size=(30, 50))}))
-    with pytest.raises(InputError, match="30 x 40 as it is shown, and 40 x 30 as it is stored"):
+    with pytest.raises(InputError, match="30 x 40 as it is displayed, and 40 x 30 as it is stored"):
         read(write(tmp_path, {"a": Content([], size=(50, 50), orientation=5)}))
 
 
@@ -201,7 +201,7 @@ def test_a_box_of_the_stored_image_turns_with_its_pixels(orientation: int) -> No
 
 
 @pytest.mark.parametrize("names", [("king", " king "), ("caf\u00e9", "cafe\u0301"), ("red  fox", "red fox")])
-def test_names_that_look_the_same_are_one_class(write: Write, tmp_path: Path, names: tuple[str, str]) -> None:
+def test_names_of_one_appearance_are_one_class(write: Write, tmp_path: Path, names: tuple[str, str]) -> None:
     things = [Thing((4, 5, 20, 25), name) for name in names]
     data, said = read(write(tmp_path, {"a": Content(things)}))
     assert len(data.classes) == 1
@@ -216,7 +216,7 @@ def test_names_stay_as_they_are_written(write: Write, tmp_path: Path, name: str)
     assert data.classes == (name,)
 
 
-def test_classes_that_are_not_asked_for_are_skipped_when_that_is_asked(write: Write, tmp_path: Path) -> None:
+def test_other_classes_are_skipped_on_request(write: Write, tmp_path: Path) -> None:
     things = [Thing((4, 5, 20, 25), name) for name in ("cat", "dog", "dgo")]
     source = write(tmp_path, {"a": Content(things), "b": Content(things)})
     with pytest.raises(

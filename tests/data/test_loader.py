@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ohem.data.loader import Example, Examples, Pictures, TrainingExamples, picture, prepare
+from ohem.data.loader import Example, Examples, ImagePyramids, TrainingExamples, make_pyramid, prepare_example
 from ohem.data.transforms import resize, scale_factor
 
 SCALES = (24, 32, 48)
@@ -78,41 +78,41 @@ def test_every_scale_is_drawn_about_equally_often_and_as_the_seed_says() -> None
     assert shorts[0] != shorts[1]
 
 
-def test_scale_and_flip_are_drawn_apart() -> None:
+def test_scale_and_flip_are_independent() -> None:
     drawn = Counter()
     for position in range(200):
-        shown = sequence(scales=(20, 40))[position]
-        image = resize(EXAMPLES.data.image(Noise.ids.index(shown.id)), shown.scale)
-        drawn[shown.scale, torch.equal(image, shown.image)] += 1
+        example = sequence(scales=(20, 40))[position]
+        image = resize(EXAMPLES.data.image(Noise.ids.index(example.id)), example.scale)
+        drawn[example.scale, torch.equal(image, example.image)] += 1
     assert len(drawn) == 4
     assert min(drawn.values()) > 30
 
 
-def test_picture_in_several_sizes() -> None:
+def test_an_image_at_several_scales() -> None:
     image = Noise().image(0)
-    shown = picture("a", image, [[0, 0, 10, 10]], shorts=(10, 40, 30), long=60)
-    assert shown.scales == (0.5, 2.0, 1.5)
-    assert shown.size == (20, 30)
-    assert shown.proposals.tolist() == [[0, 0, 10, 10]]
-    assert all(torch.equal(a, resize(image, s)) for a, s in zip(shown.images, shown.scales, strict=True))
+    pyramid = make_pyramid("a", image, [[0, 0, 10, 10]], shorts=(10, 40, 30), long=60)
+    assert pyramid.scales == (0.5, 2.0, 1.5)
+    assert pyramid.size == (20, 30)
+    assert pyramid.proposals.tolist() == [[0, 0, 10, 10]]
+    assert all(torch.equal(a, resize(image, s)) for a, s in zip(pyramid.images, pyramid.scales, strict=True))
 
 
-def test_sizes_that_the_long_side_makes_one_are_looked_at_once() -> None:
-    shown = picture("a", Noise().image(0), [], shorts=(30, 48, 50, 30), long=60)
-    assert shown.scales == (1.5, 2.0)
-    assert shown.proposals.shape == (0, 4)
+def test_scales_that_the_long_side_makes_equal_are_used_once() -> None:
+    pyramid = make_pyramid("a", Noise().image(0), [], shorts=(30, 48, 50, 30), long=60)
+    assert pyramid.scales == (1.5, 2.0)
+    assert pyramid.proposals.shape == (0, 4)
 
 
 @pytest.mark.parametrize("shorts", [(40,), (20, 40)])
-def test_pictures_have_the_pixels_of_examples(shorts: tuple[int, ...]) -> None:
-    pictures = Pictures(Noise(), PROPOSALS, shorts=shorts, long=60, top=2)
-    assert len(pictures) == 3
+def test_image_pyramids_have_the_pixels_of_examples(shorts: tuple[int, ...]) -> None:
+    pyramids = ImagePyramids(EXAMPLES, shorts=shorts, long=60)
+    assert len(pyramids) == 3
     for i in range(3):
-        shown, example = pictures[i], EXAMPLES[i]
-        assert shown.id == example.id
-        assert shown.scales[-1] == example.scale == scale_factor(20, 30, 40, 60)
-        assert torch.equal(shown.images[-1], example.image)
-        assert torch.equal(shown.proposals * shown.scales[-1], example.proposals)
+        pyramid, example = pyramids[i], EXAMPLES[i]
+        assert pyramid.id == example.id
+        assert pyramid.scales[-1] == example.scale == scale_factor(20, 30, 40, 60)
+        assert torch.equal(pyramid.images[-1], example.image)
+        assert torch.equal(pyramid.proposals * pyramid.scales[-1], example.proposals)
 
 
 def test_boxes_are_resized_and_the_area_of_the_original_is_left_behind() -> None:
@@ -122,7 +122,9 @@ def test_boxes_are_resized_and_the_area_of_the_original_is_left_behind() -> None
         "ignore": torch.tensor([True]),
         "area": torch.tensor([150.0]),
     }
-    example = prepare("a", torch.zeros(3, 40, 50, dtype=torch.uint8), [[0, 0, 50, 40]], target, short=80, long=200)
+    example = prepare_example(
+        "a", torch.zeros(3, 40, 50, dtype=torch.uint8), [[0, 0, 50, 40]], target, short=80, long=200
+    )
     assert example.scale == 2
     assert {name: values.tolist() for name, values in example.target.items()} == {
         "boxes": [[2, 4, 22, 44]],

@@ -1,4 +1,4 @@
-"""The format of a source is told from how it is written."""
+"""The form of a source gives its format."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from ohem.data.coco import COCODetection
 from ohem.data.sources import open_dataset
 from ohem.data.voc import VOCDetection
 from ohem.errors import InputError
-from tests.toy import make_toy, make_toy_coco
+from tests.helpers.toy_data import make_toy, make_toy_coco
 
 
 def test_both_formats_of_the_same_data(tmp_path: Path) -> None:

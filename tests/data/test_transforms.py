@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ohem.data.transforms import flip, flip_boxes, resize, scale_factor
-from tests.shared import needs_shared, reference
+from tests.helpers.reference import needs_shared, reference
 
 SIDES = st.integers(1, 3000)
 

@@ -1,4 +1,4 @@
-"""VOC folders are read exactly, and every defect is mended with one warning or named in one sentence."""
+"""VOC folders are read exactly, and every defect is corrected with one warning or named in one sentence."""
 
 import pickle
 import shutil
@@ -12,9 +12,9 @@ from PIL import Image
 
 from ohem.data.voc import VOCDetection, parse_source
 from ohem.errors import InputError
-from tests.contracts import check_dataset
-from tests.data.voc_folder import make_voc
-from tests.shared import SHARED, needs_shared
+from tests.helpers.contracts import check_dataset
+from tests.helpers.datasets import make_voc
+from tests.helpers.reference import SHARED, needs_shared
 
 CAT = ("cat", 3, 5, 10, 20, 0)
 DOG = ("dog", 1, 1, 40, 30, 1)
@@ -82,10 +82,10 @@ def test_given_classes_fix_the_labels(folder: Path) -> None:
     dataset = VOCDetection(f"{folder}:train", classes=["emu", "dog", "cat"])
     assert dataset.classes == ("emu", "dog", "cat")
     assert dataset.target(0)["labels"].tolist() == [3, 2]
-    told = r"1 object of other classes than 'cat', 'dogs': 'dog' \(did you mean 'dogs'\?\); .*a\.xml"
-    with pytest.raises(InputError, match=rf"train has {told}: correct the names"):
+    message = r"1 object of other classes than 'cat', 'dogs': 'dog' \(did you mean 'dogs'\?\); .*a\.xml"
+    with pytest.raises(InputError, match=rf"train has {message}: correct the names"):
         VOCDetection(f"{folder}:train", classes=["cat", "dogs"])
-    with pytest.warns(UserWarning, match=f"train: skipped {told}"):
+    with pytest.warns(UserWarning, match=f"train: skipped {message}"):
         dataset = VOCDetection(f"{folder}:train", classes=["cat", "dogs"], skip_others=True)
     assert dataset.target(0)["labels"].tolist() == [1]
     assert dataset.target(0)["boxes"].tolist() == [[2, 4, 10, 20]]
@@ -164,7 +164,7 @@ def test_two_splits_of_one_folder(folder: Path) -> None:
     assert VOCDetection([f"{folder}:left", f"{folder}:right"]).ids == ["a", "b"]
 
 
-# --- mended, with one warning
+# --- corrected, with one warning
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_boxes_in_other_elements_are_refused(folder: Path, tag: str) -> None:
     refused(folder, rf"a\.xml has a <bndbox> in <{tag}>, where it is not read: put it into an <object>")
 
 
-def test_elements_that_look_like_a_slip_are_counted(folder: Path) -> None:
+def test_probable_slips_are_counted(folder: Path) -> None:
     edit(folder, "<difficult>0</difficult>", "<dificult>0</dificult><pose>Left</pose><attributes/>")
     with pytest.warns(UserWarning, match=r"left 1 element unread that VOC does not have, .* first of them .*a\.xml"):
         VOCDetection(f"{folder}:test")

@@ -14,9 +14,9 @@ from torchvision.models import mobilenet_v2, resnet50
 from ohem.detection.backbones import BACKBONES, Backbone, Normalisation, init_head
 from ohem.detection.backbones.base import Pretrained, new_fc_head
 from ohem.detection.backbones.vgg import CAFFE as VGG
-from tests.contracts import check_backbone
-from tests.detection.caffe_files import caffemodel, prototxt
-from tests.shared import needs_shared, reference
+from tests.helpers.caffe_files import caffemodel, prototxt
+from tests.helpers.contracts import check_backbone
+from tests.helpers.reference import needs_shared, reference
 
 CAFFE_NETS = [("vgg16", "VGG16"), ("vgg_cnn_m_1024", "VGG_CNN_M_1024")]
 
@@ -182,9 +182,9 @@ def test_lrn_is_caffes() -> None:
     x = torch.tensor([100.0, 200.0, 300.0, 400.0, 500.0, 600.0])
     middle = 300 / (2 + 5e-4 / 5 * (100**2 + 200**2 + 300**2 + 400**2 + 500**2)) ** 0.75
     edge = 100 / (2 + 5e-4 / 5 * (100**2 + 200**2 + 300**2)) ** 0.75
-    found = ours[0](x[None, :, None, None]).flatten()
-    assert found[2].item() == pytest.approx(middle, rel=1e-5)
-    assert found[0].item() == pytest.approx(edge, rel=1e-5)
+    actual = ours[0](x[None, :, None, None]).flatten()
+    assert actual[2].item() == pytest.approx(middle, rel=1e-5)
+    assert actual[0].item() == pytest.approx(edge, rel=1e-5)
 
 
 # The others

@@ -2,9 +2,20 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from ohem.detection.draw import draw_detections, draw_side_by_side
+from ohem.detection.draw import (
+    PADDING,
+    Area,
+    _font,
+    _overlap,
+    _place_label,
+    _text_size,
+    draw_detections,
+    draw_side_by_side,
+)
 
 GREY = torch.full((3, 100, 200), 100, dtype=torch.uint8)
 
@@ -49,8 +60,8 @@ def test_a_name_has_one_colour_and_other_names_have_others() -> None:
 @pytest.mark.parametrize(
     "box", [[0.0, 0, 200, 100], [190.0, 50, 200, 60], [150.0, 0, 200, 5], [0.0, 96, 10, 100], [-5.0, -5, 300, 300]]
 )
-def test_a_label_at_any_edge_is_shown_whole(box: list[float]) -> None:
-    """The same pixels as those of a label that has room on all sides, somewhere in the picture."""
+def test_a_label_at_any_edge_is_drawn_completely(box: list[float]) -> None:
+    """The text has the same pixels as that of a label with room on all sides, somewhere in the picture."""
     roomy = draw_detections(GREY, torch.tensor([[50.0, 40, 180, 90]]), ["king"], [0.93])[:, :40]
     rows, columns = changed(roomy, GREY[:, :40]).nonzero().T
     label = roomy[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
@@ -58,7 +69,54 @@ def test_a_label_at_any_edge_is_shown_whole(box: list[float]) -> None:
     assert label.shape[2] > 30
     picture = draw_detections(GREY, torch.tensor([box]), ["king"], [0.93])
     places = picture.unfold(1, label.shape[1], 1).unfold(2, label.shape[2], 1)  # (3, Y, X, h, w)
-    assert int((places == label[:, None, None]).all(dim=4).all(dim=3).all(dim=0).sum()) == 1
+    # The background is half-transparent, so that the box and the image are visible through it: only the text counts.
+    background = label.flatten(1).mode(dim=1).values[:, None, None]
+    text = (label.int() - background.int()).abs().sum(dim=0) > 150
+    same = ((places.int() - label[:, None, None].int()).abs() < 40).all(dim=0) | ~text
+    assert text.sum() > 30
+    assert int(same.all(dim=3).all(dim=2).sum()) == 1
+
+
+def label_areas(boxes: list[list[float]], names: list[str]) -> list[Area]:
+    """The area of each label, in the order of the boxes, in a picture of 200 x 100 pixels."""
+    placed: list[Area] = []
+    for box, name in zip(boxes, names, strict=True):
+        width, height = (extent + 2 * PADDING for extent in _text_size(name, _font((200, 100))))
+        placed.append(_place_label([round(x) for x in box], (width, height), (200, 100), placed))
+    return placed
+
+
+def test_labels_of_one_place_do_not_overlap() -> None:
+    """Four equal boxes: above, inside the top, below, inside the bottom."""
+    areas = label_areas([[50.0, 40, 120, 80]] * 4, ["one"] * 4)
+    height = areas[0][3] - areas[0][1]
+    assert [area[1] for area in areas] == [40 - height, 40 - height, 40, 40]
+    assert [area[0] for area in areas[::2]] == [50, 50]
+    assert areas[1][2] == areas[3][2] == 120
+    for i, first in enumerate(areas):
+        assert not any(_overlap(first, second) for second in areas[:i])
+
+
+@given(st.lists(st.tuples(st.integers(0, 150), st.integers(0, 70), st.integers(1, 60), st.integers(1, 60)), max_size=8))
+def test_labels_lie_in_the_picture_and_overlap_only_without_room(boxes: list[tuple[int, int, int, int]]) -> None:
+    areas = label_areas([[x, y, x + w, y + h] for x, y, w, h in boxes], ["ace"] * len(boxes))
+    for area in areas:
+        assert area[0] >= 0
+        assert area[1] >= 0
+        assert area[2] <= 200
+        assert area[3] <= 100
+    if len(areas) <= 3:
+        assert not any(_overlap(first, second) for i, first in enumerate(areas) for second in areas[:i])
+
+
+def test_an_object_below_a_label_is_visible() -> None:
+    """A black and a white half of the image give different pixels of the background of a label."""
+    image = torch.zeros(3, 100, 200, dtype=torch.uint8)
+    image[:, :, 100:] = 255
+    picture = draw_detections(image, torch.tensor([[80.0, 40, 190, 90]]), ["a long name"])
+    (area,) = label_areas([[80.0, 40, 190, 90]], ["a long name"])
+    edge = picture[:, area[1], area[0] : area[2]]
+    assert len(torch.unique(edge, dim=1).T) == 2
 
 
 def test_the_score_is_written_with_two_digits() -> None:

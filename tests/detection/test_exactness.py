@@ -21,7 +21,7 @@ from ohem.losses import roi_losses
 from ohem.proposals.selective_search import selective_search
 from ohem.rois import IGNORE, RoIs, match
 from ohem.samplers import OHEMSampler
-from tests.shared import SHARED, needs_shared
+from tests.helpers.reference import SHARED, needs_shared
 
 KEPT = 12
 SAMPLERS = {
@@ -38,8 +38,10 @@ def batch(top: int = 150) -> tuple[list[Tensor], RoIs]:
     names = data.ids[:2]
     proposals = {name: selective_search(data.image(i).flip(0).permute(1, 2, 0).numpy()) for i, name in enumerate(names)}
     examples = Examples(data, proposals, short=250, long=420, top=top)
-    shown = [examples[i] for i in range(2)]
-    return [e.image for e in shown], match([e.proposals for e in shown], [e.target for e in shown])
+    network_input = [examples[i] for i in range(2)]
+    return [e.image for e in network_input], match(
+        [e.proposals for e in network_input], [e.target for e in network_input]
+    )
 
 
 @cache
@@ -89,8 +91,8 @@ def test_the_fast_pass_is_the_plain_one(name: str, mixed: bool) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed), torch.no_grad():
         features = model.backbone(images)
         expected = plain_losses(model, features, rois)
-        found = model.read_only_losses(features, rois)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        actual = model.read_only_losses(features, rois)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
         for sampler in SAMPLERS.values():
             chosen = sampler(rois, partial(model.read_only_losses, features, rois)).tolist()
             assert len(set(chosen)) == KEPT * 2

@@ -16,12 +16,12 @@ from torchvision.ops import roi_pool
 from ohem.detection import fast_rcnn
 from ohem.detection.backbones import Backbone, Normalisation, tiny
 from ohem.detection.fast_rcnn import FastRCNN
-from ohem.detection.inference import PostProcess
+from ohem.detection.post_process import PostProcess
 from ohem.losses import roi_losses
-from ohem.recording import Recorder
+from ohem.recorder import Recorder
 from ohem.rois import RoIs, match
 from ohem.samplers import AllSampler, OHEMSampler, RandomSampler, RoISampler
-from tests.make_rois import near, random_target
+from tests.helpers.make_rois import near, random_target
 
 CLASSES = 3  # and background
 STRIDE, POOL = 8, 2
@@ -210,19 +210,19 @@ def _distinct(rois: RoIs) -> int:
     return len({(i, *cells) for i, cells in zip(rois.images.tolist(), ((corners + 4) // 8).tolist(), strict=True)})
 
 
-def test_each_roi_has_the_loss_of_a_full_pass() -> None:
+def test_every_roi_has_the_loss_of_a_full_pass() -> None:
     images, proposals, truths = mini_batch()
     model = detector(OHEMSampler()).double()
     rois = match(proposals, truths)
     features = model.backbone(images)
     expected = torch.stack(roi_losses(*model.head(features, rois), rois)).sum(dim=0)
     with rows_of_roi_network(model) as seen:
-        found = model.read_only_losses(features, rois)
-    torch.testing.assert_close(found, expected.detach())
-    assert found.dtype == torch.float32
+        actual = model.read_only_losses(features, rois)
+    torch.testing.assert_close(actual, expected.detach())
+    assert actual.dtype == torch.float32
     assert seen == [(_distinct(rois), False)]
     assert _distinct(rois) < len(rois)
-    assert len(found.unique()) > 50
+    assert len(actual.unique()) > 50
 
 
 def test_rois_of_one_window_keep_losses_of_their_own() -> None:
@@ -234,11 +234,11 @@ def test_rois_of_one_window_keep_losses_of_their_own() -> None:
     )
     features = model.backbone([torch.zeros(3, 64, 64, dtype=torch.uint8)])
     with rows_of_roi_network(model) as seen:
-        found = model.read_only_losses(features, rois)
+        actual = model.read_only_losses(features, rois)
     assert seen == [(1, False)]
-    assert len(found.unique()) == 3
+    assert len(actual.unique()) == 3
     expected = torch.stack(roi_losses(*model.head(features, rois), rois)).sum(dim=0)
-    torch.testing.assert_close(found, expected.detach())
+    torch.testing.assert_close(actual, expected.detach())
 
 
 def test_alike_windows_of_two_images_are_not_shared() -> None:
@@ -246,8 +246,8 @@ def test_alike_windows_of_two_images_are_not_shared() -> None:
     box = torch.tensor([[8.0, 8.0, 41.0, 41.0]])
     images = [torch.full((3, 64, 64), value, dtype=torch.uint8) for value in (0, 255)]
     rois = match([box, box], [nothing(), nothing()])
-    found = model.read_only_losses(model.backbone(images), rois)
-    assert found[0] != found[1]
+    actual = model.read_only_losses(model.backbone(images), rois)
+    assert actual[0] != actual[1]
 
 
 @pytest.mark.parametrize("head", [plain_head, batch_norm_head])
@@ -322,9 +322,9 @@ def test_mining_takes_no_gradient_away(mixed: bool) -> None:
         model = FastRCNN(tiny(32), CLASSES + 1, sampler)
         with _autocast(mixed):
             gradients.append(losses_and_gradients(model, batch)[1])
-    expected, found = gradients
-    assert found.keys() == expected.keys() == dict(model.named_parameters()).keys()
-    for name, gradient in found.items():
+    expected, actual = gradients
+    assert actual.keys() == expected.keys() == dict(model.named_parameters()).keys()
+    for name, gradient in actual.items():
         assert gradient.isfinite().all(), name
         assert gradient.any(), name
 
@@ -392,7 +392,7 @@ def test_an_image_without_an_object_is_trained_on(sampler: RoISampler, implement
 @pytest.mark.parametrize("implementation", ["read_only", "loss_layer"])
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 def test_an_image_without_anything(sampler: RoISampler, implementation: Implementation) -> None:
-    """It gives nothing, and takes nothing from the image beside it or from the step."""
+    """It has no loss, and does not change the other image or the step."""
     images, proposals, truths = mini_batch()
     empty = torch.zeros(0, 4)
     recorder = Recorder(sampler)
@@ -445,19 +445,19 @@ def test_a_mini_batch_is_the_mean_of_its_images() -> None:
         alone.append(losses_and_gradients(model, (images[i : i + 1], proposals[i : i + 1], truths[i : i + 1])))
         assert recorder.chosen is not None
         assert len(recorder.chosen) == 4
-    for found, parts in ((together_losses, [a[0] for a in alone]), (together, [a[1] for a in alone])):
-        assert_close(found, {name: (parts[0][name] + parts[1][name]) / 2 for name in found})
+    for actual, parts in ((together_losses, [a[0] for a in alone]), (together, [a[1] for a in alone])):
+        assert_close(actual, {name: (parts[0][name] + parts[1][name]) / 2 for name in actual})
 
 
 @torch.no_grad()
 def _detect(model: FastRCNN, images: list[Tensor], proposals: list[Tensor]) -> list[dict[str, Tensor]]:
-    found = model.eval()(images, proposals)
-    assert isinstance(found, list)
-    return found
+    actual = model.eval()(images, proposals)
+    assert isinstance(actual, list)
+    return actual
 
 
 @pytest.mark.parametrize("kind", ["toy", "tiny"])
-def test_outputs_do_not_depend_on_the_images_beside(kind: str) -> None:
+def test_outputs_do_not_depend_on_other_images(kind: str) -> None:
     """Of unlike sizes where cells see no padding; of one size with a real backbone.
 
     RoIPool rounds a box at the border of the smaller image to a cell of padding, which alone would not be there.
@@ -474,11 +474,11 @@ def test_outputs_do_not_depend_on_the_images_beside(kind: str) -> None:
 
     model.post_process = as_they_are  # type: ignore[assignment]
     together = _detect(model, images, proposals)
-    for i, found in enumerate(together):
+    for i, actual in enumerate(together):
         alone = _detect(model, images[i : i + 1], proposals[i : i + 1])[0]
-        assert found["size"].tolist() == list(images[i].shape[1:])
-        assert torch.equal(found["boxes"], proposals[i])
-        torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
+        assert actual["size"].tolist() == list(images[i].shape[1:])
+        assert torch.equal(actual["boxes"], proposals[i])
+        torch.testing.assert_close(actual, alone, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(together[0]["scores"], together[1]["scores"], atol=1e-4)
 
 
@@ -488,9 +488,9 @@ def test_outputs_do_not_depend_on_the_images_beside(kind: str) -> None:
 def test_detections() -> None:
     """Of each image a dictionary, highest score first, boxes inside the image."""
     images, proposals, _ = mini_batch()
-    found = _detect(detector(AllSampler()), images, proposals)
-    assert len(found) == 2
-    for image, result in zip(images, found, strict=True):
+    actual = _detect(detector(AllSampler()), images, proposals)
+    assert len(actual) == 2
+    for image, result in zip(images, actual, strict=True):
         assert set(result) == {"boxes", "labels", "scores"}
         n = len(result["scores"])
         assert n > 5
@@ -513,9 +513,9 @@ def test_detections_are_those_of_the_outputs() -> None:
     mean, std = per_class()
     post = PostProcess(score=0.2, max_detections=10)
     model = detector(AllSampler(), box_mean=mean, box_std=std, post_process=post)
-    found = _detect(model, images, proposals)
+    actual = _detect(model, images, proposals)
     features = model.backbone(images)
-    for i, result in enumerate(found):
+    for i, result in enumerate(actual):
         rois = match([proposals[i]], [nothing()])
         scores, deltas = model.head(features[i : i + 1], rois)
         height, width = images[i].shape[1:]
@@ -526,7 +526,7 @@ def test_detections_are_those_of_the_outputs() -> None:
 
 
 def test_a_trained_regression_lands_on_the_object() -> None:
-    """What `match` asks for in training is what detection undoes, whatever the normalisation."""
+    """Detection inverts the regression targets of `match`, for any normalisation."""
     mean, std = per_class()
     model = detector(AllSampler(), box_mean=mean, box_std=std)
     box, truth = torch.tensor([[20.0, 20.0, 60.0, 60.0]]), torch.tensor([[24.0, 18.0, 66.0, 58.0]])
@@ -545,9 +545,9 @@ def test_a_trained_regression_lands_on_the_object() -> None:
 
 def test_no_proposals_no_detections() -> None:
     images, proposals, _ = mini_batch()
-    found = _detect(detector(AllSampler()), images, [torch.zeros(0, 4), proposals[1]])
-    assert found[0]["boxes"].shape == (0, 4)
-    assert len(found[1]["boxes"]) > 0
+    actual = _detect(detector(AllSampler()), images, [torch.zeros(0, 4), proposals[1]])
+    assert actual[0]["boxes"].shape == (0, 4)
+    assert len(actual[1]["boxes"]) > 0
 
 
 def test_the_normalisation_travels_with_the_weights() -> None:

@@ -1,4 +1,4 @@
-"""An image in several sizes: what each box is looked at in, and that one size is what there was before."""
+"""An image in several sizes: the size at which a box is scored, and that one size is what there was before."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ohem.boxes import from_inclusive
 from ohem.data.transforms import resize, scale_factor
+from ohem.detection.box_refinement import BoxRefinement
 from ohem.detection.fast_rcnn import FastRCNN
-from ohem.detection.inference import Outputs, PostProcess
 from ohem.detection.multiscale import View, levels, nearest, union
-from ohem.detection.refinement import BoxRefinement
+from ohem.detection.post_process import BoxScores, PostProcess
 from ohem.samplers import AllSampler
 from tests.detection.test_fast_rcnn import detector, mini_batch
-from tests.make_rois import random_boxes
-from tests.shared import needs_shared, reference
+from tests.helpers.make_rois import random_boxes
+from tests.helpers.reference import needs_shared, reference
 
 Detections = dict[str, Tensor]
 
@@ -25,8 +25,8 @@ Detections = dict[str, Tensor]
 @needs_shared
 def test_level_cases() -> None:
     case = reference("image_scale")["level_cases"]
-    found = levels(from_inclusive(torch.tensor(case["boxes"])), case["scales"])
-    assert found.tolist() == case["levels"]
+    detections = levels(from_inclusive(torch.tensor(case["boxes"])), case["scales"])
+    assert detections.tolist() == case["levels"]
 
 
 def test_levels_by_hand() -> None:
@@ -39,33 +39,33 @@ def test_levels_by_hand() -> None:
 
 
 def views(scales: Sequence[float]) -> tuple[list[View], list[list[Tensor]]]:
-    """Views that say their own number, and the boxes that each is asked about."""
-    asked: list[list[Tensor]] = [[] for _ in scales]
+    """Views that return their own number, and the boxes of their calls."""
+    calls: list[list[Tensor]] = [[] for _ in scales]
 
     def view(i: int, scale: float) -> View:
-        def look(boxes: Tensor) -> Outputs:
-            asked[i].append(boxes)
+        def score_boxes(boxes: Tensor) -> BoxScores:
+            calls[i].append(boxes)
             n = len(boxes)
-            return Outputs(torch.full((n, 2), float(i)), torch.full((n, 2, 4), float(i)))
+            return BoxScores(torch.full((n, 2), float(i)), torch.full((n, 2, 4), float(i)))
 
-        return View(look, scale)
+        return View(score_boxes, scale)
 
-    return [view(i, scale) for i, scale in enumerate(scales)], asked
+    return [view(i, scale) for i, scale in enumerate(scales)], calls
 
 
-def test_union_looks_at_every_box_in_every_view() -> None:
+def test_union_scores_every_box_in_every_view() -> None:
     boxes = random_boxes(3, torch.Generator().manual_seed(0))
-    three, asked = views([1.0, 1.5, 2.0])
-    assert [look(boxes).scores[0, 0].item() for look in union(three)] == [0, 1, 2]
-    assert all(torch.equal(a[0], boxes) for a in asked)
+    three, calls = views([1.0, 1.5, 2.0])
+    assert [score_boxes(boxes).scores[0, 0].item() for score_boxes in union(three)] == [0, 1, 2]
+    assert all(torch.equal(a[0], boxes) for a in calls)
 
 
-def test_nearest_looks_at_every_box_once_where_its_area_is_best() -> None:
+def test_nearest_scores_every_box_once_at_its_best_scale() -> None:
     boxes = torch.tensor([[0.0, 0.0, side, side] for side in (200, 100, 220, 90, 10)])
-    two, asked = views([1.0, 2.0])
-    (look,) = nearest(two)
-    scores, deltas = look(boxes)
-    assert [a[0][:, 2].tolist() for a in asked] == [[200, 220], [100, 90, 10]]
+    two, calls = views([1.0, 2.0])
+    (score_boxes,) = nearest(two)
+    scores, deltas = score_boxes(boxes)
+    assert [a[0][:, 2].tolist() for a in calls] == [[200, 220], [100, 90, 10]]
     assert scores[:, 0].tolist() == deltas[:, 1, 3].tolist() == [0, 1, 0, 1, 1]
 
 
@@ -74,7 +74,7 @@ def resized(image: Tensor, scales: Sequence[float]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def found(model: FastRCNN, image: Tensor, scales: Sequence[float], proposals: Tensor) -> Detections:
+def detections(model: FastRCNN, image: Tensor, scales: Sequence[float], proposals: Tensor) -> Detections:
     height, width = image.shape[1:]
     return model.eval().detect(resized(image, scales), scales, proposals, (height, width))
 
@@ -93,7 +93,7 @@ def test_one_size_is_the_plain_detector(merge: object, refinement: BoxRefinement
         expected = plain.eval()(images[:1], proposals[:1])
     assert isinstance(expected, list)
     assert len(expected[0]["scores"]) > 5
-    assert same(found(model, images[0], [1.0], proposals[0]), expected[0])
+    assert same(detections(model, images[0], [1.0], proposals[0]), expected[0])
 
 
 def test_boxes_are_in_pixels_of_the_original() -> None:
@@ -103,7 +103,7 @@ def test_boxes_are_in_pixels_of_the_original() -> None:
     with torch.no_grad():
         large = model([resize(images[0], 2.0)], [proposals[0] * 2])
     assert isinstance(large, list)
-    once = found(model, images[0], [2.0], proposals[0])
+    once = detections(model, images[0], [2.0], proposals[0])
     assert torch.equal(once["labels"], large[0]["labels"])
     torch.testing.assert_close(once["scores"], large[0]["scores"])
     torch.testing.assert_close(once["boxes"], large[0]["boxes"] / 2)
@@ -116,7 +116,7 @@ def test_an_image_twice_in_one_size_is_the_image_once(refinement: BoxRefinement 
     """NMS drops the second of equals, and the weight of every vote is doubled."""
     images, proposals, _ = mini_batch()
     model = detector(AllSampler(), refinement=refinement)
-    once, twice = (found(model, images[0], scales, proposals[0]) for scales in ([1.5], [1.5, 1.5]))
+    once, twice = (detections(model, images[0], scales, proposals[0]) for scales in ([1.5], [1.5, 1.5]))
     assert torch.equal(once["labels"], twice["labels"])
     torch.testing.assert_close(once, twice, rtol=0, atol=1e-4)
 
@@ -126,27 +126,29 @@ def test_the_order_of_sizes_does_not_matter(refinement: BoxRefinement | None) ->
     images, proposals, _ = mini_batch()
     for merge in (union, nearest):
         model = detector(AllSampler(), refinement=refinement, merge=merge)
-        there, back = (found(model, images[0], scales, proposals[0]) for scales in ([1.0, 1.5, 2.0], [2.0, 1.5, 1.0]))
+        there, back = (
+            detections(model, images[0], scales, proposals[0]) for scales in ([1.0, 1.5, 2.0], [2.0, 1.5, 1.0])
+        )
         assert torch.equal(there["labels"], back["labels"])
         torch.testing.assert_close(there, back, rtol=0, atol=1e-4)
 
 
-def test_union_finds_what_each_size_finds() -> None:
+def test_union_has_the_detections_of_all_sizes() -> None:
     """Without NMS and limits, the union is all of both."""
     images, proposals, _ = mini_batch()
     model = detector(AllSampler(), post_process=PostProcess(0.2, 1.0, 10**6))
-    small, large, both = (found(model, images[0], scales, proposals[0]) for scales in ([1.0], [2.0], [1.0, 2.0]))
+    small, large, both = (detections(model, images[0], scales, proposals[0]) for scales in ([1.0], [2.0], [1.0, 2.0]))
     joined = torch.cat([small["scores"], large["scores"]]).sort(descending=True).values
     assert torch.equal(both["scores"], joined)
 
 
 @pytest.mark.parametrize("merge", [union, nearest])
-def test_features_are_computed_once_in_each_size(merge: object) -> None:
+def test_features_are_computed_once_for_a_size(merge: object) -> None:
     images, proposals, _ = mini_batch()
     model = detector(AllSampler(), refinement=BoxRefinement(3, rescore_score=0.0), merge=merge)
     seen: list[int] = []
     hook = model.backbone.features.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[-1]))
-    found(model, images[0], [0.5, 1.0, 1.5], proposals[0])
+    detections(model, images[0], [0.5, 1.0, 1.5], proposals[0])
     hook.remove()
     width = images[0].shape[2]
     assert seen == [round(width * scale) for scale in (0.5, 1.0, 1.5)]
@@ -157,7 +159,7 @@ def test_features_are_computed_once_in_each_size(merge: object) -> None:
 def test_no_proposals(merge: object, refinement: BoxRefinement | None) -> None:
     images, _, _ = mini_batch()
     model = detector(AllSampler(), refinement=refinement, merge=merge)
-    assert found(model, images[0], [1.0, 2.0], torch.zeros(0, 4))["boxes"].shape == (0, 4)
+    assert detections(model, images[0], [1.0, 2.0], torch.zeros(0, 4))["boxes"].shape == (0, 4)
 
 
 @given(st.integers(20, 500), st.integers(20, 500), st.floats(0.5, 3), st.integers(0, 1000))

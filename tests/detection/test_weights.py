@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.transforms.functional import center_crop, resize
 
-from ohem.data.image import read_image
+from ohem.data.transforms import read_image
 from ohem.detection.backbones import BACKBONES, Backbone, Normalisation
 from ohem.detection.backbones.base import IMAGENET, Pretrained, fc_head
 from ohem.detection.weights import load_weights
 from ohem.errors import InputError
-from tests.detection.caffe_files import caffemodel, old_caffemodel
-from tests.shared import SHARED, needs_shared
+from tests.helpers.caffe_files import caffemodel, old_caffemodel
+from tests.helpers.reference import SHARED, needs_shared
 
 OWN = Normalisation("rgb", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
 CAFFE = Normalisation("bgr", (100.0, 110.0, 120.0))
@@ -53,12 +53,12 @@ def snapshot(backbone: Backbone) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
 
 
-def refused(backbone: Backbone, source: str | Path, *words: str) -> None:
+def refused(backbone: Backbone, source: str | Path, *arguments: str) -> None:
     """The sentence has these words and the source's name, and the backbone is as it was."""
     before = snapshot(backbone)
     with pytest.raises(InputError) as caught:
         load_weights(backbone, source)
-    for word in (str(source), *words):
+    for word in (str(source), *arguments):
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
@@ -81,10 +81,10 @@ def test_a_file_in_torchvisions_layout(suffix: str, tmp_path: Path) -> None:
         ("roi_head.1.weight", "classifier.0.weight"),
         ("roi_head.1.bias", "classifier.0.bias"),
     ):
-        found = backbone.state_dict()[ours]
-        assert found.dtype == torch.float32
-        assert torch.equal(found, theirs[name].float())
-        assert not torch.equal(found, before[ours])
+        actual = backbone.state_dict()[ours]
+        assert actual.dtype == torch.float32
+        assert torch.equal(actual, theirs[name].float())
+        assert not torch.equal(actual, before[ours])
     assert torch.equal(backbone.roi_head[4].weight, before["roi_head.4.weight"])  # new, so left alone
     assert backbone.normalisation == OWN
 
@@ -143,11 +143,11 @@ def test_shapes_and_values_are_checked_before_anything_is_copied(tmp_path: Path)
     state["classifier.0.weight"] = torch.zeros(5, 54)
     state["classifier.0.bias"][0] = torch.nan
     save_file(state, tmp_path / "w.safetensors")
-    words = (
+    arguments = (
         "1 of another shape: classifier.0.weight (5, 54) instead of (5, 24)",
         "1 with values that are not finite: classifier.0.bias",
     )
-    refused(toy(), tmp_path / "w.safetensors", *words)
+    refused(toy(), tmp_path / "w.safetensors", *arguments)
 
 
 def test_no_such_file(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_torchvisions_weights_that_are_not_there(hub: Path) -> None:
 
 @pytest.mark.parametrize("name", ["vgg16", "squeezenet1_0", "mobilenet_v2", "resnet50"])
 def test_layout_is_torchvisions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every tensor that we ask for is in torchvision's state dict in our shape; no other is allowed to be missing."""
+    """Every tensor that we read is in torchvision's state dict in our shape; no other may be missing."""
     with torch.device("meta"):
         backbone, net = BACKBONES[name](), get_model(name, weights=None)
     state = {k: torch.zeros((), dtype=v.dtype).expand(v.shape) for k, v in net.state_dict().items()}

@@ -1,6 +1,7 @@
-"""Each example runs as written, in seconds, and shows what it promises."""
+"""The examples run within seconds and reach the result that they promise."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def load(name: str) -> ModuleType:
-    """The example as a module."""
+    """Imports the example as a module."""
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -22,19 +23,19 @@ def load(name: str) -> ModuleType:
     return module
 
 
-def test_segmentation_finds_the_disc(capsys: pytest.CaptureFixture[str]) -> None:
+def test_segmentation_detects_the_disc(capsys: pytest.CaptureFixture[str]) -> None:
     assert load("segmentation").main(steps=40) > 0.8
-    assert "of 32" in capsys.readouterr().out
+    assert "pixels kept, mean loss" in capsys.readouterr().out
 
 
-def test_plain_loop_finds_the_rare_label() -> None:
+def test_plain_loop_learns_the_rare_label() -> None:
     assert load("plain_loop").main(steps=60) > 0.9
 
 
 def test_lightning_logs_what_was_mined(tmp_path: Path) -> None:
-    """In a process of its own: the libraries warn of each other's deprecations."""
+    """Runs in its own process, because the libraries emit deprecation warnings."""
     command = [sys.executable, str(EXAMPLES / "lightning_module.py"), "--steps", "2", "--logs", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "'mining/chosen': 128.0" in done.stdout
+    assert re.search(r"^mining/chosen +256$", done.stdout, flags=re.MULTILINE)
     assert list(tmp_path.rglob("events.out.tfevents.*"))

@@ -1,15 +1,9 @@
-"""`ohem compare` on toy data, as a new user would run it: its figures are those of its runs."""
+"""`ohem compare` on toy data, as a new user runs it: its results are those of its runs."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -17,27 +11,27 @@ from typing import Any, NamedTuple
 import pytest
 
 from ohem.errors import InputError
-from ohem.experiments.compare import gains_table
-from ohem.experiments.outcomes import Summary, read_outcome
-from ohem.experiments.runner import Job
-from tests.command_line import Result, ohem, sentence
+from ohem.experiments.compare_report import comparison_table, findings, gains_table
+from ohem.experiments.results import MethodSummary, RunResult, read_result
 from tests.fuzz.commands import children_in_this_process
-from tests.test_locks import another_process
-from tests.toy import make_toy
+from tests.helpers.command_line import Result, ohem, sentence
+from tests.helpers.toy_data import make_toy
+from tests.io.test_locks import another_process
 
 
 class Comparison(NamedTuple):
-    words: list[object]
+    arguments: list[object]
     out: Path
     result: Result
 
 
-ARMS = ["frcn", "ohem,sampler.nms-iou=0.5"]
+METHODS = ["frcn", "ohem,sampler.nms-iou=0.5"]
+NAMES = ["frcn", "ohem-sampler.nms-iou=0.5"]
 
 
-def _words(data: Path, out: Path, steps: int = 30, arms: Sequence[str] = ARMS) -> list[object]:
+def compare_arguments(data: Path, out: Path, steps: int = 30, methods: Sequence[str] = METHODS) -> list[object]:
     return [
-        *["compare", out, "--recipe", "demo-frcn", "--arms", *arms, "--seeds", 2, "--jobs", 2],
+        *["compare", out, "--recipe", "demo-frcn", "--methods", *methods, "--seeds", 2, "--jobs", 2],
         *["--data.train", f"{data}:train", "--data.test", f"{data}:test", "--data.short", 64, "--data.long", 80],
         *["--solver.steps", steps, "--run.accelerator", "cpu", "--proposals.jobs", 1],
     ]
@@ -46,204 +40,230 @@ def _words(data: Path, out: Path, steps: int = 30, arms: Sequence[str] = ARMS) -
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     folder = tmp_path_factory.mktemp("compare")
-    words = _words(make_toy(folder / "toy"), folder / "out")
+    arguments = compare_arguments(make_toy(folder / "toy"), folder / "out")
     with children_in_this_process():
-        return Comparison(words, folder / "out", ohem(*words))
+        return Comparison(arguments, folder / "out", ohem(*arguments))
 
 
 def _report(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "eval.json").read_text())
-    return found
+    report: dict[str, Any] = json.loads((run / "eval.json").read_text())
+    return report
 
 
-def test_figures_are_those_of_the_runs(done: Comparison) -> None:
+def _methods(done: Comparison) -> list[dict[str, Any]]:
+    methods: list[dict[str, Any]] = json.loads((done.out / "compare.json").read_text())["methods"]
+    return methods
+
+
+def _summaries(done: Comparison) -> list[MethodSummary]:
+    runs = {name: [done.out / f"{name}-{seed}" for seed in (0, 1)] for name in NAMES}
+    return [MethodSummary(name, "", [read_result(run, run / "eval.json") for run in runs[name]]) for name in NAMES]
+
+
+def test_results_are_those_of_the_runs(done: Comparison) -> None:
     assert done.result.code == 0, done.result
-    told = json.loads((done.out / "compare.json").read_text())
-    arms = {arm["name"]: arm for arm in told["arms"]}
-    reports = {name: [_report(done.out / f"{name}-{seed}") for seed in (0, 1)] for name in arms}
-    assert list(arms) == ["frcn", "ohem-sampler.nms-iou=0.5"]
-    for name, arm in arms.items():
-        assert arm["maps"] == [report["map"] for report in reports[name]]
-        assert arm["map"] == pytest.approx(fmean(arm["maps"]))
-        assert arm["loss_all_rois"] == [report["loss_all_rois"] for report in reports[name]]
-        assert arm["seconds_per_step"] > 0
-    base, mined = arms["frcn"], arms["ohem-sampler.nms-iou=0.5"]
+    methods = {method["name"]: method for method in _methods(done)}
+    reports = {name: [_report(done.out / f"{name}-{seed}") for seed in (0, 1)] for name in methods}
+    assert list(methods) == NAMES
+    for name, method in methods.items():
+        assert method["maps"] == [report["map"] for report in reports[name]]
+        assert method["map"] == pytest.approx(fmean(method["maps"]))
+        assert method["loss_all_rois"] == [report["loss_all_rois"] for report in reports[name]]
+        assert method["seconds_per_step"] > 0
+    base, mined = methods.values()
     assert mined["difference"]["mean"] == pytest.approx(mined["map"] - base["map"])
     for name, gain in mined["difference"]["per_class"].items():
-        both = [[report["ap"][name] for report in reports[arm]] for arm in arms]
+        both = [[report["ap"][name] for report in reports[method]] for method in methods]
         assert gain == pytest.approx(fmean(both[1]) - fmean(both[0]))
     gains = list(mined["difference"]["per_class"].values())
     assert gains == sorted(gains, reverse=True)
 
 
-def test_arms_differ_in_their_sampler_alone(done: Comparison) -> None:
-    first, second = ((done.out / f"{arm}-1" / "recipe.yaml").read_text().splitlines() for arm in _arms(done))
+def test_methods_differ_only_in_their_sampler(done: Comparison) -> None:
+    first, second = ((done.out / f"{name}-1" / "recipe.yaml").read_text().splitlines() for name in NAMES)
     lines = [(a.strip(), b.strip()) for a, b in zip(first, second, strict=True) if a != b]
     changed = [pair for pair in lines if not pair[0].startswith("checksum")]
-    assert changed == [("name: random", "name: ohem"), ("nms_iou: 0.7", "nms_iou: 0.5")]
+    assert changed == [("name: random", "name: ohem"), ("nms_iou: null", "nms_iou: 0.5")]
 
 
-def _arms(done: Comparison) -> list[str]:
-    return [arm["name"] for arm in json.loads((done.out / "compare.json").read_text())["arms"]]
+def test_every_finished_run_has_a_line(done: Comparison) -> None:
+    lines = [line[7:] for line in done.result.out.splitlines() if re.match(r"\d\d:\d\d  .*: mAP ", line)]
+    names = [f"{name}-{seed}" for seed in (0, 1) for name in NAMES]
+    assert sorted(line.split(":")[0] for line in lines) == sorted(names)
+    for number, line in enumerate(lines, start=1):
+        name, _, rest = line.partition(": mAP ")
+        left = ", less than 1 min left" if number < 4 else ""
+        assert rest == f"{_report(done.out / name)['map']:.1f} ({number} of 4 runs{left})"
+    assert f"the output of each run is in its log file, such as {done.out / 'frcn-0.log'}" in done.result.out
 
 
-def test_it_says_whether_the_difference_is_noise(done: Comparison) -> None:
-    verdict = json.loads((done.out / "compare.json").read_text())["arms"][1]["difference"]["verdict"]
+def test_methods_are_described_and_the_verdict_is_printed(done: Comparison) -> None:
+    methods = _methods(done)
+    verdict = methods[1]["difference"]["verdict"]
     assert verdict in ("better", "worse", "within noise")
-    assert f"{verdict}. Most: " in " ".join(done.result.out.split())
+    assert f"{verdict}. Highest gain of a class: " in done.result.out
     page = (done.out / "compare.html").read_text()
     assert f"<strong>{verdict}</strong>" in page
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 1  # 30 steps have 3 rows in metrics.csv: no training curve
     assert "ohem train" in page
+    for method in methods:
+        assert f"{method['name']}: {method['about']}." in done.result.out
+        assert f"<dd>{method['about']}</dd>" in page
 
 
-def test_the_page_tells_how_many_of_how_many_were_chosen(done: Comparison) -> None:
+def test_page_says_how_many_rois_were_chosen(done: Comparison) -> None:
     page = (done.out / "compare.html").read_text()
-    for runs in (arm["mined"] for arm in json.loads((done.out / "compare.json").read_text())["arms"]):
-        chosen, rois = (fmean(run[name] for run in runs) for name in ("chosen", "rois"))
-        assert f"{chosen:.0f} of {rois:.0f}</td>" in page
-    loss, loss_all = (fmean(run[name] for run in runs) for name in ("loss_chosen", "loss_all"))
-    assert page.count(" / ") == 2  # the head of the column, and the arm that ranks
-    assert f"{loss:.3f} / {loss_all:.3f}</td>" in page
+    for method in _methods(done):
+        chosen, rois = (fmean(run[name] for run in method["mined"]) for name in ("chosen", "rois"))
+        (row,) = re.findall(rf"<tr><td>{re.escape(method['name'])}</td>(<td>{rois:.0f}</td>.*)</tr>", page)
+        assert f"<td>{chosen:.0f}</td>" in row
+    losses = [fmean(run[name] for run in method["mined"]) for name in ("loss_all", "loss_chosen")]
+    assert row.endswith("".join(f"<td>{loss:.3f}</td>" for loss in losses))
 
 
-def test_the_same_line_does_nothing_more(done: Comparison) -> None:
+def test_repeated_command_does_nothing(done: Comparison) -> None:
     files = [path for path in done.out.rglob("*") if path.suffix in (".pt", ".csv") or path.name == "eval.json"]
     before = {path: path.stat().st_mtime_ns for path in files}
-    again = ohem(*done.words)
+    again = ohem(*done.arguments)
     assert again.code == 0
     assert "4 of 4 runs are done already" in again.out
+    assert "log file" not in again.out
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
-def test_another_metric_evaluates_anew_and_trains_nothing(done: Comparison, capfd: pytest.CaptureFixture[str]) -> None:
+def test_another_metric_evaluates_again_and_trains_nothing(done: Comparison) -> None:
     before = (done.out / "frcn-0" / "checkpoint.pt").stat().st_mtime_ns
     with children_in_this_process():
-        assert ohem(*done.words, "--metric", "voc10").code == 0
+        assert ohem(*done.arguments, "--metric", "voc10").code == 0
     assert _report(done.out / "frcn-0")["metric"] == "voc10"
     assert (done.out / "frcn-0" / "checkpoint.pt").stat().st_mtime_ns == before
 
 
-def test_a_failing_run_is_told_with_its_own_sentence(done: Comparison) -> None:
-    """The folder of an arm holds a run of other settings: nothing of it is lost."""
+def test_failed_run_is_reported_with_its_own_message(done: Comparison) -> None:
+    """The folder of a method contains a run with other settings, which is not overwritten."""
     with children_in_this_process():
-        result = ohem(*done.words, "--solver.lr", 0.5)
-    told = sentence(result)
-    assert "ended with status 2" in told
-    assert "holds a run of recipe" in told
-    assert "solver.lr" in told
+        message = sentence(ohem(*done.arguments, "--solver.lr", 0.5))
+    assert "ended with status 2" in message
+    assert "holds a run of recipe" in message
+    assert "solver.lr" in message
+
+
+@pytest.mark.parametrize("file", ["eval.json", "metrics.csv"])
+def test_damaged_runs_are_named(file: str, done: Comparison, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(done.out / "frcn-0", tmp_path / "frcn-0"))
+    assert read_result(run, run / "eval.json").map is not None
+    (run / file).write_text("")
+    with pytest.raises(InputError, match=f"{run / file} is damaged"):
+        read_result(run, run / "eval.json")
+
+
+def test_gains_of_classes_are_sorted(done: Comparison) -> None:
+    base, mined = _summaries(done)
+    table = gains_table(mined, base)
+    names, ours, theirs, gains = (list(column.cells) for column in table.columns)
+    assert sorted(map(str, names)) == ["blue", "red"]
+    assert gains == [f"{gain:+.1f}" if round(gain, 1) else "0.0" for _, gain in mined.gains(base)]
+    for row in zip(names, ours, theirs, strict=True):
+        expected = (f"{fmean(run.ap[str(row[0])] or 0 for run in method.runs):.1f}" for method in (mined, base))
+        assert row[1:] == tuple(expected)
+
+
+def summary(name: str, *maps: float) -> MethodSummary:
+    runs = [RunResult(value, {"king": value}, 0.1, 0.5, {}, [(1, 1.0)]) for value in maps]
+    return MethodSummary(name, f"what {name} does", runs)
+
+
+def test_headers_say_what_is_printed() -> None:
+    table = comparison_table([summary("frcn", 50.0, 51.0), summary("ohem", 60.0, 62.0)])
+    headers = [" ".join(str(column.header).split()) for column in table.columns]
+    assert headers == [
+        "method",
+        "mAP, mean ± standard error",
+        "gain over frcn",
+        "95 % interval",
+        "loss over all RoIs",
+        "s/step",
+    ]
+    assert list(table.columns[1].cells) == ["50.5 ± 0.5", "61.0 ± 1.0"]
+    assert list(table.columns[2].cells) == ["", "+10.5"]
+
+
+def test_zero_has_no_sign_in_tables_and_sentences() -> None:
+    methods = [summary("frcn", 50.0, 50.0), summary("ohem", 49.97, 49.98)]
+    cells = [cell for column in comparison_table(methods).columns for cell in column.cells]
+    assert "0.0" in cells
+    gains = [cell for column in gains_table(methods[1], methods[0]).columns for cell in column.cells]
+    text = " ".join(map(str, [*cells, *gains, *findings(methods)]))
+    assert "-0.0" not in text
+    assert "+0.0" not in text
+
+
+def test_untrained_methods_are_not_compared() -> None:
+    base, other = summary("frcn", 4.0, 4.5), summary("ohem", 0.5, 1.0)
+    message = "ohem against frcn: not trained yet: train longer before comparing (mAP 0.8 and 4.2, both below 5)."
+    assert findings([base, other]) == ["frcn: what frcn does.", "ohem: what ohem does.", message]
+    assert summary("ohem", 60.0, 60.1).verdict(base) == "better"
+
+
+# Bad input
 
 
 @pytest.mark.parametrize(
-    ("arms", "message"), [(["ohem"], "two or more"), (["frcn", "ohme"], "did you mean ohem"), (["ohem"] * 2, "twice")]
+    ("methods", "message"),
+    [(["ohem"], "two or more"), (["frcn", "ohme"], "did you mean ohem"), (["ohem"] * 2, "twice")],
 )
-def test_arms_that_cannot_be_compared(arms: list[str], message: str, tmp_path: Path) -> None:
-    assert message in sentence(ohem(*_words(tmp_path, tmp_path / "out", arms=arms)))
+def test_methods_that_cannot_be_compared_are_reported(methods: list[str], message: str, tmp_path: Path) -> None:
+    assert message in sentence(ohem(*compare_arguments(tmp_path, tmp_path / "out", methods=methods)))
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--seeds", 0], "--seeds 0"),
         (["--jobs", 0], "--jobs 0"),
         (["--recipe", "small-ohme"], "did you mean small-ohem"),
     ],
 )
-def test_bad_input(words: list[object], message: str, tmp_path: Path) -> None:
+def test_bad_options_are_reported(arguments: list[object], message: str, tmp_path: Path) -> None:
     data = make_toy(tmp_path / "toy")
-    left = ["--data.train", f"{data}:train", "--data.test", f"{data}:test", "--model.weights", "none"]
-    assert message in sentence(ohem("compare", tmp_path / "out", *left, *words))
+    others = ["--data.train", f"{data}:train", "--data.test", f"{data}:test", "--model.weights", "none"]
+    assert message in sentence(ohem("compare", tmp_path / "out", *others, *arguments))
 
 
 @pytest.mark.parametrize(
-    ("arm", "message"),
+    ("method", "message"),
     [
         ("ohem,foo=1", "--foo"),
         ("ohem,sampler.nms-iou=abc", "abc"),
         ("ohem,sampler.nms-iou=7", "0 to 1"),
-        ("own", "--sampler.name own is what"),
+        ("builtin", "--sampler.name builtin is what"),
     ],
 )
-def test_an_arm_that_cannot_be_trained_is_told_before_the_others_are(arm: str, message: str, tmp_path: Path) -> None:
+def test_method_that_cannot_be_trained_is_reported_before_the_first_training(
+    method: str, message: str, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    assert message in sentence(ohem(*_words(make_toy(tmp_path / "toy"), out, arms=["frcn", arm])))
+    arguments = compare_arguments(make_toy(tmp_path / "toy"), out, methods=["frcn", method])
+    assert message in sentence(ohem(*arguments))
     assert not out.exists()
 
 
-def test_a_test_set_without_objects_is_told_before_hours_of_training(tmp_path: Path) -> None:
+def test_test_set_without_objects_is_reported_before_the_first_training(tmp_path: Path) -> None:
     data = make_toy(tmp_path / "toy")
     for path in (data / "Annotations" / "g.xml", data / "Annotations" / "h.xml"):
         path.write_text(re.sub("<object>.*</object>", "", path.read_text(), flags=re.DOTALL))
-    words = _words(data, tmp_path / "out")
-    assert "has no object: name another split" in sentence(ohem(*words))
+    arguments = compare_arguments(data, tmp_path / "out")
+    assert "has no object: name another split" in sentence(ohem(*arguments))
 
 
-@pytest.mark.parametrize("file", ["eval.json", "metrics.csv"])
-def test_damaged_runs_are_named(file: str, done: Comparison, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(done.out / "frcn-0", tmp_path / "frcn-0"))
-    assert read_outcome(run, run / "eval.json").map is not None
-    (run / file).write_text("")
-    with pytest.raises(InputError, match=f"{run / file} is damaged"):
-        read_outcome(run, run / "eval.json")
-
-
-def test_the_gains_of_each_class_highest_first(done: Comparison) -> None:
-    base, mined = (
-        Summary(arm, "", [read_outcome(run, run / "eval.json") for run in (done.out / f"{arm}-{i}" for i in (0, 1))])
-        for arm in ("frcn", "ohem-sampler.nms-iou=0.5")
-    )
-    table = gains_table(mined, base)
-    names, ours, theirs, gains = (list(column.cells) for column in table.columns)
-    assert sorted(map(str, names)) == ["blue", "red"]
-    assert gains == [f"{gain:+.1f}" for _, gain in mined.gains(base)]
-    for row in zip(names, ours, theirs, strict=True):
-        assert row[1:] == tuple(f"{fmean(run.ap[str(row[0])] or 0 for run in arm.runs):.1f}" for arm in (mined, base))
-
-
-def test_data_are_needed(tmp_path: Path) -> None:
+def test_missing_data_are_reported(tmp_path: Path) -> None:
     assert "--data.train" in sentence(ohem("compare", tmp_path / "out"))
 
 
-def test_a_second_comparison_in_a_folder_is_refused(tmp_path: Path) -> None:
+def test_second_comparison_in_a_folder_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with another_process(out / ".lock"):
-        assert f"the comparison {out} is in use" in sentence(ohem(*_words(make_toy(tmp_path / "toy"), out)))
+        message = sentence(ohem(*compare_arguments(make_toy(tmp_path / "toy"), out)))
+    assert f"the comparison {out} is in use" in message
     assert [path.name for path in out.iterdir()] == [".lock"]
-
-
-def test_what_was_done_is_done_again_where_it_was_damaged_or_the_data_changed(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    files = [run / "eval.json", run / "metrics.csv", run / "eval.line"]
-    for path in files[:2]:
-        path.write_text(f"{path.name} 93.5\n")
-    job = Job(run, ["train", "run"], {files[0]: ["eval", "run"]}, "of these data")
-    assert job.left() == [["train", "run"], ["eval", "run"]]
-    job.mark(["eval", "run"])
-    assert job.left() == []
-    assert replace(job, made_of="of other data").left()
-    for path in files:
-        before = path.read_bytes()
-        for damaged in (before.replace(b"3", b"2"), b"\xff", b""):
-            path.write_bytes(damaged)
-            assert job.left()
-        path.unlink()
-        assert job.left()
-        path.write_bytes(before)
-        assert job.left() == []
-
-
-def test_a_signal_leaves_checkpoints_and_the_line_goes_on(tmp_path: Path) -> None:
-    words = _words(make_toy(tmp_path / "toy"), tmp_path / "out", steps=100_000)
-    command = [sys.executable, "-m", "ohem.cli", *map(str, words), "--run.log-every", "1"]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE)
-    rows = [tmp_path / "out" / f"{arm}-0" / "metrics.csv" for arm in ("frcn", "ohem-sampler.nms-iou=0.5")]
-    while not all(path.exists() and path.read_text().count("\n") > 2 for path in rows):
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert b"the same line goes on from there" in out
-    assert all(path.with_name("checkpoint.pt").exists() for path in rows)

@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from ohem.detection.backbones.base import Pretrained
 from ohem.detection.weights import load_weights
 from ohem.errors import InputError
-from ohem.training.report import DIGEST
-from tests.command_line import ohem
+from ohem.evaluation.report import DIGEST
 from tests.detection.test_weights import TOY_CAFFE, toy
-from tests.toy import training, training_on
+from tests.helpers.command_line import ohem
+from tests.helpers.toy_data import training, training_on
 
 Outcome = dict[str, Any]
 CHECKPOINT = ("step", "window", "model", "optimizer", "precision")
@@ -49,7 +49,7 @@ class Result:
 class Command:
     """A command line in the folder of a world, and what it leaves there."""
 
-    words: Callable[[Path], Sequence[object]]
+    arguments: Callable[[Path], Sequence[object]]
     outcome: Callable[[Path], Outcome]
 
     def __call__(self, world: Path) -> Result:
@@ -58,9 +58,9 @@ class Command:
         with warnings.catch_warnings(record=True) as caught, children_in_this_process():
             warnings.simplefilter("always")
             try:
-                words = self.words(world)
-                result.code, result.out, result.err = _load_caffe(world) if words == CAFFE else ohem(*words)
-            except Exception:  # noqa: BLE001  that is what is looked for
+                arguments = self.arguments(world)
+                result.code, result.out, result.err = _load_caffe(world) if arguments == CAFFE else ohem(*arguments)
+            except Exception:  # noqa: BLE001  the harness is there to catch it
                 result.code, result.trace = 1, traceback.format_exc()
         result.warned = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
         if result.code == 0:
@@ -109,13 +109,13 @@ def _json(path: Path) -> Any:
 
 
 def _trained(run: Path) -> Outcome:
-    """What `ohem train` leaves, apart from what it does not read and the folder of the run has from before."""
-    found: Outcome = {"checkpoint": checkpoint_of(run / "checkpoint.pt"), "metrics": rows_of(run / "metrics.csv")}
+    """Returns what `ohem train` writes, without the files of the run folder that it does not read."""
+    outcome: Outcome = {"checkpoint": checkpoint_of(run / "checkpoint.pt"), "metrics": rows_of(run / "metrics.csv")}
     if (run / "loss_all.csv").exists():
-        found["loss_all"] = _losses(run)
+        outcome["loss_all"] = _losses(run)
     for path in run.glob("snapshots/step-0000006*"):
-        found[path.name] = digest(load_file(path))
-    return found
+        outcome[path.name] = digest(load_file(path))
+    return outcome
 
 
 def _detected(out: Path) -> Outcome:
@@ -160,7 +160,19 @@ def compare_line(world: Path) -> list[object]:
     """Two arms of a step, with a seed each."""
     data = world / "ready"
     return [
-        *["compare", world / "compare", "--recipe", "demo-frcn", "--arms", "frcn", "ohem", "--seeds", 1, "--jobs", 2],
+        *[
+            "compare",
+            world / "compare",
+            "--recipe",
+            "demo-frcn",
+            "--methods",
+            "frcn",
+            "ohem",
+            "--seeds",
+            1,
+            "--jobs",
+            2,
+        ],
         *["--data.train", f"{data}:train", "--data.test", f"{data}:test", "--data.short", 64, "--data.long", 80],
         *["--solver.steps", 3, "--run.accelerator", "cpu", "--proposals.jobs", 1, "--run.log-every", 1],
         *["--test.score", 0.01],
@@ -188,8 +200,8 @@ def _of(run: str, outcome: Callable[[Path], Outcome] = _trained) -> Callable[[Pa
     return lambda world: outcome(world / run)
 
 
-def _of_run(*words: str, then: Callable[[Path], Outcome], run: str = "run") -> Command:
-    return Command(lambda world: [words[0], world / run, *words[1:]], then)
+def _of_run(*arguments: str, then: Callable[[Path], Outcome], run: str = "run") -> Command:
+    return Command(lambda world: [arguments[0], world / run, *arguments[1:]], then)
 
 
 REPORT = "eval.json"
@@ -263,12 +275,12 @@ class _Ended:
     pid = 0
 
     def __init__(self, command: Sequence[str], stdout: Any = None, **_: Any) -> None:
-        found = ohem(*command[command.index("ohem") + 1 :])
-        self.returncode = found.code
+        result = ohem(*command[command.index("ohem") + 1 :])
+        self.returncode = result.code
         if stdout is None:
-            print(found.out, end="")
+            print(result.out, end="")
         else:
-            stdout.write(f"{found.out}{found.err}".encode())
+            stdout.write(f"{result.out}{result.err}".encode())
             stdout.flush()
 
     def poll(self) -> int:

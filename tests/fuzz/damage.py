@@ -162,10 +162,10 @@ def _digit(content: bytes, random: Random) -> bytes:
 
 
 def _number(content: bytes, random: Random) -> bytes:
-    found = list(NUMBER.finditer(content))
-    if not found:
+    numbers = list(NUMBER.finditer(content))
+    if not numbers:
         return content
-    one = random.choice(found)
+    one = random.choice(numbers)
     return content[: one.start()] + random.choice(ABSURD) + content[one.end() :]
 
 

@@ -65,8 +65,8 @@ def _child(function: Callable[[], object], answer: Path, output: Path) -> None:
         os.dup2(file, 1)
         os.dup2(file, 2)
         written = pickle.dumps(function())
-        answer.with_name("beside").write_bytes(written)
-        answer.with_name("beside").rename(answer)
+        answer.with_name("unfinished").write_bytes(written)
+        answer.with_name("unfinished").rename(answer)
     except BaseException as error:  # noqa: BLE001
         os.write(2, f"{type(error).__name__}: {error}".encode())
     finally:

@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.data.voc_folder import make_voc
 from tests.fuzz.commands import checkpoint_of, rows_of, without_seconds
-from tests.toy import make_toy, make_toy_coco, training, training_on
+from tests.helpers.datasets import make_voc
+from tests.helpers.toy_data import make_toy, make_toy_coco, training, training_on
 
 MARK = "OHEM_FUZZ_MARK"
 CHAIN = 5
@@ -46,12 +46,12 @@ class Scenario:
     """A command, and what it needs.
 
     Args:
-        words: of the command, given the folder.
+        arguments: those of the command, given the folder.
         prepare: makes what the command reads in the folder.
         setup: commands that are run before, undisturbed.
     """
 
-    words: Callable[[Path], Sequence[object]]
+    arguments: Callable[[Path], Sequence[object]]
     prepare: Callable[[Path], object]
     setup: Callable[[Path], Sequence[Sequence[object]]] = lambda _: ()
 
@@ -100,7 +100,7 @@ def _short_training(folder: Path) -> list[object]:
 def _compare(folder: Path) -> list[object]:
     data = folder / "data"
     return [
-        *["compare", folder / "out", "--recipe", "demo-frcn", "--arms", "frcn", "ohem", "--seeds", 1, "--jobs", 2],
+        *["compare", folder / "out", "--recipe", "demo-frcn", "--methods", "frcn", "ohem", "--seeds", 1, "--jobs", 2],
         *["--data.train", f"{data}:train", "--data.test", f"{data}:test", "--data.short", 64, "--data.long", 80],
         *["--solver.steps", 30, "--run.accelerator", "cpu", "--proposals.jobs", 1],
         *["--run.checkpoint-every", 5, "--run.log-every", 1],
@@ -164,16 +164,16 @@ def differences(ours: dict[str, Any], undisturbed: dict[str, Any]) -> list[str]:
 
 def processes(mark: str) -> dict[int, str]:
     """Process id -> command line, of the living processes that have the mark in their environment."""
-    found = {}
+    living = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
                 state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
                 if state not in "ZX":
-                    found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ").strip()
+                    living[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ").strip()
         except OSError:  # it has ended
             continue
-    return found
+    return living
 
 
 # Kills
@@ -203,8 +203,8 @@ class Killer:
         self.output = self.place / "output"
         self.folder.mkdir(parents=True)
         self.scenario.prepare(self.folder)
-        for words in self.scenario.setup(self.folder):
-            self._undisturbed(words)
+        for arguments in self.scenario.setup(self.folder):
+            self._undisturbed(arguments)
         shutil.copytree(self.folder, self.whole)
         self.begins, self.seconds = self._time()
         self.expected = self._contents()
@@ -212,17 +212,17 @@ class Killer:
     def _contents(self) -> dict[str, Any]:
         return contents(self.folder, previous=self.signum == signal.SIGKILL)
 
-    def _start(self, words: Sequence[object]) -> tuple[subprocess.Popen[bytes], str]:
+    def _start(self, arguments: Sequence[object]) -> tuple[subprocess.Popen[bytes], str]:
         mark = uuid.uuid4().hex
         environment = {**os.environ, "OMP_NUM_THREADS": "1", MARK: mark}
-        line = [sys.executable, "-m", "ohem", *map(str, words)]
+        line = [sys.executable, "-m", "ohem", *map(str, arguments)]
         with self.output.open("wb") as output:
             process = subprocess.Popen(line, stdout=output, stderr=output, env=environment, start_new_session=True)
         return process, mark
 
-    def _undisturbed(self, words: Sequence[object]) -> bool:
+    def _undisturbed(self, arguments: Sequence[object]) -> bool:
         """Runs a command to its end; whether it ended well."""
-        process, _ = self._start(words)
+        process, _ = self._start(arguments)
         try:
             status = process.wait(LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -234,7 +234,7 @@ class Killer:
         """Seconds to the first file that the undisturbed command writes, and to its end."""
         before = {path: path.stat().st_mtime_ns for path in self.folder.rglob("*")}
         started, begins = time.monotonic(), 0.0
-        process, _ = self._start(self.scenario.words(self.folder))
+        process, _ = self._start(self.scenario.arguments(self.folder))
         while process.poll() is None:
             if not begins and _changed(self.folder, before):
                 begins = time.monotonic() - started
@@ -251,8 +251,8 @@ class Killer:
             if self._ended_before(done):
                 break
         else:
-            if not self._undisturbed(self.scenario.words(self.folder)):
-                self._fault(done, f"does not go on: {self._said()}")
+            if not self._undisturbed(self.scenario.arguments(self.folder)):
+                self._fault(done, f"does not resume: {self._said()}")
                 return
         for line in differences(self._contents(), self.expected):
             self._fault(done, line)
@@ -261,7 +261,7 @@ class Killer:
         """Starts the command and kills it; whether it had ended before."""
         first = 0.0 if self.random.random() < 0.2 else self.begins * 0.9
         moment, group = self.random.uniform(first, self.seconds), self.random.random() < 0.5
-        process, mark = self._start(self.scenario.words(self.folder))
+        process, mark = self._start(self.scenario.arguments(self.folder))
         try:
             status = process.wait(moment)
         except subprocess.TimeoutExpired:

@@ -23,8 +23,8 @@ import yaml
 from PIL import Image, ImageOps
 from scipy.io import loadmat, savemat
 
-from tests.data.voc_folder import OBJECT
 from tests.fuzz.damage import remove
+from tests.helpers.datasets import OBJECT
 
 HEIGHT, WIDTH = 64, 80
 SLACK = 1.0  # pixels by which conventions of boxes differ
@@ -78,9 +78,9 @@ def _xml(path: Path, target: Path) -> None:
     root = ElementTree.fromstring(path.read_bytes())
 
     def one(inside: ElementTree.Element, tag: str) -> ElementTree.Element:
-        found = inside.findall(tag)
-        _must(len(found) == 1)
-        return found[0]
+        elements = inside.findall(tag)
+        _must(len(elements) == 1)
+        return elements[0]
 
     size = one(root, "size")
     width, height = (int(one(size, tag).text or "") for tag in ("width", "height"))
@@ -238,15 +238,15 @@ def _caffe_blobs(content: bytes) -> dict[str, list[bytes]]:
 
 def _fields(message: bytes, wanted: int) -> list[bytes]:
     """The length-delimited fields `wanted` of a protocol-buffer message that has no other kind of field."""
-    at, found = 0, []
+    at, values = 0, []
     while at < len(message):
         tag, at = _varint(message, at)
         size, at = _varint(message, at)
         _must(tag & 7 == 2 and at + size <= len(message))
         if tag >> 3 == wanted:
-            found.append(message[at : at + size])
+            values.append(message[at : at + size])
         at += size
-    return found
+    return values
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:

@@ -148,10 +148,10 @@ def _safetensors(content: bytes, random: Random) -> bytes:
 
 
 def metadata_of(content: bytes) -> dict[str, str] | None:
-    """What a safetensors file says of itself."""
+    """Returns the metadata of a safetensors file."""
     size = int.from_bytes(content[:8], "little")
-    found: dict[str, str] | None = json.loads(content[8 : 8 + size]).get("__metadata__")
-    return found
+    metadata: dict[str, str] | None = json.loads(content[8 : 8 + size]).get("__metadata__")
+    return metadata
 
 
 def _safetensors_metadata(content: bytes, random: Random) -> bytes:

@@ -15,11 +15,11 @@ from scipy.io import savemat
 
 from ohem.detection.backbones import BACKBONES
 from ohem.proposals import generate
-from tests.detection.caffe_files import caffemodel
 from tests.detection.test_weights import caffe_layers, toy
 from tests.fuzz.commands import COMMANDS, Command, on_coco, on_toy
 from tests.fuzz.damage import remove
-from tests.toy import make_toy, make_toy_coco
+from tests.helpers.caffe_files import caffemodel
+from tests.helpers.toy_data import make_toy, make_toy_coco
 
 CACHE = "train.selective-search-fast.safetensors"
 LARGE = {"compare": "compare", "table": "reproduce", "demo": "demo", "coco-run": "on COCO"}  # folder -> its commands
@@ -35,16 +35,16 @@ def make_world(world: Path, leave_out: Collection[str] = ()) -> None:
     _make_mat(world)
     (world / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     _propose(world)
-    for words in (
+    for arguments in (
         ["train", world / "run", *on_toy(world / "ready", 4)],
         ["eval", world / "run"],
         ["bootstrap", world / "run"],
         ["train", world / "coco-run", *on_coco(world, 4)],
     ):
-        _run(*words)
+        _run(*arguments)
     for name in ("compare", "reproduce", "demo"):
         if name not in leave_out:
-            _run(*COMMANDS[name].words(world))
+            _run(*COMMANDS[name].arguments(world))
 
 
 CONFIG = {
@@ -55,8 +55,8 @@ CONFIG = {
 }
 
 
-def _run(*words: object) -> None:
-    result = Command(lambda _: words, lambda _: {})(Path())
+def _run(*arguments: object) -> None:
+    result = Command(lambda _: arguments, lambda _: {})(Path())
     assert result.code == 0, result
 
 
@@ -91,9 +91,9 @@ def _make_mat(world: Path) -> None:
 
 def _propose(world: Path) -> None:
     """Caches of `ready`, and in `partial` what is there when `ohem propose` is killed in its midst."""
-    _run(*COMMANDS["propose"].words(world))
+    _run(*COMMANDS["propose"].arguments(world))
     with mock.patch.object(generate, "PART_SECONDS", 0.0), mock.patch.object(shutil, "rmtree"):
-        _run(*COMMANDS["propose again"].words(world))
+        _run(*COMMANDS["propose again"].arguments(world))
     (world / "partial/Proposals" / CACHE).unlink()
     parts = sorted((world / "partial/Proposals").glob("*.parts/*"), key=lambda path: path.read_bytes())
     for path in parts[4:]:

@@ -1,7 +1,7 @@
-"""What a person puts in the place of a part of torchvision's detector is used, in ranking and training, or refused.
+"""A part of torchvision's detector that the user replaced is used, in ranking and training, or is refused.
 
-Each case replaces a part in two equal models, one with mining of everything. Their losses must agree, and differ from
-those without the replacement; or `with_ohem`, or the first step after it, raises `TypeError`.
+Each case replaces a part in two equal models, one of which mines all RoIs. Either their losses agree, and differ from
+those without the replacement, or `with_ohem`, or the first step after it, raises `TypeError`.
 """
 
 import functools
@@ -20,7 +20,7 @@ from torchvision.models.detection.ssd import SSD
 from ohem import AllSampler, OHEMSampler, with_ohem
 from ohem.detection.backbones import tiny
 from ohem.detection.fast_rcnn import FastRCNN
-from tests.integrations import one_stage, tiny_rcnn
+from tests.helpers import one_stage, tiny_rcnn
 
 Replace = Callable[[Any, pytest.MonkeyPatch], None]
 REFUSED = "refused"
@@ -28,20 +28,20 @@ USED = "used"
 
 
 class Case(NamedTuple):
-    """A place in a kind of model."""
+    """A replacement in a kind of model, and what must happen: `USED` or `REFUSED`."""
 
     kind: str
     replace: Replace
     expected: str
 
 
-def everything(**options: Any) -> Any:
-    """A Faster R-CNN whose random draw leaves nothing out."""
+def make_rcnn(**options: Any) -> Any:
+    """Makes a Faster R-CNN whose random sampling leaves nothing out."""
     return tiny_rcnn.faster_rcnn(box_batch_size_per_image=4000, box_positive_fraction=0.5, **options).train()
 
 
 MAKE: dict[str, Callable[[], Any]] = {
-    "rcnn": everything,
+    "rcnn": make_rcnn,
     **{kind: functools.partial(one_stage.make, kind) for kind in one_stage.MAKE},
 }
 BATCH: dict[str, Callable[[], Any]] = {
@@ -51,12 +51,12 @@ BATCH: dict[str, Callable[[], Any]] = {
 
 
 def method(part: Callable[[Any], Any], name: str, change: Callable[[Any], Any]) -> Replace:
-    """Replaces a method on the instance by what calls it and changes what it gives."""
+    """Replaces a method on the instance by one that calls it and changes its result."""
 
     def replace(model: Any, _: pytest.MonkeyPatch) -> None:
         holder = part(model)
-        usual = getattr(holder, name)
-        setattr(holder, name, types.MethodType(lambda self, *a, **k: change(usual(*a, **k)), holder))
+        original = getattr(holder, name)
+        setattr(holder, name, types.MethodType(lambda self, *a, **k: change(original(*a, **k)), holder))
 
     return replace
 
@@ -67,8 +67,8 @@ def of_the_module(module: Any, name: str, make: Callable[[Any], Any]) -> Replace
 
 def of_the_class(kind: type, name: str, change: Callable[[Any], Any]) -> Replace:
     def replace(_: Any, patch: pytest.MonkeyPatch) -> None:
-        usual = getattr(kind, name)
-        patch.setattr(kind, name, lambda self, *a, **k: change(usual(self, *a, **k)))
+        original = getattr(kind, name)
+        patch.setattr(kind, name, lambda self, *a, **k: change(original(self, *a, **k)))
 
     return replace
 
@@ -105,30 +105,30 @@ def regression(model: Any) -> Any:
     return model.head.regression_head
 
 
-def sums_alone(logits: Tensor, deltas: Tensor, labels: Any, targets: Any) -> tuple[Tensor, Tensor]:
-    """As people write it: it gives two sums, by which nothing can be ranked."""
+def sum_losses(logits: Tensor, deltas: Tensor, labels: Any, targets: Any) -> tuple[Tensor, Tensor]:
+    """Returns two sums, as users write it. RoIs cannot be ranked by sums."""
     return functional.cross_entropy(logits, torch.cat(labels)), deltas.sum() * 0
 
 
-def other_matcher(matcher: Any) -> Any:
+def replace_matcher(matcher: Any) -> Any:
     return _utils.Matcher(0.7, 0.3)
 
 
 class OtherHead(nn.Module):
-    """Another box head of the same size."""
+    """Another box head with outputs of the same size."""
 
-    def __init__(self, usual: nn.Module) -> None:
+    def __init__(self, original: nn.Module) -> None:
         super().__init__()
-        self.usual = usual
+        self.original = original
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.usual(x)
+        hidden: Tensor = self.original(x)
         return 3 * hidden
 
 
 CASES = {
     "rcnn: fastrcnn_loss of sums": Case(
-        "rcnn", of_the_module(roi_heads, "fastrcnn_loss", lambda _: sums_alone), REFUSED
+        "rcnn", of_the_module(roi_heads, "fastrcnn_loss", lambda _: sum_losses), REFUSED
     ),
     "rcnn: subsample of the instance": Case("rcnn", method(heads, "subsample", list), REFUSED),
     "rcnn: select_training_samples of the instance": Case(
@@ -141,7 +141,7 @@ CASES = {
     "rcnn: subclass": Case("rcnn", subclass(heads, subsample=lambda self, labels: labels), REFUSED),
     "rcnn: fg_bg_sampler": Case("rcnn", attribute(heads, "fg_bg_sampler", lambda _: lambda labels: labels), REFUSED),
     "rcnn: box_head": Case("rcnn", attribute(heads, "box_head", OtherHead), USED),
-    "rcnn: proposal_matcher": Case("rcnn", attribute(heads, "proposal_matcher", other_matcher), USED),
+    "rcnn: proposal_matcher": Case("rcnn", attribute(heads, "proposal_matcher", replace_matcher), USED),
     "rcnn: box_coder": Case(
         "rcnn", attribute(heads, "box_coder", lambda _: _utils.BoxCoder((1.0, 1.0, 1.0, 1.0))), USED
     ),
@@ -151,7 +151,7 @@ CASES = {
         USED,
     ),
     "retinanet: _loss_type": Case("retinanet", attribute(regression, "_loss_type", lambda _: "giou"), USED),
-    "retinanet: proposal_matcher": Case("retinanet", attribute(lambda m: m, "proposal_matcher", other_matcher), USED),
+    "retinanet: proposal_matcher": Case("retinanet", attribute(lambda m: m, "proposal_matcher", replace_matcher), USED),
     "fcos: sigmoid_focal_loss": Case(
         "fcos", of_the_module(fcos, "sigmoid_focal_loss", lambda f: functools.partial(f, alpha=0.9)), USED
     ),
@@ -182,12 +182,12 @@ CASES = {
 
 def losses_of(model: Any, kind: str) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    found: dict[str, Tensor] = model(*BATCH[kind]())
-    return {name: loss.detach() for name, loss in found.items()}
+    losses: dict[str, Tensor] = model(*BATCH[kind]())
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
 def mined(model: Any, kind: str) -> Any:
-    return with_ohem(model, AllSampler(), **({} if kind == "rcnn" else {"loss": "own"}))
+    return with_ohem(model, AllSampler(), **({} if kind == "rcnn" else {"loss": "builtin"}))
 
 
 def differ(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -195,7 +195,7 @@ def differ(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["rcnn", "retinanet", "fcos"])
-def test_mining_everything_trains_what_torchvision_trains(kind: str) -> None:
+def test_all_sampler_gives_the_losses_of_torchvision(kind: str) -> None:
     plain, ours = losses_of(MAKE[kind](), kind), losses_of(mined(MAKE[kind](), kind), kind)
     assert plain.keys() == ours.keys()
     assert not differ(plain, ours)
@@ -203,14 +203,14 @@ def test_mining_everything_trains_what_torchvision_trains(kind: str) -> None:
 
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after with_ohem"])
 @pytest.mark.parametrize("name", CASES)
-def test_a_replaced_part_is_used_or_refused(name: str, late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replaced_part_is_used_or_refused(name: str, late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     kind, replace, expected = CASES[name]
     sampler = OHEMSampler(8, nms_iou=None) if "fastrcnn_loss" in name else AllSampler()
-    usual, plain, ours = (MAKE[kind]() for _ in range(3))
-    without = losses_of(usual, kind)
+    original, plain, ours = (MAKE[kind]() for _ in range(3))
+    original_losses = losses_of(original, kind)
 
     def install() -> None:
-        with_ohem(ours, sampler, **({} if kind == "rcnn" else {"loss": "own"}))
+        with_ohem(ours, sampler, **({} if kind == "rcnn" else {"loss": "builtin"}))
 
     if expected == REFUSED:
         if late:
@@ -228,13 +228,13 @@ def test_a_replaced_part_is_used_or_refused(name: str, late: bool, monkeypatch: 
             replace(ours, patched)
         if not late:
             install()
-        expected_losses, found = losses_of(plain, kind), losses_of(ours, kind)
-    assert not differ(expected_losses, found)
-    assert differ(expected_losses, without)
+        expected_losses, losses = losses_of(plain, kind), losses_of(ours, kind)
+    assert not differ(expected_losses, losses)
+    assert differ(expected_losses, original_losses)
 
 
-def test_a_loss_of_each_roi_ranks_as_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Class weights in the place of torchvision's loss: what weighs nothing is not chosen while there is other."""
+def test_replaced_loss_per_roi_ranks_and_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaces the loss by one with class weights. RoIs of weight 0 are chosen only if there are no others."""
     weight = torch.tensor([0.0, 1.0, 1.0])
 
     def weighted(logits: Tensor, deltas: Tensor, labels: Any, targets: Any, reduction: str = "mean") -> Any:
@@ -243,7 +243,7 @@ def test_a_loss_of_each_roi_ranks_as_it_trains(monkeypatch: pytest.MonkeyPatch) 
         return (classes, boxes) if reduction == "none" else (classes.mean(), boxes.mean())
 
     monkeypatch.setattr(roi_heads, "fastrcnn_loss", weighted)
-    model = with_ohem(everything(), OHEMSampler(4, nms_iou=None))
+    model = with_ohem(make_rcnn(), OHEMSampler(4, nms_iou=None))
     losses_of(model, "rcnn")
     rois, chosen = model.mining.rois, model.mining.chosen
     assert rois is not None
@@ -267,8 +267,8 @@ def trained_in_bfloat16(model: Any, *batch: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", [*tiny_rcnn.MODELS, *one_stage.MAKE])
-def test_the_pass_that_ranks_takes_no_gradient_under_autocast(kind: str) -> None:
-    """Before PyTorch 2.11 the weights that it cast stayed in autocast's cache, without a gradient."""
+def test_ranking_under_autocast_removes_no_gradient(kind: str) -> None:
+    """Before PyTorch 2.11, the weights that the ranking casts stay in the cache of autocast, without a gradient."""
     make = tiny_rcnn.MODELS.get(kind) or functools.partial(one_stage.make, kind)
     batch = tiny_rcnn.mini_batch() if kind in tiny_rcnn.MODELS else one_stage.batch("two images")
     expected = trained_in_bfloat16(make().train(), *batch)
@@ -276,19 +276,19 @@ def test_the_pass_that_ranks_takes_no_gradient_under_autocast(kind: str) -> None
     assert expected <= trained_in_bfloat16(with_ohem(make(), OHEMSampler(8)).train(), *batch)
 
 
-def test_the_same_of_fast_rcnn() -> None:
+def test_ranking_of_fast_rcnn_under_autocast_removes_no_gradient() -> None:
     model = FastRCNN(tiny(), 3, OHEMSampler(8)).train()
     image = torch.randint(0, 256, (3, 64, 80), dtype=torch.uint8)
     boxes = torch.tensor([[5.0, 5, 40, 40], [30, 20, 70, 60], [0, 0, 20, 20]])
-    found = trained_in_bfloat16(model, [image], [boxes], [{"boxes": boxes[:1], "labels": torch.tensor([1])}])
-    assert found == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = trained_in_bfloat16(model, [image], [boxes], [{"boxes": boxes[:1], "labels": torch.tensor([1])}])
+    assert trained == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def test_the_cache_of_autocast_is_empty_behind_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranking_clears_the_cache_of_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     cleared: list[bool] = []
-    usual = torch.clear_autocast_cache
-    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: (cleared.append(torch.is_grad_enabled()), usual()))
-    model = with_ohem(everything(), OHEMSampler(8))
+    original = torch.clear_autocast_cache
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: (cleared.append(torch.is_grad_enabled()), original()))
+    model = with_ohem(make_rcnn(), OHEMSampler(8))
     with torch.autocast("cpu", torch.bfloat16):
         model(*tiny_rcnn.mini_batch())
     assert cleared

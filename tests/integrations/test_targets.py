@@ -1,4 +1,4 @@
-"""Targets as people have them: what torchvision trains on trains with mining, or gets a sentence."""
+"""Targets of users: what torchvision trains on is trained on with mining too, or is refused with a sentence."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ohem import OHEMSampler, with_ohem
-from tests.integrations import one_stage, tiny_rcnn
+from tests.helpers import one_stage, tiny_rcnn
 
 ONE = {"boxes": torch.tensor([[5.0, 5, 40, 40]]), "labels": torch.tensor([1])}
 NONE = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
@@ -24,7 +24,7 @@ TRAINS: dict[str, dict[str, Any]] = {
     "labels of int32": {**ONE, "labels": torch.tensor([1], dtype=torch.int32)},
     "boxes of float64": {**ONE, "boxes": ONE["boxes"].double()},
     "boxes of integers": {**ONE, "boxes": ONE["boxes"].long()},
-    "keys of its own": {**ONE, "image_id": 7, "name": "a.jpg", "area": torch.tensor([1225.0])},
+    "other keys": {**ONE, "image_id": 7, "name": "a.jpg", "area": torch.tensor([1225.0])},
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "labels of more": ({**ONE, "labels": torch.ones(3, dtype=torch.int64)}, r"\['labels'\] must be of shape \(1,\)"),
@@ -54,14 +54,14 @@ def images() -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", TRAINS)
-def test_what_is_usual_trains(name: str, kind: str) -> None:
+def test_valid_target_is_trained_on(name: str, kind: str) -> None:
     losses = make(kind)(images(), [dict(TRAINS[name]), ONE])
     assert all(loss.isfinite() for loss in losses.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_names_target_and_key(name: str, kind: str) -> None:
+def test_message_about_an_invalid_target_names_it_and_its_key(name: str, kind: str) -> None:
     target, message = REFUSED[name]
     with pytest.raises((TypeError, ValueError), match=rf"^targets\[1\].*{message}|^targets\[1\] {message}"):
         make(kind)(images(), [ONE, target])
@@ -69,36 +69,36 @@ def test_what_is_not_names_target_and_key(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("targets", [[ONE], None, [ONE, ONE, ONE]])
-def test_a_target_for_each_image(targets: Any, kind: str) -> None:
+def test_number_of_targets_must_be_that_of_images(targets: Any, kind: str) -> None:
     with pytest.raises((ValueError, AssertionError)):
         make(kind)(images(), targets)
 
 
-# --- heads that are compiled, or wait for those of other processes
+# --- heads that are compiled, or that wait for other processes
 
 
-@pytest.mark.filterwarnings("ignore")  # of the compiler, about its own
-def test_a_compiled_box_head() -> None:
+@pytest.mark.filterwarnings("ignore")  # the compiler warns of its own code
+def test_compiled_box_head_gives_the_same_losses() -> None:
     model = make("rcnn")
     model.roi_heads.box_head.compile(backend="eager", fullgraph=True, dynamic=True)
-    expected = make("rcnn")
+    plain = make("rcnn")
     torch.manual_seed(0)
-    found = model(*tiny_rcnn.mini_batch())
+    losses = model(*tiny_rcnn.mini_batch())
     torch.manual_seed(0)
-    usual = expected(*tiny_rcnn.mini_batch())
-    assert all(torch.allclose(found[name], usual[name], rtol=1e-4) for name in usual)
+    expected = plain(*tiny_rcnn.mini_batch())
+    assert all(torch.allclose(losses[name], expected[name], rtol=1e-4) for name in expected)
 
 
 @pytest.mark.parametrize("chunk", [4, 512])
-def test_every_process_makes_as_many_forwards(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A head whose weights are sharded waits in each forward for those of the other processes."""
+def test_every_process_runs_the_same_number_of_forward_passes(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every forward pass, a head with sharded weights waits for the other processes."""
     monkeypatch.setattr("ohem.integrations.rcnn.waits_for_others", lambda *_: True)
     counts = []
     for objects in ((3,), (3, 1), (0, 0)):
         model = make("rcnn")
         model.roi_heads.chunk = chunk
         forwards: list[int] = []
-        model.roi_heads.box_head.register_forward_hook(lambda *_, seen=forwards: seen.append(1))
+        model.roi_heads.box_head.register_forward_hook(lambda *_, counted=forwards: counted.append(1))
         model(*tiny_rcnn.mini_batch(objects))
         counts.append(len(forwards))
     assert counts == [2, 2, 2]

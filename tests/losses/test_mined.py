@@ -1,4 +1,4 @@
-"""`OHEMLoss`: by hand-countable cases, by identity with the masked loss, and by its limits."""
+"""`OHEMLoss`: cases checked by hand, equality with the masked loss, and limits."""
 
 import copy
 import math
@@ -20,7 +20,7 @@ from ohem import OHEMLoss
 
 
 def given_losses(values: Tensor, _: Tensor) -> Tensor:
-    """A criterion whose losses are its input."""
+    """Returns its input: a criterion with given losses."""
     return values
 
 
@@ -44,13 +44,13 @@ def kept(loss: OHEMLoss, values: list[float]) -> float:
         (0.0, 99, 2.5),
     ],
 )
-def test_the_number_kept(keep: float, min_kept: int, expected: float) -> None:
+def test_number_of_examples_kept(keep: float, min_kept: int, expected: float) -> None:
     loss = OHEMLoss(given_losses, keep, min_kept)
     assert kept(loss, [1.0, 4.0, 2.0, 3.0]) == pytest.approx(expected)
 
 
 def test_classification_with_ignored_samples() -> None:
-    """Losses 0.31, 1.31, 0.31, ignored: half of the three that count, rounded, is the two hardest."""
+    """The losses are 0.31, 1.31, 0.31, and one is ignored. Half of three, rounded, is the two hardest."""
     scores = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [9.0, 0.0]])
     target = torch.tensor([0, 1, 1, -100])
     one, zero = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
@@ -67,7 +67,7 @@ def test_segmentation_of_a_mini_batch_and_per_image() -> None:
     assert OHEMLoss(given_losses, 0.5, per_image=True)(values, NOTHING).item() == pytest.approx((9 + 8 + 4 + 3) / 4)
 
 
-def test_ignore_index_of_the_criterion_or_given() -> None:
+def test_ignore_index_of_the_criterion_or_the_argument() -> None:
     scores = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     target = torch.full((1, 4, 4), 255)
     target[0, 0] = 1
@@ -89,7 +89,7 @@ def test_ignore_index_of_float_targets_and_of_a_partial() -> None:
         OHEMLoss(partial(functional.cross_entropy, reduction="sum"))
 
 
-def test_an_ignore_index_that_cannot_be_told_is_refused() -> None:
+def test_ignore_index_without_a_target_per_loss_is_refused() -> None:
     loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), ignore_index=255)
     with pytest.raises(
         ValueError, match=r"each loss of shape \(2,\), not a float32 tensor of shape \(2, 3\): say .* valid="
@@ -100,27 +100,27 @@ def test_an_ignore_index_that_cannot_be_told_is_refused() -> None:
 
 @pytest.mark.parametrize("count", [0, 3])
 def test_per_image_in_classification(count: int) -> None:
-    """Every sample is its own image, and has one loss, which is kept."""
+    """Every sample is an image with a single loss, which is kept."""
     loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=0.1, per_image=True)
     loss(torch.zeros(count, 2), torch.zeros(count, dtype=torch.int64))
     assert loss.mining["kept"] == count
 
 
 @pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss, "cross_entropy"])
-def test_what_is_no_criterion_is_refused(criterion: Any) -> None:
+def test_invalid_criterion_is_refused(criterion: Any) -> None:
     with pytest.raises(TypeError, match="criterion must be a function or an object that can be called"):
         OHEMLoss(criterion)
 
 
-def test_regression_ranks_coordinates_or_what_the_criterion_adds_up() -> None:
-    found, wanted = torch.tensor([[3.0, 0.0], [2.0, 2.0]]), torch.zeros(2, 2)
+def test_regression_ranks_coordinates_or_sums_of_the_criterion() -> None:
+    predicted, wanted = torch.tensor([[3.0, 0.0], [2.0, 2.0]]), torch.zeros(2, 2)
     squared = nn.MSELoss(reduction="none")
-    assert OHEMLoss(squared)(found, wanted).item() == 9.0
-    assert OHEMLoss(lambda a, b: squared(a, b).sum(1))(found, wanted).item() == 9.0
-    assert OHEMLoss(lambda a, b: (a - b).abs().sum(1))(found, wanted).item() == 4.0
+    assert OHEMLoss(squared)(predicted, wanted).item() == 9.0
+    assert OHEMLoss(lambda a, b: squared(a, b).sum(1))(predicted, wanted).item() == 9.0
+    assert OHEMLoss(lambda a, b: (a - b).abs().sum(1))(predicted, wanted).item() == 4.0
 
 
-def test_everything_ignored_is_zero_with_a_graph() -> None:
+def test_all_ignored_gives_zero_with_a_graph() -> None:
     scores = torch.randn(2, 3, requires_grad=True)
     loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"))(scores, torch.tensor([-100, -100]))
     loss.backward()
@@ -129,7 +129,7 @@ def test_everything_ignored_is_zero_with_a_graph() -> None:
     assert not scores.grad.any()
 
 
-def test_no_example_at_all() -> None:
+def test_empty_input_has_a_gradient() -> None:
     for loss in (OHEMLoss(given_losses), OHEMLoss(given_losses, per_image=True)):
         values = torch.zeros(0, 3, requires_grad=True)
         loss(values, NOTHING).backward()
@@ -137,8 +137,8 @@ def test_no_example_at_all() -> None:
 
 
 @given(st.integers(0, 2**31), st.floats(0, 1), st.integers(0, 5), st.booleans())
-def test_the_gradient_is_that_of_the_masked_mean(seed: int, keep: float, min_kept: int, per_image: bool) -> None:
-    """Those not kept have none, those kept an equal share."""
+def test_gradient_is_that_of_the_masked_mean(seed: int, keep: float, min_kept: int, per_image: bool) -> None:
+    """The kept examples have equal shares, and the others have no gradient."""
     rng = torch.Generator().manual_seed(seed)
     values = torch.rand(3, 4, generator=rng, requires_grad=True)
     valid = torch.rand(3, 4, generator=rng) < 0.7
@@ -149,15 +149,15 @@ def test_the_gradient_is_that_of_the_masked_mean(seed: int, keep: float, min_kep
         list(zip(values.detach(), valid, strict=True)) if per_image else [(values.detach().flatten(), valid.flatten())]
     )
     hardest = []
-    for losses, here in groups:
-        count = max(min_kept, round(keep * int(here.sum())))
-        hardest += sorted(losses[here].tolist(), reverse=True)[:count]
+    for losses, counted in groups:
+        count = max(min_kept, round(keep * int(counted.sum())))
+        hardest += sorted(losses[counted].tolist(), reverse=True)[:count]
     mask = torch.isin(values.detach(), torch.tensor(hardest))
     expected = mask / max(len(hardest), 1)
     torch.testing.assert_close(values.grad, expected)
 
 
-def test_keeping_everything_is_the_plain_mean() -> None:
+def test_all_kept_is_the_plain_mean() -> None:
     rng = torch.Generator().manual_seed(0)
     scores, target = torch.randn(6, 4, generator=rng), torch.randint(0, 4, (6,), generator=rng)
     loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=1.0)
@@ -168,29 +168,29 @@ def test_keeping_everything_is_the_plain_mean() -> None:
     ("threshold", "min_kept", "expected"), [(2.0, 1, 3.5), (2.0, 3, 3.0), (9.0, 1, 4.0), (9.0, 0, 0.0), (0.0, 1, 2.5)]
 )
 def test_threshold(threshold: float, min_kept: int, expected: float) -> None:
-    """Those above it, strictly, and at least `min_kept`."""
+    """Keeps the losses strictly above the threshold, and at least `min_kept`."""
     loss = OHEMLoss(given_losses, min_kept=min_kept, threshold=threshold)
     assert kept(loss, [1.0, 4.0, 2.0, 3.0]) == pytest.approx(expected)
 
 
 def test_half_precision_is_ranked_and_averaged_in_float32() -> None:
-    """A mean of 40000 losses of 8 adds up to more than float16 holds."""
+    """The sum of 40 000 losses of 8 is above the largest float16."""
     values = torch.full((40_000,), 8.0, dtype=torch.float16)
     assert OHEMLoss(given_losses, keep=1.0)(values, NOTHING).item() == 8.0
 
 
-def test_nan_is_told_and_mined_last() -> None:
+def test_nan_is_reported_and_mined_last() -> None:
     with pytest.warns(RuntimeWarning, match="NaN"):
         assert kept(OHEMLoss(given_losses, 0.5), [math.nan, 1.0, 3.0, math.nan]) == 2.0
 
 
-def test_a_loss_that_is_ignored_may_be_nan() -> None:
+def test_ignored_loss_may_be_nan() -> None:
     loss = OHEMLoss(given_losses, 1.0)
     assert loss(torch.tensor([math.nan, 1.0]), NOTHING, torch.tensor([False, True])).item() == 1.0
 
 
 @pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss(), nn.MSELoss(reduction="sum")])
-def test_a_criterion_that_reduces_is_refused_with_the_fix(criterion: nn.Module) -> None:
+def test_reducing_criterion_is_refused_with_the_fix(criterion: nn.Module) -> None:
     with pytest.raises(ValueError, match=rf'{type(criterion).__name__}\(reduction="none"\)'):
         OHEMLoss(criterion)
     with pytest.raises(ValueError, match='reduction="none"'):
@@ -198,16 +198,16 @@ def test_a_criterion_that_reduces_is_refused_with_the_fix(criterion: nn.Module) 
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
         ({"keep": 1.5}, "keep"),
         ({"min_kept": -1}, "min_kept"),
         ({"per_image": True, "global_batch": True}, "choose one"),
     ],
 )
-def test_settings_out_of_range(words: dict[str, float], message: str) -> None:
+def test_invalid_settings_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        OHEMLoss(given_losses, **words)  # type: ignore[arg-type]
+        OHEMLoss(given_losses, **options)  # type: ignore[arg-type]
 
 
 def test_valid_must_have_the_shape_of_the_losses() -> None:
@@ -215,7 +215,7 @@ def test_valid_must_have_the_shape_of_the_losses() -> None:
         OHEMLoss(given_losses)(torch.ones(3), NOTHING, torch.ones(2, dtype=torch.bool))
 
 
-def test_it_can_be_copied_and_pickled_and_tells_its_settings() -> None:
+def test_copies_and_pickles_and_repr_keep_the_settings() -> None:
     loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=0.5)
     loss(torch.zeros(2, 2), torch.tensor([0, 1]))
     assert copy.deepcopy(loss).mining == pickle.loads(pickle.dumps(loss)).mining == loss.mining
@@ -237,31 +237,31 @@ def _process(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_the_hardest_of_the_global_batch(tmp_path: Path) -> None:
-    """Of all eight losses the hardest four, 9, 8, 5 and 4, wherever they are; the mean over processes is theirs."""
+def test_hardest_of_the_global_batch(tmp_path: Path) -> None:
+    """Keeps the hardest four of all eight losses: 9, 8, 5 and 4. The mean over the processes is their mean."""
     multiprocessing.spawn(_process, (str(tmp_path),), nprocs=len(MINI_BATCHES))  # type: ignore[no-untyped-call]
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(len(MINI_BATCHES))]
-    assert sum(loss for loss, _ in found).item() / 2 == pytest.approx((9 + 8 + 5 + 4) / 4)
-    # Over processes DistributedDataParallel takes the mean, half of the sum: each of the four has a share of 1 / 4.
-    assert [(grad / 2).tolist() for _, grad in found] == [[0.25, 0.0, 0.25], [0.0, 0.25, 0.0, 0.0, 0.25]]
+    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(len(MINI_BATCHES))]
+    assert sum(loss for loss, _ in results).item() / 2 == pytest.approx((9 + 8 + 5 + 4) / 4)
+    # DistributedDataParallel takes the mean over two processes, half of the sum: the four have a share of 1 / 4 each.
+    assert [(grad / 2).tolist() for _, grad in results] == [[0.25, 0.0, 0.25], [0.0, 0.25, 0.0, 0.0, 0.25]]
 
 
-def test_one_process_needs_no_others() -> None:
+def test_global_batch_without_processes() -> None:
     assert kept(OHEMLoss(given_losses, 0.5, global_batch=True), [1.0, 4.0, 2.0, 3.0]) == 3.5
 
 
-# --- what people give it
+# --- arguments of users
 
 
-def test_a_third_argument_that_the_criterion_requires_is_passed_on() -> None:
+def test_third_argument_of_the_criterion_is_passed_on() -> None:
     anchor, positive, negative = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0))
     triplet = nn.TripletMarginLoss(reduction="none")
     every = triplet(anchor, positive, negative)
     loss = OHEMLoss(triplet, keep=0.5)
     torch.testing.assert_close(loss(anchor, positive, negative), every.topk(3).values.mean())
     valid = torch.tensor([True, False, True, True, False, True])
-    for found in (loss(anchor, positive, negative, valid), loss(anchor, positive, negative, valid=valid)):
-        torch.testing.assert_close(found, every[valid].topk(2).values.mean())
+    for mean in (loss(anchor, positive, negative, valid), loss(anchor, positive, negative, valid=valid)):
+        torch.testing.assert_close(mean, every[valid].topk(2).values.mean())
     with pytest.raises(TypeError, match="5 arguments were given, and the criterion requires 3"):
         loss(anchor, positive, negative, valid, valid)
     with pytest.raises(TypeError, match="4 arguments"):
@@ -271,9 +271,9 @@ def test_a_third_argument_that_the_criterion_requires_is_passed_on() -> None:
 def test_options_of_the_criterion_are_passed_on() -> None:
     logits, target = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
     weight = torch.tensor([1.0, 2.0, 3.0])
-    found = OHEMLoss(nn.functional.cross_entropy, keep=1.0)(logits, target, reduction="none", weight=weight)
+    loss = OHEMLoss(nn.functional.cross_entropy, keep=1.0)(logits, target, reduction="none", weight=weight)
     expected = nn.functional.cross_entropy(logits, target, reduction="none", weight=weight).mean()
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float32])
@@ -282,18 +282,18 @@ def test_valid_may_be_0_and_1(dtype: torch.dtype) -> None:
     valid = torch.tensor([1, 0, 1, 0, 1, 1])
     loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=1.0)
     expected = nn.functional.cross_entropy(logits[valid == 1], target[valid == 1])
-    for found in (loss(logits, target, valid.to(dtype)), loss(logits, target, valid=valid.to(dtype))):
-        torch.testing.assert_close(found, expected)
+    for mean in (loss(logits, target, valid.to(dtype)), loss(logits, target, valid=valid.to(dtype))):
+        torch.testing.assert_close(mean, expected)
 
 
 @pytest.mark.parametrize("valid", [torch.tensor([0, 2, 4, 5, 1, 1]), torch.tensor([0.5] * 6)])
-def test_valid_that_is_no_mask_is_refused(valid: Tensor) -> None:
+def test_valid_with_other_values_is_refused(valid: Tensor) -> None:
     loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"))
     with pytest.raises(ValueError, match="valid must be bool, or 0 and 1"):
         loss(torch.randn(6, 3), torch.zeros(6, dtype=torch.int64), valid)
 
 
-def test_float64_stays_float64_and_has_the_right_gradient() -> None:
+def test_float64_stays_float64_with_the_correct_gradient() -> None:
     logits = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     target = torch.randint(0, 3, (6,))
     loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=0.5)
@@ -303,8 +303,8 @@ def test_float64_stays_float64_and_has_the_right_gradient() -> None:
     assert loss(logits.bfloat16(), target).dtype == torch.float32
 
 
-def test_another_criterion_may_choose() -> None:
-    """Class weights train, and do not choose."""
+def test_another_criterion_can_rank() -> None:
+    """The class weights are trained with, but do not influence the choice."""
     logits, target = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
     logits[:, 0] = torch.tensor([3.0, 3.0, -3.0, 0.0])  # plain losses: small, large, large, middle
     weights = torch.tensor([0.0, 1.0])
@@ -318,8 +318,8 @@ def test_another_criterion_may_choose() -> None:
         OHEMLoss(trained, rank_by=lambda x, y: x)(logits, target)
 
 
-class ReducesAllTheSame(nn.Module):
-    """A criterion as people write them: it takes `reduction` and does not look at it."""
+class IgnoresReduction(nn.Module):
+    """A criterion that has the attribute `reduction` but ignores it."""
 
     reduction = "none"
 
@@ -327,9 +327,9 @@ class ReducesAllTheSame(nn.Module):
         return (x - y).abs().mean()
 
 
-def test_a_criterion_that_reduces_in_spite_of_what_it_was_told() -> None:
-    with pytest.raises(ValueError, match=r'ReducesAllTheSame, returned a single number.*"none" and ignores it'):
-        OHEMLoss(ReducesAllTheSame())(torch.zeros(3), torch.ones(3))
+def test_criterion_that_ignores_reduction_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'IgnoresReduction, returned a single number.*"none" and ignores it'):
+        OHEMLoss(IgnoresReduction())(torch.zeros(3), torch.ones(3))
     with pytest.raises(ValueError, match=r'<lambda>, returned a single number.*give it reduction="none"'):
         OHEMLoss(lambda x, y: (x - y).mean())(torch.zeros(3), torch.ones(3))
     with pytest.raises(TypeError, match=r"criterion must return losses, a tensor of floating dtype, not 0\.0"):
@@ -337,15 +337,15 @@ def test_a_criterion_that_reduces_in_spite_of_what_it_was_told() -> None:
 
 
 class Output(dict):  # type: ignore[type-arg]
-    """As the models of Hugging Face return them: a mapping with attributes."""
+    """An output like that of Hugging Face models: a mapping with attributes."""
 
     def __getattr__(self, name: str) -> Any:
         return self[name]
 
 
 @pytest.mark.parametrize("wrap", [lambda x: Output(loss=None, logits=x), lambda x: SimpleNamespace(logits=x)])
-def test_it_is_a_loss_for_the_trainer_of_hugging_face(wrap: Callable[[Tensor], Any]) -> None:
-    """Which calls `compute_loss_func(outputs, labels, num_items_in_batch=...)`."""
+def test_loss_works_in_the_trainer_of_hugging_face(wrap: Callable[[Tensor], Any]) -> None:
+    """The trainer calls `compute_loss_func(outputs, labels, num_items_in_batch=...)`."""
     logits, labels = torch.randn(6, 3), torch.randint(0, 3, (6,))
     loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=0.5)
     expected = loss(logits, labels)
@@ -353,8 +353,8 @@ def test_it_is_a_loss_for_the_trainer_of_hugging_face(wrap: Callable[[Tensor], A
     assert loss(wrap(logits), labels, num_items_in_batch=torch.tensor(24)) == expected
 
 
-def test_the_usual_threshold_of_segmentation_is_a_probability() -> None:
-    """Kept is what the network gives a probability of less than 0.7 to."""
+def test_threshold_of_segmentation_is_a_probability() -> None:
+    """The examples with a probability below 0.7 are kept."""
     probability = torch.tensor([0.9, 0.71, 0.69, 0.2])
     logits = torch.stack([probability.log(), (1 - probability).log()], dim=1)
     loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), threshold=-math.log(0.7), min_kept=0)

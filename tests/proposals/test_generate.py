@@ -16,12 +16,12 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from ohem.errors import InputError
-from ohem.locks import locked
+from ohem.io.locks import locked
 from ohem.proposals import generate as module
 from ohem.proposals import parallel
 from ohem.proposals.generate import cache_path, generate, is_generated
+from ohem.proposals.parallel import read_bgr
 from ohem.proposals.selective_search import selective_search
-from ohem.proposals.worker import read_bgr
 from tests.proposals.conftest import picture
 
 
@@ -144,15 +144,15 @@ def write_format_1(path, ids, seed):
 
 def processes():
     """Process id -> (parent, session), of all that run."""
-    found = {}
+    processes = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent, _, session = stat.read_text().rpartition(")")[2].split()[:4]
         except OSError:  # it ended just now
             continue
         if state != "Z":
-            found[int(stat.parent.name)] = int(parent), int(session)
-    return found
+            processes[int(stat.parent.name)] = int(parent), int(session)
+    return processes
 
 
 def child_processes():
@@ -402,9 +402,9 @@ def test_progress_is_on_standard_error_with_count_and_rate(images, path, capsys)
     assert "images/s" in err
 
 
-def test_the_cache_is_beside_the_data(tmp_path):
-    beside = cache_path(tmp_path, "trainval", "quality")
-    assert beside == tmp_path / "Proposals" / "trainval.selective-search-quality.safetensors"
+def test_the_cache_is_with_the_data(tmp_path):
+    cache = cache_path(tmp_path, "trainval", "quality")
+    assert cache == tmp_path / "Proposals" / "trainval.selective-search-quality.safetensors"
 
 
 def test_read_only_data_have_their_cache_in_the_users_folder(tmp_path, monkeypatch, recwarn):

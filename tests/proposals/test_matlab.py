@@ -109,11 +109,11 @@ def test_files_of_matlab_are_read_as_scipy_reads_them():
             names = [name for name in loadmat(path) if not name.startswith("__")]
         except NotImplementedError:
             continue
-        found = read_variables(path.read_bytes(), names)
+        variables = read_variables(path.read_bytes(), names)
         theirs = loadmat(path)
         for name in names:
-            assert same(found.get(name), theirs[name]), f"{path}: {name}: {found.get(name)!r} {theirs[name]!r}"
-            compared += found.get(name) is not None
+            assert same(variables.get(name), theirs[name]), f"{path}: {name}: {variables.get(name)!r} {theirs[name]!r}"
+            compared += variables.get(name) is not None
     assert compared > 20
 
 
@@ -127,9 +127,9 @@ def test_files_are_read_as_scipy_reads_them(tmp_path_factory, data, compressed, 
     path = tmp_path_factory.mktemp("mat") / "p.mat"
     savemat(path, written, do_compression=compressed)
     expected = loadmat(path)
-    found = read_variables(path.read_bytes(), ("boxes", "images"))
-    assert list(found) == ["boxes", "images"]
-    for name, value in found.items():
+    variables = read_variables(path.read_bytes(), ("boxes", "images"))
+    assert list(variables) == ["boxes", "images"]
+    for name, value in variables.items():
         assert value.shape == expected[name].shape
         for ours, theirs in zip(value.ravel(), expected[name].ravel(), strict=True):
             assert ours.tolist() == theirs.tolist()
@@ -160,7 +160,7 @@ def test_an_id_with_two_sets_of_boxes_is_refused(tmp_path):
 
     first = write(tmp_path / "first.mat", [one, one], ["a", "b"])
     again = write(tmp_path / "again.mat", [one, other], ["b", "c"])
-    assert {name: found.tolist() for name, found in read_mats([first, again]).items()} == {
+    assert {name: boxes.tolist() for name, boxes in read_mats([first, again]).items()} == {
         "a": [[0, 0, 9, 9]],
         "b": [[0, 0, 9, 9]],
         "c": [[0, 0, 8, 8]],
@@ -196,7 +196,7 @@ def test_damaged_files_are_refused_or_read(tmp_path, compressed):
     filled = cells(boxes)
     path = tmp_path / "p.mat"
     savemat(path, {"boxes": filled, "images": cells(["a", "b", "c"])}, do_compression=compressed)
-    whole, expected = path.read_bytes(), {name: found.tolist() for name, found in read_mat(path).items()}
+    whole, expected = path.read_bytes(), {name: boxes.tolist() for name, boxes in read_mat(path).items()}
     refused = 0
     for _ in range(300):
         content = bytearray(whole)
@@ -212,11 +212,11 @@ def test_damaged_files_are_refused_or_read(tmp_path, compressed):
                 content[place : place + 16] = rng.bytes(len(content[place : place + 16]))
         path.write_bytes(content)
         try:
-            found = {name: found.tolist() for name, found in read_mat(path).items()}
+            read = {name: boxes.tolist() for name, boxes in read_mat(path).items()}
         except InputError as error:
             assert str(path) in str(error)  # noqa: PT017
             refused += 1
             continue
         if compressed:
-            assert found == expected
+            assert read == expected
     assert refused > 100

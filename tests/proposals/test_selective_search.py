@@ -10,10 +10,10 @@ import pytest
 from defusedxml.ElementTree import parse
 
 from ohem.errors import InputError
-from ohem.proposals.filtering import distinct_and_large
+from ohem.proposals.boxes import distinct_and_large
 from ohem.proposals.selective_search import selective_search
+from tests.helpers.reference import SHARED, needs_shared
 from tests.proposals.conftest import picture
-from tests.shared import SHARED, needs_shared
 
 
 def test_boxes_are_corners_with_an_exclusive_end():
@@ -98,7 +98,7 @@ def test_no_opencv_says_what_to_install(monkeypatch):
         selective_search(picture(0))
 
 
-@pytest.mark.parametrize("module", ["selective_search", "worker", "generate", "store"])
+@pytest.mark.parametrize("module", ["selective_search", "parallel", "generate", "store"])
 def test_workers_do_not_import_torch(module):
     code = f"import sys, ohem.proposals.{module}; sys.exit('torch' in sys.modules or 'cv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -106,7 +106,7 @@ def test_workers_do_not_import_torch(module):
 
 @needs_shared
 def test_recall_on_photographs():
-    found = []
+    overlaps = []
     for file in sorted((SHARED / "data/cards/Annotations").glob("*.xml"))[:2]:
         image = cv2.imread(str(SHARED / "data/cards/JPEGImages" / f"{file.stem}.jpg"))
         boxes = selective_search(image)
@@ -114,9 +114,9 @@ def test_recall_on_photographs():
         assert (boxes[:, 2:] <= image.shape[1::-1]).all()
         for box in parse(file).iter("bndbox"):
             x1, y1, x2, y2 = (int(box.findtext(tag)) for tag in ("xmin", "ymin", "xmax", "ymax"))
-            found.append(iou(boxes, np.array([x1 - 1, y1 - 1, x2, y2])).max())
-    assert len(found) >= 2
-    assert np.mean(np.array(found) >= 0.5) >= 0.9
+            overlaps.append(iou(boxes, np.array([x1 - 1, y1 - 1, x2, y2])).max())
+    assert len(overlaps) >= 2
+    assert np.mean(np.array(overlaps) >= 0.5) >= 0.9
 
 
 def iou(boxes, box):

@@ -164,7 +164,7 @@ def test_offsets_that_do_not_fit_are_refused(file, offsets):
 
 def test_every_flipped_bit_is_noticed_at_load_or_at_the_boxes(file):
     whole = file.read_bytes()
-    expected = {name: found.tolist() for name, found in Proposals.load(file).items()}
+    expected = {name: boxes.tolist() for name, boxes in Proposals.load(file).items()}
     damaged = 0
     for place in range(len(whole)):
         content = bytearray(whole)
@@ -172,7 +172,7 @@ def test_every_flipped_bit_is_noticed_at_load_or_at_the_boxes(file):
         file.write_bytes(content)
         try:
             read = Proposals.load(file)
-            assert {name: found.tolist() for name, found in read.items()} == expected
+            assert {name: boxes.tolist() for name, boxes in read.items()} == expected
             assert (dict(read.digests), read.metadata) == (DIGESTS, SETTINGS)
         except InputError as error:
             assert str(file) in str(error)  # noqa: PT017

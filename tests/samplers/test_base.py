@@ -1,56 +1,48 @@
-"""Every sampler against the contract."""
+"""Every sampler satisfies the contract of `tests.helpers.contracts.check_sampler`."""
 
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
 
-from ohem.samplers import (
-    AllSampler,
-    HierarchicalSampler,
-    IoUBalancedSampler,
-    OHEMSampler,
-    ProportionalSampler,
-    RandomSampler,
-    RankSampler,
-    RoISampler,
-)
-from tests.contracts import check_sampler
+import ohem.samplers
+from ohem.samplers import SAMPLERS, OHEMSampler, RandomSampler, RoISampler
+from tests.helpers.contracts import EVERY_SAMPLER, check_sampler
+
+EDGE_CASES: dict[str, RoISampler] = {
+    "one_roi": OHEMSampler(1),
+    "only_foreground": RandomSampler(16, fg_fraction=1.0, fg_iou=0.6),
+}
+"""Samplers that a detector may not be able to train with: they may choose no foreground, or nothing but foreground."""
+CASES = {**EVERY_SAMPLER, **EDGE_CASES}
 
 
-@pytest.mark.parametrize(
-    ("sampler", "most"),
-    [
-        (AllSampler(), None),
-        (RandomSampler(), 64),
-        (RandomSampler(4), 4),
-        (RandomSampler(16, bg_iou=(0.0, 0.5)), 16),
-        (RandomSampler(16, fg_fraction=1.0, fg_iou=0.6), 16),
-        (OHEMSampler(), 64),
-        (OHEMSampler(1), 1),
-        (OHEMSampler(8, per_image=False), 8),
-        (OHEMSampler(8, suppress="label"), 8),
-        (OHEMSampler(8, per_image=False, suppress="label", inclusive=True), 8),
-        (OHEMSampler(8, nms_iou=None), 8),
-        (OHEMSampler(8, nms_iou=0.0), 8),
-        (OHEMSampler(8, fg_fraction=0.25), 8),
-        (OHEMSampler(8, per_image=False, fg_fraction=0.5, nms_iou=None), 8),
-        (RankSampler(), 64),
-        (RankSampler(8, pressure=1.0), 8),
-        (ProportionalSampler(8), 8),
-        (IoUBalancedSampler(), 64),
-        (IoUBalancedSampler(7, fg_fraction=0.5, bins=4), 7),
-        (HierarchicalSampler(8, box_reg=1.0), 8),
-        (HierarchicalSampler(64, nms_iou=0.9, box_reg=1.0), 64),
-    ],
-    ids=str,
-)
-def test_contract(sampler: RoISampler, most: int | None) -> None:
-    check_sampler(sampler, most)
+def sampler_classes() -> set[type]:
+    """Returns the classes that `ohem.samplers` exports and that are samplers: all with a call, except protocols."""
+    exported = [getattr(ohem.samplers, name) for name in ohem.samplers.__all__]
+    return {
+        value
+        for value in exported
+        if isinstance(value, type) and "__call__" in vars(value) and not getattr(value, "_is_protocol", False)
+    }
 
 
-@pytest.mark.parametrize(
-    "sampler", [AllSampler(), RandomSampler(), OHEMSampler(), RankSampler(), ProportionalSampler()], ids=str
-)
-def test_settings_cannot_change_under_way(sampler: RoISampler) -> None:
+def test_every_exported_sampler_is_checked() -> None:
+    assert len(sampler_classes()) == 8
+    assert sampler_classes() == {type(sampler) for sampler in EVERY_SAMPLER.values()}
+
+
+def test_every_named_sampler_is_checked() -> None:
+    for name, sampler in SAMPLERS.items():
+        assert type(EVERY_SAMPLER[name]) is type(sampler.make()), name
+
+
+@pytest.mark.parametrize("sampler", CASES.values(), ids=CASES)
+def test_contract(sampler: RoISampler) -> None:
+    check_sampler(sampler, getattr(sampler, "batch_size", None))
+
+
+@pytest.mark.parametrize("sampler", EVERY_SAMPLER.values(), ids=EVERY_SAMPLER)
+def test_settings_cannot_be_changed(sampler: Any) -> None:
     with pytest.raises(FrozenInstanceError):
-        sampler.batch_size = 1  # type: ignore[attr-defined]
+        sampler.batch_size = 1

@@ -77,10 +77,12 @@ def test_what_is_no_checkpoint_gives_way_to_the_one_before(name: str, tmp_path: 
     checkpoint.save(tmp_path, trained(7))
     (tmp_path / checkpoint.NAME).rename(tmp_path / checkpoint.PREVIOUS)
     torch.save(CONTENTS[name], tmp_path / checkpoint.NAME)
-    with pytest.warns(UserWarning, match=r"checkpoint\.pt is damaged or no checkpoint .* falling back"):
-        found = checkpoint.find(tmp_path)
-    assert found is not None
-    assert (found.path.name, found.state["step"]) == (checkpoint.PREVIOUS, 7)
+    with pytest.warns(
+        UserWarning, match=r"checkpoint\.pt is damaged or no checkpoint .* the previous checkpoint is used"
+    ):
+        loaded = checkpoint.find(tmp_path)
+    assert loaded is not None
+    assert (loaded.path.name, loaded.state["step"]) == (checkpoint.PREVIOUS, 7)
     (tmp_path / checkpoint.PREVIOUS).unlink()
     with pytest.raises(InputError, match=r"no whole checkpoint, checkpoint\.pt is .*: remove it"):
         checkpoint.load(tmp_path)
@@ -108,14 +110,14 @@ def test_weights_that_were_changed_in_a_whole_file_are_noticed(tmp_path: Path) -
     state = torch.load(tmp_path / checkpoint.NAME)
     state["model"]["bias"][0] += 1
     torch.save(state, tmp_path / checkpoint.NAME)
-    with pytest.raises(InputError, match="its content is not that of its digest"):
+    with pytest.raises(InputError, match="its content is does not match its digest"):
         checkpoint.load(tmp_path)
 
 
 def test_a_newest_one_that_is_missing_is_said(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, trained())
     (tmp_path / checkpoint.NAME).rename(tmp_path / checkpoint.PREVIOUS)
-    with pytest.warns(UserWarning, match=r"checkpoint\.pt is missing: falling back to the checkpoint before it"):
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt is missing: the previous checkpoint is used"):
         assert checkpoint.load(tmp_path) is not None
 
 
@@ -123,7 +125,7 @@ def test_both_are_named_where_neither_is_whole(tmp_path: Path) -> None:
     for name in (checkpoint.NAME, checkpoint.PREVIOUS):
         (tmp_path / name).write_bytes(b"no")
     with (
-        pytest.warns(UserWarning, match="falling back"),
+        pytest.warns(UserWarning, match="the previous checkpoint is used"),
         pytest.raises(InputError, match=r"checkpoint\.pt .*previous\.pt .*remove both"),
     ):
         checkpoint.load(tmp_path)
@@ -152,9 +154,9 @@ def test_restoring_gives_back_what_was_saved() -> None:
 
 
 def enumerate_state(state: State) -> list[tuple[int, Any]]:
-    found = list(state["optimizer"]["state"].items())
-    assert found
-    return found
+    loaded = list(state["optimizer"]["state"].items())
+    assert loaded
+    return loaded
 
 
 @pytest.mark.parametrize(

@@ -15,21 +15,14 @@ import torch
 
 from ohem.data.loader import TrainingExamples
 from ohem.errors import InputError
-from ohem.training import checkpoint, loss_all, observe, snapshots
-from ohem.training.metrics import NAME as METRICS
-from ohem.training.metrics import MetricsLog, read_metrics
-from tests.command_line import ohem, sentence
-from tests.toy import make_toy, training
+from ohem.training import checkpoint, hooks, roi_loss, snapshots
+from ohem.training.metrics_log import NAME as METRICS
+from ohem.training.metrics_log import MetricsLog, read_metrics
+from tests.helpers.command_line import ohem, sentence
+from tests.helpers.toy_data import training
 
 OPTIONS = ["--run.log-every", 1, "--run.snapshot-every", 2, "--run.loss-every", 3, "--run.checkpoint-every", 100]
 STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_toy(tmp_path_factory.mktemp("data") / "toy")
-    assert ohem("propose", f"{folder}:train", f"{folder}:test", "--jobs", 1).code == 0
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -41,19 +34,21 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def state(run: Path) -> dict[str, Any]:
-    found = checkpoint.load(run)
-    assert found is not None
-    return found
+    actual = checkpoint.load(run)
+    assert actual is not None
+    return actual
 
 
 def assert_same(run: Path, other: Path) -> None:
     one, two = state(run), state(other)
     assert one["step"] == two["step"]
     assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
-    rows = [[{**row, "seconds": ""} for row in read_metrics(each)] for each in (run, other)]
+    rows = [[{**row, "seconds": ""} for row in read_metrics(item)] for item in (run, other)]
     assert rows[0] == rows[1]
-    assert loss_all.read(run) == loss_all.read(other)
-    files = [{step: path.read_bytes() for step, path in snapshots.found(each).items()} for each in (run, other)]
+    assert roi_loss.read(run) == roi_loss.read(other)
+    files = [
+        {step: path.read_bytes() for step, path in snapshots.list_snapshots(item).items()} for item in (run, other)
+    ]
     assert files[0] == files[1]
 
 
@@ -72,9 +67,9 @@ def once_full(original: Callable[..., Any], at: Callable[..., bool]) -> Callable
 
 FAULTS: dict[str, tuple[int, Any, str, Callable[..., bool]]] = {
     "a row of metrics.csv": (4, MetricsLog, "_append", lambda log, text: text.startswith("4,")),
-    "a snapshot": (4, snapshots, "keep", lambda run, step, weights: step == 4),
-    "a measurement": (3, loss_all, "loss_sums", lambda model, example: example.id == "d"),
-    "loss_all.csv": (3, loss_all, "record", lambda run, row: row.step == 3),
+    "a snapshot": (4, snapshots, "save_snapshot", lambda run, step, weights: step == 4),
+    "a measurement": (3, roi_loss, "loss_sums", lambda model, example: example.id == "d"),
+    "loss_all.csv": (3, roi_loss, "add_row", lambda run, row: row.step == 3),
 }
 
 
@@ -86,7 +81,7 @@ def test_a_full_disk_costs_no_step(
     monkeypatch.setattr(place, name, once_full(getattr(place, name), at))
     text = sentence(ohem("train", run, *training(data, steps=STEPS), *OPTIONS))
     assert "the file: No space left on device: choose another place, or make room" in text
-    assert f"the same line goes on from step {step}" in text
+    assert f"repeat the command to resume from step {step}" in text
     assert state(run)["step"] == step
     monkeypatch.undo()
     assert ohem("train", run, *training(data, steps=STEPS), *OPTIONS).code == 0
@@ -97,11 +92,11 @@ def test_both_are_said_where_the_checkpoint_cannot_be_written_either(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    monkeypatch.setattr(observe.snapshots, "keep", lambda *_: full("the snapshot"))
+    monkeypatch.setattr(hooks.snapshots, "save_snapshot", lambda *_: full("the snapshot"))
     monkeypatch.setattr(checkpoint, "save", lambda *_, **__: full("the checkpoint"))
     text = sentence(ohem("train", run, *training(data, steps=STEPS), *OPTIONS))
     assert "the snapshot: No space" in text
-    assert "the checkpoint of step 2 could not be written (the checkpoint: No space" in text
+    assert "the checkpoint of step 2 could not be written either (the checkpoint: No space" in text
     assert "from step 0" in text
 
 
@@ -130,7 +125,7 @@ def test_an_image_that_fails_in_mid_run(
     monkeypatch.setattr(TrainingExamples, "__getitem__", failing)
     text = sentence(ohem("train", run, *options))
     assert ("memory is not enough" if isinstance(error, MemoryError) else "c.png") in text
-    assert "the same line goes on from step 4" in text
+    assert "repeat the command to resume from step 4" in text
     assert state(run)["step"] == 4
     monkeypatch.undo()
     assert ohem("train", run, *options).code == 0
@@ -182,8 +177,8 @@ def test_two_processes_stop_together_and_say_it_once(data: Path, tmp_path: Path)
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     (folder / "JPEGImages" / "c.png").unlink()
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 2, told
-    assert told.count("c.png cannot be opened") == 1
-    assert "Traceback" not in told
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 2, message
+    assert message.count("c.png cannot be opened") == 1
+    assert "Traceback" not in message
     assert state(run)["step"] == len(read_metrics(run))

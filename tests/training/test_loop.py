@@ -11,32 +11,25 @@ from typing import Any
 import pytest
 import torch
 
-from ohem.recording import Recorder
+from ohem.config.schema import SolverConfig
+from ohem.recorder import Recorder
 from ohem.rois import RoIs
 from ohem.samplers import Losses
-from ohem.training import checkpoint, loop, loss_all, snapshots
-from ohem.training.build import learning_rate
-from ohem.training.config import SolverConfig
-from ohem.training.metrics import COLUMNS, read_metrics
-from tests.command_line import ohem, sentence
-from tests.toy import make_toy, training
+from ohem.training import checkpoint, loop, roi_loss, snapshots
+from ohem.training.metrics_log import COLUMNS, read_metrics
+from ohem.training.optimizer import learning_rate
+from tests.helpers.command_line import ohem, sentence
+from tests.helpers.toy_data import make_toy, training
 
 Weights = dict[str, torch.Tensor]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_toy(tmp_path_factory.mktemp("data") / "toy")
-    assert ohem("propose", f"{folder}:train", f"{folder}:test", "--jobs", 1).code == 0
-    return folder
-
-
 def weights(run: Path) -> Weights:
     state = checkpoint.load(run)
     assert state is not None
-    found: Weights = state["model"]
-    return found
+    actual: Weights = state["model"]
+    return actual
 
 
 def same(a: Weights, b: Weights) -> bool:
@@ -49,7 +42,7 @@ def timeless(run: Path) -> list[dict[str, str]]:
 
 
 def subprocess_line(run: Path, options: list[Any]) -> list[str]:
-    return [sys.executable, "-m", "ohem.cli", "train", str(run), *map(str, options)]
+    return [sys.executable, "-m", "ohem", "train", str(run), *map(str, options)]
 
 
 @pytest.mark.parametrize("recipe", ["demo-ohem", "demo-frcn"])
@@ -152,7 +145,7 @@ def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
     for line in (
         subprocess_line(two, [*options, "--devices", 2]),
         [
-            *[sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ohem.cli"],
+            *[sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ohem"],
             *subprocess_line(torchrun, options)[3:],
         ],
     ):
@@ -161,8 +154,8 @@ def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
         for name, value in weights(one).items():
             torch.testing.assert_close(weights(run)[name], value, rtol=1e-4, atol=1e-5)
         assert [row["step"] for row in read_metrics(run)] == ["5"]
-        assert list(snapshots.found(run)) == [4, 5]
-        for ours, theirs in zip(loss_all.read(run), loss_all.read(one), strict=True):
+        assert list(snapshots.list_snapshots(run)) == [4, 5]
+        for ours, theirs in zip(roi_loss.read(run), roi_loss.read(one), strict=True):
             assert (ours.step, ours.images, ours.rois) == (theirs.step, theirs.images, theirs.rois)
             assert ours.loss == pytest.approx(theirs.loss, rel=1e-3)
 
@@ -175,7 +168,7 @@ def test_images_that_processes_cannot_share(data: Path, tmp_path: Path) -> None:
     assert b"Traceback" not in done.stderr
 
 
-def test_metrics_tell_what_was_mined(data: Path, tmp_path: Path) -> None:
+def test_metrics_have_the_mined_rois(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ["--sampler.nms-iou", 0.9, "--sampler.batch-size", 4]
     assert ohem("train", run, *training(data, steps=25), *options).code == 0

@@ -17,58 +17,58 @@ WEIGHTS = {
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    assert snapshots.found(tmp_path) == {}
+    assert snapshots.list_snapshots(tmp_path) == {}
     for step in (1200, 5, 12_345_678):
-        snapshots.keep(tmp_path, step, WEIGHTS)
-    found = snapshots.found(tmp_path)
-    assert list(found) == [5, 1200, 12_345_678]
-    assert found[1200] == tmp_path / "snapshots" / "step-0001200.safetensors"
-    read = snapshots.load(found[1200])
+        snapshots.save_snapshot(tmp_path, step, WEIGHTS)
+    loaded = snapshots.list_snapshots(tmp_path)
+    assert list(loaded) == [5, 1200, 12_345_678]
+    assert loaded[1200] == tmp_path / "snapshots" / "step-0001200.safetensors"
+    read = snapshots.load(loaded[1200])
     assert read.keys() == WEIGHTS.keys()
     assert all(torch.equal(value, WEIGHTS[name]) and value.dtype == WEIGHTS[name].dtype for name, value in read.items())
     assert {path.name[0] for path in (tmp_path / "snapshots").iterdir()} == {"s"}  # none is left half-written
 
 
 def test_equal_weights_are_equal_files_and_readable_by_others(tmp_path: Path) -> None:
-    snapshots.keep(tmp_path, 1, WEIGHTS)
-    snapshots.keep(tmp_path, 2, dict(reversed(WEIGHTS.items())))
-    one, two = snapshots.found(tmp_path).values()
+    snapshots.save_snapshot(tmp_path, 1, WEIGHTS)
+    snapshots.save_snapshot(tmp_path, 2, dict(reversed(WEIGHTS.items())))
+    one, two = snapshots.list_snapshots(tmp_path).values()
     assert one.read_bytes() == two.read_bytes()
-    beside = tmp_path / "beside"
-    beside.touch()
-    assert one.stat().st_mode == beside.stat().st_mode
+    temporary = tmp_path / "temporary"
+    temporary.touch()
+    assert one.stat().st_mode == temporary.stat().st_mode
 
 
 def test_one_that_is_there_is_left(tmp_path: Path) -> None:
-    snapshots.keep(tmp_path, 1, WEIGHTS)
-    (path,) = snapshots.found(tmp_path).values()
+    snapshots.save_snapshot(tmp_path, 1, WEIGHTS)
+    (path,) = snapshots.list_snapshots(tmp_path).values()
     before = path.read_bytes()
-    snapshots.keep(tmp_path, 1, {"other": torch.zeros(1)})
+    snapshots.save_snapshot(tmp_path, 1, {"other": torch.zeros(1)})
     assert path.read_bytes() == before
 
 
 def test_those_behind_a_step_are_removed_and_other_files_are_not(tmp_path: Path) -> None:
     for step in (1, 2, 3):
-        snapshots.keep(tmp_path, step, WEIGHTS)
+        snapshots.save_snapshot(tmp_path, step, WEIGHTS)
     note = tmp_path / "snapshots" / "step-of-mine.txt"
     note.touch()
     snapshots.drop_after(tmp_path, 1)
-    assert list(snapshots.found(tmp_path)) == [1]
+    assert list(snapshots.list_snapshots(tmp_path)) == [1]
     assert note.exists()
 
 
 def test_a_damaged_one(tmp_path: Path) -> None:
-    snapshots.keep(tmp_path, 1, WEIGHTS)
-    (path,) = snapshots.found(tmp_path).values()
+    snapshots.save_snapshot(tmp_path, 1, WEIGHTS)
+    (path,) = snapshots.list_snapshots(tmp_path).values()
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(InputError, match=r"step-0000001\.safetensors cannot be read"):
         snapshots.load(path)
 
 
 def test_a_flipped_bit_and_weights_that_are_not_finite(tmp_path: Path) -> None:
-    snapshots.keep(tmp_path, 1, WEIGHTS)
-    snapshots.keep(tmp_path, 2, WEIGHTS | {"scale": torch.tensor(torch.nan)})
-    flipped, infinite = snapshots.found(tmp_path).values()
+    snapshots.save_snapshot(tmp_path, 1, WEIGHTS)
+    snapshots.save_snapshot(tmp_path, 2, WEIGHTS | {"scale": torch.tensor(torch.nan)})
+    flipped, infinite = snapshots.list_snapshots(tmp_path).values()
     content = bytearray(flipped.read_bytes())
     content[-1] ^= 1
     flipped.write_bytes(content)

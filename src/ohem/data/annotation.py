@@ -1,4 +1,4 @@
-"""One image's ground truth, whatever format it was read from, checked against the image.
+"""The ground truth of one image, read from any format and checked against the image.
 
 Boxes are `[x1, y1, x2, y2]` in pixels of the upright image, end exclusive, inside it and with an area.
 """
@@ -24,45 +24,45 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Frame:
-    """The pixels that an annotation refers to, and how they lie in the upright image."""
+    """The image that an annotation refers to: as it is stored, or upright."""
 
     size: Size
-    """`(height, width)` that the boxes of the annotation are in."""
+    """`(height, width)` of the image in which the boxes were annotated."""
     upright: Size
-    """`(height, width)` of the image as it is shown."""
+    """`(height, width)` of the upright image."""
     orientation: int = UPRIGHT
-    """By which boxes of the annotation turn into those of the upright image."""
+    """EXIF orientation that turns annotated boxes into boxes of the upright image."""
     has_exif: bool = False
-    """Whether the image has an orientation at all, which is a likely cause of boxes that do not fit."""
+    """Whether the image has an EXIF orientation, a likely cause of boxes that do not fit."""
 
     def turned(self, boxes: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Returns annotated boxes `[N, 4]` as those of the upright image."""
+        """Turns annotated boxes `[N, 4]` into boxes of the upright image."""
         return turn_boxes(boxes, self.orientation, self.upright)
 
     def turned_back(self, boxes: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Returns boxes `[N, 4]` of the upright image as the annotation would have them."""
+        """Turns boxes `[N, 4]` of the upright image into boxes as annotated."""
         return turn_boxes_back(boxes, self.orientation, self.upright)
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is known of one image before its pixels are read; N objects."""
+    """The ground truth of one image with N objects."""
 
     file: Path
-    """Where the annotation was read, for messages."""
+    """File of the annotation, for messages."""
     image: Path
     frame: Frame
     names: list[str]
-    """The objects' classes."""
+    """Classes of the objects."""
     boxes: Floats
     """`[N, 4]`."""
     ignore: list[bool]
-    """VOC's `difficult` objects, COCO's crowds."""
+    """`difficult` objects of VOC, crowds of COCO."""
     area: Floats | None = None
-    """`[N]`, square pixels that the format itself states; COCO means those of the object's outline."""
+    """`[N]`, area in square pixels as the format states it; in COCO it is the area of the outline."""
 
     def of_classes(self, classes: set[str]) -> Annotation:
-        """Returns the annotation with the objects of `classes` alone."""
+        """Returns the annotation with only the objects of `classes`."""
         kept = [i for i, name in enumerate(self.names) if name in classes]
         return Annotation(
             self.file,
@@ -76,13 +76,13 @@ class Annotation:
 
 
 def find_frame(stated: Size | None, image: Path, where: str, findings: Findings) -> Frame:
-    """Finds which pixels an annotation refers to, from the size `(height, width)` that it states and the image file.
+    """Finds the image that an annotation refers to, from the stated size `(height, width)` and the image file.
 
     Args:
-        stated: None where the annotation states none.
-        image: the image file, of which the header is read.
-        where: how messages name the annotation.
-        findings: gets a note of what was guessed or turned.
+        stated: size in the annotation, or None.
+        image: image file, whose header is read.
+        where: name of the annotation in messages.
+        findings: gets a note about guesses and turned images.
 
     Raises:
         InputError: the image has another size, or cannot be read.
@@ -91,7 +91,7 @@ def find_frame(stated: Size | None, image: Path, where: str, findings: Findings)
     if stated is None:
         findings.note(Note.SIZE_READ, where)
     elif stated not in (header.stored, header.upright):
-        raise _of_another_size(stated, header, image, where)
+        raise _wrong_size(stated, header, image, where)
     if header.orientation == UPRIGHT:
         return Frame(header.stored, header.stored)
     if stated is None or header.stored == header.upright:
@@ -104,24 +104,24 @@ def find_frame(stated: Size | None, image: Path, where: str, findings: Findings)
     return Frame(header.upright, header.upright, has_exif=True)
 
 
-def _of_another_size(stated: Size, header: Header, image: Path, where: str) -> InputError:
-    shown = f"{header.upright[1]} x {header.upright[0]}"
+def _wrong_size(stated: Size, header: Header, image: Path, where: str) -> InputError:
+    sizes = f"{header.upright[1]} x {header.upright[0]}"
     if header.upright != header.stored:
-        shown += f" as it is shown, and {header.stored[1]} x {header.stored[0]} as it is stored"
+        sizes += f" when it is upright, and {header.stored[1]} x {header.stored[0]} as it is stored"
     return InputError(
-        f"{where} has a size of {stated[1]:g} x {stated[0]:g} (width x height), {image} has {shown}: correct the size "
+        f"{where} has a size of {stated[1]:g} x {stated[0]:g} (width x height), {image} has {sizes}: correct the size "
         "together with the boxes, or put the annotated image there"
     )
 
 
 def clip_box(box: Sequence[float], frame: Frame, where: str, file: str, findings: Findings) -> Floats | None:
-    """Clips the box `[4]` to the frame of its annotation, with a note where that is a defect.
+    """Clips the box `[4]` to the image of its annotation, with a note where the box was wrong.
 
     Args:
         box: `[x1, y1, x2, y2]`, end exclusive.
-        frame: of the annotation.
-        where: how messages name the box.
-        file: how notes name its annotation.
+        frame: image that the annotation refers to.
+        where: name of the box in messages.
+        file: name of the annotation in notes.
         findings: gets the notes.
 
     Returns:
@@ -136,10 +136,10 @@ def clip_box(box: Sequence[float], frame: Frame, where: str, file: str, findings
         return None
     inside = np.array([max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)], np.float32)
     shared = max(0.0, min(x2, width) - max(x1, 0)) * max(0.0, min(y2, height) - max(y1, 0))
-    # One pixel over the edge is another tool's convention (0-based, or an exclusive end), no defect.
+    # One pixel beyond the edge is a convention of other tools (0-based, or an exclusive end), not a fault.
     beyond = min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1
     if beyond and shared < 0.5 * (x2 - x1) * (y2 - y1):
-        turned = "was it drawn on the image turned otherwise (EXIF), " if frame.has_exif else "was it "
+        turned = "was it drawn on the image with another orientation (EXIF), " if frame.has_exif else "was it "
         raise InputError(
             f"{where} has a box of which most lies outside its image of {width} x {height} pixels, from "
             f"({x1:g}, {y1:g}) to ({x2:g}, {y2:g}): {turned}drawn on an image of another size, or are its numbers in "
@@ -154,10 +154,10 @@ def clip_box(box: Sequence[float], frame: Frame, where: str, file: str, findings
 
 
 def check_in_pixels(boxes: Sequence[Sequence[float]], where: str) -> None:
-    """Checks that the numbers of an image's boxes are not all fractions of its size.
+    """Checks that the boxes of an image are in pixels, not in fractions of its size.
 
     Raises:
-        InputError: they all lie within 0 and 1, and not all of them are whole.
+        InputError: all numbers are within 0 and 1, and some are not whole.
     """
     numbers = [number for box in boxes for number in box]
     if numbers and all(0 <= number <= 1 for number in numbers) and any(number % 1 for number in numbers):
@@ -168,5 +168,5 @@ def check_in_pixels(boxes: Sequence[Sequence[float]], where: str) -> None:
 
 
 def class_name(text: str) -> str:
-    """Returns the name of a class without what nobody sees: needless blanks, and how letters are composed."""
+    """Returns the name of a class without invisible differences: extra blanks, and the composition of letters."""
     return " ".join(unicodedata.normalize("NFC", text).split())

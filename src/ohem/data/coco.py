@@ -1,4 +1,4 @@
-"""Data sets in COCO's format, checked from end to end before the first image is used.
+"""Data sets in COCO's format. They are checked completely before the first image is used.
 
 A source is `ANNOTATIONS.json:IMAGES`: a file with images, annotations and categories, and the folder of the images.
 """
@@ -19,21 +19,21 @@ from ohem.errors import InputError
 
 @dataclass(frozen=True)
 class COCOSource(Source):
-    """One `ANNOTATIONS.json:IMAGES` of a data set, with the numbers that its result file must use."""
+    """One source `ANNOTATIONS.json:IMAGES`, with the ids that its result file must use."""
 
     image_ids: tuple[int, ...] = ()
     category_ids: tuple[tuple[str, int], ...] = ()
-    """Class names with their ids, in ascending order of ids."""
+    """Class names and their ids, in ascending order of ids."""
     groups: tuple[str, ...] = ()
-    """Those of them that have no object and only group others."""
+    """Class names without objects that only group others."""
 
 
 class COCODetection(DetectionSet):
     """One or several `ANNOTATIONS.json:IMAGES` sources, concatenated.
 
-    The ids of a source are file names without suffix. Without `classes` these are all names in `categories`, by
-    ascending category id, but for those that only group others. `ignore` of a target are COCO's crowds, and `area` is
-    the annotation's own.
+    The ids of a source are file names without suffix. The default of `classes` is all names in `categories`, by
+    ascending category id, except names that only group others. `ignore` of a target marks crowds, and `area` is that of
+    the annotation.
     """
 
     form = "ANNOTATIONS.json:IMAGES"
@@ -41,9 +41,9 @@ class COCODetection(DetectionSet):
 
     def _read(self, text: str, findings: Findings) -> tuple[Source, list[Annotation]]:
         path, folder = parse_source(text)
-        found = read_instances(path, folder, findings)
-        numbers = tuple(found.image_ids), tuple(found.category_ids.items()), tuple(found.groups)
-        return COCOSource(text, folder, path.stem, tuple(found.names), 0, *numbers), found.annotations
+        instances = read_instances(path, folder, findings)
+        numbers = tuple(instances.image_ids), tuple(instances.category_ids.items()), tuple(instances.groups)
+        return COCOSource(text, folder, path.stem, tuple(instances.names), 0, *numbers), instances.annotations
 
     def _given_classes(self, findings: Findings) -> tuple[str, ...]:
         used = {name for source in self.sources for name, _ in source.category_ids if name not in source.groups}
@@ -58,12 +58,12 @@ _FORM = re.compile(r"(?P<file>.*?\.json)(?::(?P<folder>.*))?", re.IGNORECASE | r
 
 
 def is_coco(text: str) -> bool:
-    """Whether the source `text` is meant as `ANNOTATIONS.json:IMAGES`."""
+    """Returns whether the source `text` has the form `ANNOTATIONS.json:IMAGES`."""
     return _FORM.fullmatch(text) is not None
 
 
 def parse_source(text: str) -> tuple[Path, Path]:
-    """`ANNOTATIONS.json:IMAGES` -> file and folder; raises `InputError` without either."""
+    """Divides `ANNOTATIONS.json:IMAGES` into file and folder; raises `InputError` where one is missing."""
     match = _FORM.fullmatch(text)
     if match is None or not match["folder"]:
         raise InputError(

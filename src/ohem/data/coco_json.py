@@ -1,4 +1,4 @@
-"""One file of COCO annotations, read without trust: every field checked before it is used, or a sentence.
+"""One file of COCO annotations. Every field is checked before it is used; a fault ends in one sentence.
 
 Boxes in JSON are `[x, y, width, height]`; here they are `[x, y, x + width, y + height]`.
 """
@@ -20,30 +20,30 @@ from ohem.data.annotation import Annotation, Floats, Frame, check_in_pixels, cla
 from ohem.data.findings import Findings, Note
 from ohem.data.voc import no_such_folder
 from ohem.errors import InputError
-from ohem.files import describe_os_error
 from ohem.images.orientation import Size
+from ohem.io.files import describe_os_error
 
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Instances:
-    """What a file says; images by ascending id, the order in which COCO's program breaks ties of score."""
+    """Content of a file. Images are in ascending order of ids, in which pycocotools ranks equal scores."""
 
     category_ids: dict[str, int]
     """Class name -> id, in ascending order of ids."""
     groups: list[str]
-    """Class names without an object that only group others."""
+    """Class names without objects that only group others."""
     image_ids: list[int]
     names: list[str]
     """`file_name` of each image without its suffix."""
     annotations: list[Annotation]
-    """Of the images without a fault."""
+    """Annotations of the images without a fault."""
 
 
 @dataclass
 class _Image:
-    """An image and its objects; the lists are filled side by side."""
+    """An image and its objects; the lists have one entry for each object."""
 
     file: Path
     frame: Frame
@@ -55,9 +55,9 @@ class _Image:
 
 
 def read_instances(path: Path, folder: Path, findings: Findings) -> Instances:
-    """Reads `path`, whose images lie in `folder`.
+    """Reads the file `path`, whose images are in `folder`.
 
-    Without a list of annotations, as the test server's files are, no image has an object.
+    A file without a list of annotations, such as those of the test server, has no objects.
     """
     content = _parse_json(path)
     categories = _read_categories(content, path, findings)
@@ -104,7 +104,7 @@ def _parse_json(path: Path) -> Record:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, of which Python would keep the last of two values of one key."""
+    """Makes a JSON object, and refuses two values of one key, of which Python would keep the last."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
@@ -113,7 +113,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_categories(content: Record, path: Path, findings: Findings) -> dict[int, str]:
-    """Id -> name; names that differ in what nobody sees are one."""
+    """Returns id -> name; names with invisible differences are one."""
     names: dict[int, str] = {}
     written: dict[str, str] = {}
     for category, where in _records(content, "categories", path):
@@ -128,17 +128,21 @@ def _read_categories(content: Record, path: Path, findings: Findings) -> dict[in
 
 
 def _groups(content: Record, path: Path, used: set[str]) -> list[str]:
-    """Names of the categories without an object that others have as their supercategory, or that stand for nothing."""
-    categories = [each for each, _ in _records(content, "categories", path)]
-    supers = {class_name(each["supercategory"]) for each in categories if isinstance(each.get("supercategory"), str)}
-    names = dict.fromkeys(class_name(each["name"]) for each in categories)
+    """Returns names of categories without objects that are supercategories of others, or mean background."""
+    categories = [category for category, _ in _records(content, "categories", path)]
+    supers = {
+        class_name(category["supercategory"])
+        for category in categories
+        if isinstance(category.get("supercategory"), str)
+    }
+    names = dict.fromkeys(class_name(category["name"]) for category in categories)
     free = [name for name in names if name not in used and (name in supers or name.strip("_").lower() == "background")]
-    own = {class_name(each["name"]) for each in categories if each.get("supercategory") == each["name"]}
+    own = {class_name(category["name"]) for category in categories if category.get("supercategory") == category["name"]}
     return [name for name in free if name not in own] if used else []
 
 
 def _read_images(content: Record, path: Path) -> dict[int, Record]:
-    """Id -> image, in ascending order."""
+    """Returns id -> image, in ascending order."""
     images: dict[int, Record] = {}
     files: dict[str, int] = {}
     for image, where in _records(content, "images", path):
@@ -148,7 +152,7 @@ def _read_images(content: Record, path: Path) -> dict[int, Record]:
         before = files.setdefault(name, number)
         if before != number:
             raise InputError(
-                f"the images {before} and {number} of {path} share the file_name {name!r}, but for the suffix: remove "
+                f"the images {before} and {number} of {path} have the file_name {name!r} except for the suffix: remove "
                 "or rename one"
             )
         images[number] = image
@@ -158,7 +162,7 @@ def _read_images(content: Record, path: Path) -> dict[int, Record]:
 
 
 def _image_file(entry: Record, folder: Path, where: str) -> Path:
-    """The image's file; a name written on Windows has backslashes."""
+    """Returns the file of the image; a name from Windows has backslashes."""
     name: str = entry["file_name"]
     for form in (name, name.replace("\\", "/")):
         if (folder / form).is_file():
@@ -167,7 +171,7 @@ def _image_file(entry: Record, folder: Path, where: str) -> Path:
 
 
 def _read_size(entry: Record, where: str) -> Size | None:
-    """`(height, width)` as it is stated; None where it is missing or 0."""
+    """Returns the stated `(height, width)`; None where it is missing or 0."""
     sizes = [0 if entry.get(key) is None else _whole(entry, key, where) for key in ("height", "width")]
     return None if 0 in sizes else (sizes[0], sizes[1])
 
@@ -191,7 +195,7 @@ def _add(
     if area is not None and not (_is_number(area) and area >= 0):
         raise InputError(f"{where} has the area {shortened(area)}: write it in square pixels, or leave it out")
     image = images.get(number)
-    if image is None:  # its own fault is known
+    if image is None:  # its fault is collected already
         return
     image.raw.append(bbox)
     box = clip_box((x, y, x + width, y + height), image.frame, where, where, findings)
@@ -225,7 +229,7 @@ def _annotation(path: Path, image: _Image) -> Annotation:
 
 
 def _records(content: Record, key: str, path: Path) -> Iterator[tuple[Record, str]]:
-    """The entries of the list `key`, each with how to name it."""
+    """Yields the entries of the list `key` with their names in messages."""
     entries = _get(content, key, str(path))
     if not isinstance(entries, list):
         raise InputError(f"{path} has {key} that are not a list: write one")
@@ -265,5 +269,5 @@ def _text(entry: Record, key: str, where: str) -> str:
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is one that a picture can hold: neither NaN nor infinite, nor beyond every float."""
+    """Returns whether `value` is a number that is possible in an image: not NaN, not infinite, not huge."""
     return type(value) in (int, float) and -1e12 < value < 1e12  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""What data sets of every format share: sources in a row, names for images, labels for classes."""
+"""Data sets of all formats: concatenated sources, names of images, labels of classes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -16,63 +15,63 @@ from torch import Tensor
 
 from ohem.data.annotation import Annotation, class_name
 from ohem.data.findings import NAMED, Findings, first_of
-from ohem.data.image import read_image
-from ohem.errors import InputError
+from ohem.data.transforms import read_image
+from ohem.errors import InputError, closest
 
 Target = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Source:
-    """One of the sources of a data set."""
+    """One source of a data set."""
 
     text: str
     """As it was given."""
     folder: Path
-    """Of the images; what is derived from them is kept in it."""
+    """Folder of the images; proposals are kept in it."""
     name: str
-    """Tells the source from others of the same folder."""
+    """Name that is unique among the sources of the folder."""
     ids: tuple[str, ...]
-    """A name per image, unique in the folder."""
+    """Names of the images, unique in the folder."""
     first: int = 0
-    """Place of its first image in the data set."""
+    """Index of its first image in the data set."""
 
     def __str__(self) -> str:
         return self.text
 
     @property
     def indices(self) -> slice:
-        """Places of its images in the data set."""
+        """Indices of its images in the data set."""
         return slice(self.first, self.first + len(self.ids))
 
 
 class DetectionSet(ABC):
     """One or several sources of one format, concatenated (the paper's 07+12).
 
-    Every annotation is read, and compared with its image's header, on construction.
+    The constructor reads every annotation and compares it with the header of its image.
 
     Args:
-        source: a source, or several of them.
-        classes: names of the labels 1..K; if None, those that the annotations give.
-        annotated: False takes images without an annotation file of their own, such as the test images of the VOC
-            server, as images without objects. COCO's annotations are one file, which is always needed.
-        skip_others: skip the objects of other classes than `classes`, with a `UserWarning` that counts them; they are
-            an error if not.
+        source: one or several sources.
+        classes: names of the labels 1..K; None: those of the annotations.
+        annotated: False accepts images in VOC layout without an annotation file, such as test images of the VOC server,
+            as images without objects. The annotation file of COCO is always required.
+        skip_others: whether to skip objects of other classes than `classes`, with a `UserWarning` that counts them. By
+            default they are an error.
 
     Attributes:
         classes: names of the labels 1..K.
-        annotated: whether every image's annotation file is there.
-        ids: a unique name per image: that of its source, or `FOLDER/NAME` for all if two sources share one.
+        annotated: whether all annotation files exist.
+        ids: unique names of the images: those of the source, or `FOLDER/NAME` if two sources share a name.
         sources: the sources, in order.
-        other_classes: names in the annotations that `classes` lacks, of which objects are skipped.
+        other_classes: names in the annotations that are not in `classes`; their objects are skipped.
 
     Raises:
-        InputError: an annotation has a fault, with its file, field and remedy, and how many more have some. What is
-            changed, skipped or guessed is said in one `UserWarning` for each kind; see `Note`.
+        InputError: an annotation has a fault. The message names file, field and remedy, and the number of other files
+            with faults. Corrections and guesses are reported in one `UserWarning` for each kind; see `Note`.
     """
 
     form: str
-    """How a source of this format is written."""
+    """Form of a source of this format."""
     sources: Sequence[Source]
     other_classes: tuple[str, ...] = ()
 
@@ -111,43 +110,43 @@ class DetectionSet(ABC):
 
     @abstractmethod
     def _read(self, text: str, findings: Findings) -> tuple[Source, list[Annotation]]:
-        """The source `text`, and an annotation for each image of it without a fault; `findings` gets the faults."""
+        """Reads the source `text`; returns it and the annotations without a fault. `findings` gets the faults."""
 
     @abstractmethod
     def _given_classes(self, findings: Findings) -> tuple[str, ...]:
-        """The classes that the annotations give, in the order of the labels."""
+        """Returns the classes of the annotations, in the order of the labels."""
 
     def __len__(self) -> int:
         return len(self._annotations)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
-        """The image, `uint8 [3, H, W]` RGB, and its target."""
+        """Returns the image, `uint8 [3, H, W]` RGB, and its target."""
         return self.image(index), self.target(index)
 
     def path(self, index: int) -> Path:
-        """The image's file."""
+        """Returns the file of the image."""
         return self._annotations[index].image
 
     def files(self) -> Iterator[Path]:
-        """Every file that the data set is read from: annotations and images."""
+        """Yields every file of the data set: annotations and images."""
         yield from {annotation.file for annotation in self._annotations}
         yield from (annotation.image for annotation in self._annotations)
 
     def size(self, index: int) -> tuple[int, int]:
-        """`(height, width)` in pixels, upright."""
+        """Returns `(height, width)` of the upright image in pixels."""
         return self._annotations[index].frame.upright
 
     def as_annotated(self, index: int, boxes: Tensor) -> Tensor:
-        """Boxes `[N, 4]` of the upright image in the frame of its annotation, for result files that go with that."""
+        """Turns boxes `[N, 4]` of the upright image into boxes as annotated, for result files."""
         turned = self._annotations[index].frame.turned_back(boxes.numpy(force=True))
         return torch.from_numpy(np.ascontiguousarray(turned)).to(boxes)
 
     def image(self, index: int) -> Tensor:
-        """`uint8 [3, H, W]`, RGB, upright; raises `InputError` where the file is damaged behind its header."""
+        """Reads the image, `uint8 [3, H, W]`, RGB, upright; raises `InputError` where the file is damaged."""
         return read_image(self.path(index))
 
     def target(self, index: int) -> Target:
-        """Boxes `float32 [N, 4]`, labels `int64 [N]` in 1..K, ignore `bool [N]`; area `float32 [N]` if it is given."""
+        """Returns boxes `float32 [N, 4]`, labels `int64 [N]` in 1..K, ignore `bool [N]`; perhaps area `float32 [N]`."""
         annotation = self._annotations[index]
         target = {
             "boxes": torch.tensor(annotation.boxes, dtype=torch.float32).reshape(-1, 4),
@@ -159,7 +158,7 @@ class DetectionSet(ABC):
         return target
 
     def objects(self) -> Counter[str]:
-        """How many objects there are of each class, without those to be ignored."""
+        """Counts the objects of each class, without ignored ones."""
         return Counter(
             name
             for annotation in self._annotations
@@ -190,7 +189,7 @@ def _unique_ids(sources: Sequence[Source]) -> list[str]:
 def _other_classes(
     annotations: Sequence[Annotation], classes: tuple[str, ...], title: str, skip: bool
 ) -> tuple[str, ...]:
-    """Names in the annotations that are not among `classes`: says that their objects are skipped, or refuses them."""
+    """Returns names in the annotations that are not in `classes`; warns that they are skipped, or refuses them."""
     known = set(classes)
     if len(known) < len(classes) or "" in known:
         raise InputError(f"the classes {', '.join(classes)} hold a name twice, or an empty one: remove it")
@@ -203,13 +202,13 @@ def _other_classes(
     where = f"of other classes than {first_of(classes)}: {hints}; the first of them in {first.file}"
     if not skip:
         raise InputError(
-            f"{title} has {count} {where}: correct the names, or train with these classes (objects of others than "
-            "those that --data.classes names are skipped)"
+            f"{title} has {count} {where}: correct the names, or train with these classes (--data.classes skips "
+            "objects of other classes)"
         )
     warnings.warn(f"{title}: skipped {count} {where}", UserWarning, stacklevel=3)
     return tuple(sorted(others))
 
 
 def _with_hint(name: str, classes: Sequence[str]) -> str:
-    near = get_close_matches(name, classes, n=1)
-    return f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name)
+    near = closest(name, classes)
+    return f"{name!r} (did you mean {near!r}?)" if near else repr(name)

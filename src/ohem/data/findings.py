@@ -1,4 +1,4 @@
-"""What is noticed while a data set is read: notes, which are counted by kind and said once, and faults."""
+"""Notes and faults while a data set is read. Notes are counted by kind, and each kind is reported once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from ohem.errors import InputError
 
 NAMED = 3
-"""Files that a message names."""
-_CORRECT = "correct them to be rid of this warning"
+"""Number of files that a message names."""
+_CORRECT = "correct them to avoid this warning"
 
 
 def first_of(names: Sequence[str]) -> str:
@@ -23,7 +23,7 @@ def first_of(names: Sequence[str]) -> str:
 
 
 class Note(Enum):
-    """A kind of what was changed, skipped or guessed: its text, of which {} is the number, and what to do."""
+    """A kind of correction or guess: its text, in which {} is the number, and what to do."""
 
     CLIPPED = ("clipped {} box{es} reaching outside the image", _CORRECT)
     CLIPPED_TURNED = (
@@ -39,23 +39,23 @@ class Note(Enum):
         "if the boxes were drawn on the upright image, state the size of that",
     )
     TURNED_UNKNOWN = (
-        "turned {} image{s} upright by the EXIF orientation and took the boxes to be drawn so, which the size does not "
-        "tell",
+        "turned {} image{s} upright by the EXIF orientation and assumed that the boxes were drawn so, which the size "
+        "does not decide",
         "check some of them, and store the images upright if the boxes are not where they should be",
     )
-    IGNORED = ("ignored {} object{s} whose field ignore is 1, as COCO's program does", "no need to act")
+    IGNORED = ("ignored {} object{s} whose field ignore is 1, as pycocotools does", "no need to act")
     RENAMED = ("read {} class name{s} that differ from another in blanks or composed letters as that", _CORRECT)
     UNREAD = (
-        "left {} element{s} unread that VOC does not have, but has under a name like that",
-        "correct the name if the other one is meant",
+        "did not read {} element{s} whose name is similar to a name of VOC",
+        "correct the name if that one is meant",
     )
     GROUP = (
         "left out {} categor{ies} without an object that only group{verb} others",
-        "name them with --data.classes to train them all the same",
+        "name them with --data.classes to train on them",
     )
 
     def text(self, count: int) -> str:
-        """Returns the text for `count` of the kind."""
+        """Returns the text for `count` notes of the kind."""
         several = count > 1
         text: str = self.value[0]
         return text.format(
@@ -65,27 +65,27 @@ class Note(Enum):
 
 @dataclass
 class Findings:
-    """Of one data set, while it is read."""
+    """Notes and faults of one data set."""
 
     notes: dict[Note, Counter[str]] = field(default_factory=dict)
-    """Kind -> place, as a message names it -> how many."""
+    """Kind -> place, as a message names it -> number of notes."""
     faults: list[tuple[str, InputError]] = field(default_factory=list)
-    """The file, and what is wrong."""
+    """File and error."""
 
     def note(self, kind: Note, where: str | Path) -> None:
-        """Counts something of a kind that happened at `where`."""
+        """Counts a note of a kind at the place `where`."""
         self.notes.setdefault(kind, Counter())[str(where)] += 1
 
     @contextmanager
     def collected(self, file: str | Path) -> Iterator[None]:
-        """Keeps an `InputError` about `file` for the end, so that the person learns of all files at once."""
+        """Keeps an `InputError` about `file` for the end, so that all files are reported at once."""
         try:
             yield
         except InputError as error:
             self.faults.append((str(file), error))
 
     def refuse(self) -> None:
-        """Raises `InputError` where a fault was collected: the first one, and how many other files have some."""
+        """Raises `InputError` with the first fault and the number of other files with faults, if there are any."""
         if not self.faults:
             return
         (first, error), *_ = self.faults
@@ -96,7 +96,7 @@ class Findings:
         raise InputError(f"{error} ({len(others)} more with a fault: {names})") from error
 
     def warn(self, dataset: str, stacklevel: int = 3) -> None:
-        """Warns once of each kind of note."""
+        """Warns once about each kind of note."""
         for kind in Note:
             places = self.notes.get(kind)
             if places:

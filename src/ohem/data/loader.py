@@ -1,6 +1,6 @@
-"""What is trained on at a step, as a function of (seed, position) and nothing else: resumption is exact for free.
+"""Training examples as a function of (seed, position), so that a resumed run is exact.
 
-Position p of a run is the p-th image it is shown: step x N + slot.
+Position p of a run is its p-th image: step x N + place in the mini-batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from ohem.data.transforms import flip, flip_boxes, resize, scale_factor
 
 
 class Stream(IntEnum):
-    """What the seed of a run is drawn for: their random numbers must not meet."""
+    """Uses of the seed of a run, whose random numbers must be independent."""
 
     ORDER = 0
     FLIP = 1
@@ -28,7 +28,7 @@ class Stream(IntEnum):
 
 
 class DetectionData(Protocol):
-    """A data set as the loader and the evaluation need it."""
+    """A data set as loader and evaluation use it."""
 
     classes: tuple[str, ...]
     ids: list[str]
@@ -41,41 +41,41 @@ class DetectionData(Protocol):
 
 @dataclass(frozen=True)
 class Example:
-    """One image as the network sees it."""
+    """One training image."""
 
     id: str
     position: int
     image: Tensor
     """uint8 RGB (3, H, W), resized."""
     proposals: Tensor
-    """(P, 4) float32, pixels of the resized image."""
+    """(P, 4) float32, in pixels of the resized image."""
     target: dict[str, Tensor]
     """`boxes` (G, 4) in pixels of the resized image, `labels` (G,), `ignore` (G,)."""
     scale: float
-    """Resized pixels per pixel of the original."""
+    """Resized pixels per pixel of the original image."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One image as a trained detector looks at it: in one or several sizes."""
+class ImagePyramid:
+    """One image in one or several sizes, for a trained detector."""
 
     id: str
     images: tuple[Tensor, ...]
     """uint8 RGB (3, H, W) each, resized."""
     scales: tuple[float, ...]
-    """Resized pixels per pixel of the original, of each."""
+    """Resized pixels per pixel of the original image, for each size."""
     proposals: Tensor
-    """(P, 4) float32, pixels of the original."""
+    """(P, 4) float32, in pixels of the original image."""
     size: tuple[int, int]
-    """(height, width) of the original."""
+    """(height, width) of the original image."""
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed in [0, 2**63) that depends on all of `numbers` and on nothing else."""
+    """Returns a seed in [0, 2**63) that depends only on `numbers`."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def prepare(
+def prepare_example(
     name: str,
     image: Tensor,
     proposals: Any,
@@ -86,7 +86,7 @@ def prepare(
     position: int = 0,
     mirrored: bool = False,
 ) -> Example:
-    """Resizes, and mirrors if asked, an image (3, H, W) with its proposals (P, 4) and ground truth."""
+    """Resizes an image (3, H, W) with its proposals (P, 4) and ground truth, and mirrors it if `mirrored`."""
     height, width = image.shape[1:]
     boxes = _as_boxes(proposals)
     truth, rest = target["boxes"], {key: target[key] for key in target if key not in ("boxes", "area")}
@@ -96,24 +96,24 @@ def prepare(
     return Example(name, position, resize(image, scale), boxes * scale, {**rest, "boxes": truth * scale}, scale)
 
 
-def picture(name: str, image: Tensor, proposals: Any, *, shorts: Sequence[int], long: int) -> Picture:
-    """An image (3, H, W) with its proposals (P, 4) in pixels of it, resized to each of the short sides `shorts`.
+def make_pyramid(name: str, image: Tensor, proposals: Any, *, shorts: Sequence[int], long: int) -> ImagePyramid:
+    """Resizes an image (3, H, W) to each of the short sides `shorts`; its proposals (P, 4) stay in original pixels.
 
-    Short sides that `long` limits to the same size are one.
+    Short sides that `long` limits to the same size count once.
     """
     height, width = image.shape[1:]
     scales = tuple(dict.fromkeys(scale_factor(height, width, short, long) for short in shorts))
-    return Picture(name, tuple(resize(image, s) for s in scales), scales, _as_boxes(proposals), (height, width))
+    return ImagePyramid(name, tuple(resize(image, s) for s in scales), scales, _as_boxes(proposals), (height, width))
 
 
 class Examples(Dataset[Example]):
-    """Images with proposals, resized to one scale, indexed in order.
+    """Images with proposals, resized to one scale, in the order of the data set.
 
     Args:
         data: the images and their ground truth.
         proposals: image id -> (P, 4) boxes in pixels of the original image.
         short, long: side lengths in pixels, as for `scale_factor`.
-        top: most proposals used of an image.
+        top: highest number of proposals of an image.
     """
 
     def __init__(self, data: DetectionData, proposals: Mapping[str, Any], *, short: int, long: int, top: int) -> None:
@@ -130,21 +130,21 @@ class Examples(Dataset[Example]):
         return self.example(index, index, mirrored=False)
 
     def example(self, index: int, position: int, mirrored: bool, short: int | None = None) -> Example:
-        """Image `index`, mirrored or not, its short side `short` or that of all."""
+        """Returns image `index`, mirrored or not; `short` replaces the short side."""
         name = self.data.ids[index]
         image, target, boxes = self.data.image(index), self.data.target(index), self.proposals[name][: self.top]
         sides = {"short": short or self.short, "long": self.long}
-        return prepare(name, image, boxes, target, position=position, mirrored=mirrored, **sides)
+        return prepare_example(name, image, boxes, target, position=position, mirrored=mirrored, **sides)
 
 
 class TrainingExamples(Dataset[Example]):
-    """The endless sequence of a training run, indexed by position: a new order each epoch, half of it mirrored.
+    """The endless sequence of images of a run, indexed by position: a new order in each epoch, half of it mirrored.
 
     Args:
         examples: the images.
-        seed: of the run.
-        flips: mirror half of the images.
-        scales: short sides in pixels, one of which is drawn for each position; that of `examples` if none is given.
+        seed: seed of the run.
+        flips: whether to mirror half of the images.
+        scales: short sides in pixels, one of which is drawn at random for each position; default: that of `examples`.
     """
 
     def __init__(self, examples: Examples, *, seed: int, flips: bool, scales: Sequence[int] = ()) -> None:
@@ -161,42 +161,34 @@ class TrainingExamples(Dataset[Example]):
         return self.examples.example(int(order[offset]), position, mirrored, short)
 
 
-class Pictures(Dataset[Picture]):
-    """Images with proposals for a trained detector, in one or several sizes each, indexed in order.
+class ImagePyramids(Dataset[ImagePyramid]):
+    """The images of `examples` in one or several sizes, for a trained detector.
 
     Args:
-        data: the images.
-        proposals: image id -> (P, 4) boxes in pixels of the original image.
+        examples: the images with their proposals.
         shorts: short sides in pixels.
         long: highest long side in pixels, as for `scale_factor`.
-        top: most proposals used of an image.
     """
 
-    def __init__(
-        self, data: DetectionData, proposals: Mapping[str, Any], *, shorts: Sequence[int], long: int, top: int
-    ) -> None:
-        self.data = data
-        self.proposals = proposals
-        self.shorts = shorts
-        self.long = long
-        self.top = top
+    def __init__(self, examples: Examples, *, shorts: Sequence[int], long: int) -> None:
+        self.examples, self.shorts, self.long = examples, shorts, long
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.examples)
 
-    def __getitem__(self, index: int) -> Picture:
-        name = self.data.ids[index]
-        boxes = self.proposals[name][: self.top]
-        return picture(name, self.data.image(index), boxes, shorts=self.shorts, long=self.long)
+    def __getitem__(self, index: int) -> ImagePyramid:
+        data, name = self.examples.data, self.examples.data.ids[index]
+        boxes = self.examples.proposals[name][: self.examples.top]
+        return make_pyramid(name, data.image(index), boxes, shorts=self.shorts, long=self.long)
 
 
 def positions(first_step: int, last_step: int, images: int, rank: int = 0, world: int = 1) -> list[list[int]]:
-    """Positions that process `rank` of `world` is shown at each step of [first_step, last_step), `images` over all."""
+    """Returns the positions of process `rank` of `world` in the steps [first_step, last_step); `images` is over all."""
     return [list(range(step * images + rank, (step + 1) * images, world)) for step in range(first_step, last_step)]
 
 
-def as_list(examples: Sequence[Example]) -> list[Example]:
-    """Collates to a plain list: images of a mini-batch have different sizes and numbers of boxes."""
+def collate_list(examples: Sequence[Example]) -> list[Example]:
+    """Collates to a list, since images of a mini-batch have different sizes and numbers of boxes."""
     return list(examples)
 
 

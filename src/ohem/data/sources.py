@@ -1,4 +1,4 @@
-"""Which format a source is in shows in how it is written."""
+"""Opens data sets of any format; the form of a source names its format."""
 
 from collections.abc import Sequence
 
@@ -17,12 +17,12 @@ def open_dataset(
     annotated: bool = True,
     skip_others: bool = False,
 ) -> DetectionSet:
-    """The data set of `sources`, all of them `FOLDER:SPLIT` or all `ANNOTATIONS.json:IMAGES`.
+    """Opens the data set of `sources`, which are all `FOLDER:SPLIT` or all `ANNOTATIONS.json:IMAGES`.
 
     `classes`, `annotated` and `skip_others` are as for `DetectionSet`.
 
     Raises:
-        InputError: the sources are of both kinds, or as `DetectionSet` does.
+        InputError: the sources have both forms, or as `DetectionSet` does.
     """
     coco = [text for text in sources if is_coco(text)]
     if coco and len(coco) < len(sources):

@@ -1,8 +1,8 @@
-"""Data sets in the layout of PASCAL VOC, checked from end to end before the first image is used.
+"""Data sets in the layout of PASCAL VOC. They are checked completely before the first image is used.
 
 A source is `FOLDER:SPLIT`:
 
-    FOLDER/ImageSets/Main/SPLIT.txt   one image id, or name of an image, a line; the flag of class files is not read
+    FOLDER/ImageSets/Main/SPLIT.txt   an image id or file name in each line; the flag of class files is not read
     FOLDER/JPEGImages/ID.jpg          or another image format
     FOLDER/Annotations/ID.xml
 
@@ -30,8 +30,8 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 class VOCDetection(DetectionSet):
     """One or several `FOLDER:SPLIT` sources, concatenated (the paper's 07+12).
 
-    The ids of a source are file stems. Without `classes` these are the names found in the annotations, sorted. `ignore`
-    of a target is VOC's `difficult`.
+    The ids of a source are file stems. The default of `classes` is the sorted names of the annotations. `ignore` of a
+    target marks `difficult` objects.
     """
 
     form = "FOLDER:SPLIT"
@@ -55,7 +55,7 @@ class VOCDetection(DetectionSet):
 
 
 def parse_source(text: str) -> tuple[Path, str]:
-    """`FOLDER:SPLIT` -> folder and split, divided at the last colon; raises `InputError` where one is missing."""
+    """Divides `FOLDER:SPLIT` at the last colon; raises `InputError` where folder or split is missing."""
     folder, _, split = text.rpartition(":")
     is_drive = len(folder) == 1 and split.startswith(("\\", "/"))
     if not folder or not split or is_drive:
@@ -64,12 +64,10 @@ def parse_source(text: str) -> tuple[Path, str]:
 
 
 def no_such_folder(folder: Path, text: str) -> InputError:
-    """Returns the error for a source whose folder is missing; a path of Windows elsewhere is a common cause."""
+    """Returns the error for a source whose folder is missing; a Windows path on another system is a common cause."""
     remedy = f"correct the source {text!r}"
     if "\\" in str(folder) and os.sep == "/":
-        remedy += (
-            ", with / between folders (here a drive of Windows, if it is there at all, has another name, as /mnt/c)"
-        )
+        remedy += ", with / between folders (a drive of Windows has another name here, such as /mnt/c)"
     return InputError(f"the folder {folder} does not exist: {remedy}")
 
 
@@ -78,13 +76,13 @@ def _split_file(folder: Path, split: str) -> Path:
 
 
 def _read_split(folder: Path, split: str) -> dict[int, str]:
-    """The lines that are not empty, by their numbers."""
+    """Reads the lines that are not empty, by number."""
     if not folder.is_dir():
         raise no_such_folder(folder, f"{folder}:{split}")
     path = _split_file(folder, split)
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt")))
-        remedy = f"choose among {known}" if known else "create it, with one image id a line"
+        remedy = f"choose among {known}" if known else "create it, with one image id in each line"
         raise InputError(f"the split file {path} does not exist: {remedy}")
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -92,14 +90,14 @@ def _read_split(folder: Path, split: str) -> dict[int, str]:
         raise InputError(f"the split file {path} cannot be read ({error}): save it as UTF-8 text") from error
     lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
     if not lines:
-        raise InputError(f"the split file {path} is empty: write one image id a line")
+        raise InputError(f"the split file {path} is empty: write one image id in each line")
     return lines
 
 
 def _ids_of(
     lines: Mapping[int, str], images: Mapping[str, Sequence[Path]], split: Path, findings: Findings
 ) -> list[str]:
-    """The ids of the lines of `split` that have images; the others are faults."""
+    """Returns the ids of the lines of `split` that have images; other lines are faults."""
     seen: dict[str, int] = {}
     for number, line in lines.items():
         with findings.collected(f"line {number}: {line}"):
@@ -118,9 +116,9 @@ def _ids_of(
 
 
 def _forms_of(line: str) -> Iterator[str]:
-    """What a line may mean, the likeliest first: an id, which may hold blanks; the file; either with a flag behind it.
+    """Yields the meanings of a line, the most likely first: an id, perhaps with blanks, a file, or either with a flag.
 
-    A class's split file has the flags -1, 0 and 1.
+    The split file of a class has the flags -1, 0 and 1.
     """
     columns = line.rsplit(maxsplit=1)
     for text in [line, columns[0]] if columns[-1] in {"-1", "0", "1"} else [line]:
@@ -140,13 +138,13 @@ def _only(files: Sequence[Path], stem: str) -> Path:
 
 
 def _none(path: Path, image: Path) -> Annotation:
-    """What stands for an annotation that is not there."""
+    """Returns the annotation of an image without an annotation file."""
     size = read_header(image).upright
     return Annotation(path, image, Frame(size, size), [], np.zeros((0, 4), np.float32), [])
 
 
 def _image_files(folder: Path) -> dict[str, list[Path]]:
-    """Stem -> images of the folder: one listing, where a look at each id and suffix would be slow."""
+    """Returns stem -> images of the folder, from one listing, since tests of each id and suffix would be slow."""
     images = folder / "JPEGImages"
     if not images.is_dir():
         raise InputError(f"the folder {images} does not exist: put the images there, as ID.jpg")

@@ -1,4 +1,4 @@
-"""One VOC annotation, read without trust: harmless, well-formed XML and boxes inside the image, or a sentence.
+"""One VOC annotation. The XML file and every field are checked; a fault ends in one sentence.
 
 Boxes in XML are 1-based with the end included; here they are `[xmin - 1, ymin - 1, xmax, ymax]`.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
@@ -18,17 +17,17 @@ from defusedxml import ElementTree as SafeXML
 
 from ohem.data.annotation import Annotation, check_in_pixels, class_name, clip_box, find_frame
 from ohem.data.findings import Findings, Note
-from ohem.errors import InputError
-from ohem.files import describe_os_error
+from ohem.errors import InputError, closest
 from ohem.images.orientation import Size
+from ohem.io.files import describe_os_error
 
 MOST = 1e12
-"""Pixels that no image has."""
+"""Number of pixels that no image has."""
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _ONCE = ("name", "difficult", "bndbox")
 _LIKE = 0.85
-"""Of names that may be slips of each other, by `difflib`."""
+"""Likeness of misspelled names, by `difflib`."""
 _TAGS = {"annotation", "size", "width", "height", "object", *_ONCE, *_CORNERS}
 
 
@@ -36,7 +35,7 @@ def read_annotation(path: Path, image: Path, findings: Findings) -> Annotation:
     """Reads the annotation `path` of the image file `image`.
 
     Raises:
-        InputError: a field is missing, there twice or impossible, or one would be left unread.
+        InputError: a field is missing, given twice or impossible, or would not be read.
     """
     root = _parse_xml(path)
     _check_tags(root, path, findings)
@@ -50,13 +49,15 @@ def read_annotation(path: Path, image: Path, findings: Findings) -> Annotation:
         difficult.append(_read_flag(thing, where))
     check_in_pixels(raw, str(path))
     for number, (xmin, ymin, xmax, ymax) in enumerate(raw, start=1):
-        # A box of one pixel, xmin = xmax, is legal VOC, but in practice a slip of the mouse.
+        # A box of one pixel, xmin = xmax, is legal in VOC, but in practice an error of the annotator.
         whole = xmax > xmin and ymax > ymin
         box = (xmin - 1, ymin - 1, xmax, ymax) if whole else (0, 0, 0, 0)
         boxes.append(clip_box(box, frame, f"object {number} of {path}", str(path), findings))
     kept = [i for i, box in enumerate(boxes) if box is not None]
-    found = np.array([boxes[i] for i in kept], np.float32).reshape(-1, 4)
-    return Annotation(path, image, frame, [names[i] for i in kept], frame.turned(found), [difficult[i] for i in kept])
+    kept_boxes = np.array([boxes[i] for i in kept], np.float32).reshape(-1, 4)
+    return Annotation(
+        path, image, frame, [names[i] for i in kept], frame.turned(kept_boxes), [difficult[i] for i in kept]
+    )
 
 
 def _parse_xml(path: Path) -> Element:
@@ -71,12 +72,12 @@ def _parse_xml(path: Path) -> Element:
         raise InputError(f"{path} defines a document type or entities, which are not expanded: remove them") from error
     except (ParseError, ValueError, LookupError) as error:
         raise InputError(f"{path} is not well-formed XML ({error}): {_remedy(data)}") from error
-    assert root is not None  # only of a tree built empty
+    assert root is not None  # it is None only for an empty tree
     return root
 
 
 def _remedy(data: bytes) -> str:
-    """What helps: the encoding is a common cause, which the parser's own words do not name."""
+    """Returns the remedy: the encoding is a common cause, which the message of the parser does not name."""
     declared = re.match(rb"""\s*<\?xml[^>]*encoding=["']([\w.:-]+)""", data)
     if declared and declared[1].lower() not in (b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1"):
         return f"save it in UTF-8 (it declares the encoding {declared[1].decode()})"
@@ -88,7 +89,7 @@ def _remedy(data: bytes) -> str:
 
 
 def _check_tags(root: Element, path: Path, findings: Findings) -> None:
-    """Raises `InputError` where something would be left unread: other spellings of tags, objects in other places."""
+    """Raises `InputError` where something would not be read: other spellings of tags, objects in other places."""
     for element in root.iter():
         if not isinstance(element.tag, str) or element.tag in _TAGS:
             continue
@@ -97,7 +98,7 @@ def _check_tags(root: Element, path: Path, findings: Findings) -> None:
             raise InputError(f"{path} has <{element.tag}>, which VOC writes <{plain}>: rename it, or it is not read")
         if element.find("bndbox") is not None and element.tag != "part":
             raise InputError(f"{path} has a <bndbox> in <{element.tag}>, where it is not read: put it into an <object>")
-        if get_close_matches(plain, _TAGS, n=1, cutoff=_LIKE):
+        if closest(plain, _TAGS, _LIKE):
             findings.note(Note.UNREAD, path)
     if root.tag != "annotation":
         raise InputError(f"{path} begins with <{root.tag}> and is no annotation of VOC: begin it with <annotation>")
@@ -132,7 +133,7 @@ def _read_flag(thing: Element, where: str) -> bool:
 
 
 def _read_size(root: Element, path: Path) -> Size | None:
-    """`(height, width)` as it is stated; None where it is missing, empty or 0, as some programs write it."""
+    """Returns the stated `(height, width)`; None where it is missing, empty or 0, as some programs write it."""
     size = root.find("size")
     if size is None:
         return None
@@ -141,7 +142,7 @@ def _read_size(root: Element, path: Path) -> Size | None:
     if not all(text and text.strip() for text in stated):
         return None
     height, width = (_number(size, tag, f"<size> of {path}") for tag in ("height", "width"))
-    # Sizes that are not whole are no size of an image, which the comparison with it says.
+    # A size that is not whole fails in the comparison with the image.
     return None if 0 in (height, width) else (height, width)  # type: ignore[return-value]
 
 

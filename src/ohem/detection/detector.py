@@ -1,4 +1,4 @@
-"""What the training loop and the evaluation ask of a detector, whichever it is."""
+"""The interface of a detector for training and evaluation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 
 class Detector(nn.Module, ABC):
-    """Called on images, proposals and, in train mode, targets, as `FastRCNN` is; then it returns losses by name."""
+    """A module that is called with images, proposals and, in train mode, targets; see `FastRCNN`."""
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     @abstractmethod
@@ -22,10 +22,10 @@ class Detector(nn.Module, ABC):
         proposals: Sequence[Tensor],
         targets: Sequence[Mapping[str, Tensor]] | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in train mode, detections in eval mode; see `FastRCNN.forward`."""
+        """Returns losses in train mode and detections in eval mode; see `FastRCNN.forward`."""
 
     @abstractmethod
     def detect(
         self, images: Sequence[Tensor], scales: Sequence[float], proposals: Tensor, size: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """Detections of one image that is given in one or several sizes; see `FastRCNN.detect`."""
+        """Detects objects in one image that is given in one or several sizes; see `FastRCNN.detect`."""

@@ -1,57 +1,100 @@
-"""Pictures of detections: boxes with their names and scores, and pictures side by side under captions."""
+"""Pictures of detections: boxes with names and scores, and pictures next to each other under titles."""
 
 import colorsys
 from collections.abc import Sequence
 from zlib import crc32
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import draw_bounding_boxes
 
 Colour = tuple[int, int, int]
+Area = tuple[int, int, int, int]
+"""Left, top, right and bottom of a label in pixels, end exclusive."""
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-PADDING = 2  # pixels between a label's text and its edge
+PADDING = 2  # pixels between the text of a label and its edge
+OPACITY = 150  # of 255, of the background of a label
 BACKDROP: Colour = (24, 24, 24)
 
 
 def draw_detections(
     image: Tensor, boxes: Tensor, names: Sequence[str], scores: Sequence[float] | None = None
 ) -> Tensor:
-    """A copy of `image` with every box and its label: "name 0.93", or the name alone where there are no scores.
+    """Draws every box with its label, "name 0.93", or the name alone without scores.
 
-    The first boxes are drawn on top: give the best ones first. A name has the same colour in every picture, and labels
-    lie inside the picture.
+    The first boxes are drawn on top, and their labels are placed first: give the best detections first. A name has the
+    same colour in every picture. Labels are half-transparent, lie inside the picture, and do not overlap each other
+    where there is room.
 
     Args:
         image: uint8 (3, H, W), RGB.
         boxes: (D, 4) `[x1, y1, x2, y2]` in pixels, end exclusive.
         names: D class names.
-        scores: D numbers in 0..1; None for boxes without, as the ground truth.
+        scores: D numbers in 0..1; None for boxes without scores, such as the ground truth.
 
     Returns:
         uint8 (3, H, W).
 
     Raises:
-        ValueError: boxes, names and scores are not of one number.
+        ValueError: the numbers of boxes, names and scores differ.
     """
     labels = names if scores is None else [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
-    drawn = list(zip(boxes.tolist(), map(_colour, names), labels, strict=True))[::-1]
-    picture = to_pil_image(image)
-    canvas = ImageDraw.Draw(picture)
-    line, font = max(1, round(min(picture.size) / 180)), _font(picture.size)
-    for (x1, y1, x2, y2), colour, _ in drawn:
-        left, top = round(x1), round(y1)
-        canvas.rectangle((left, top, max(left, round(x2) - 1), max(top, round(y2) - 1)), outline=colour, width=line)
-    for box, colour, label in drawn:
-        _draw_label(canvas, picture.size, box, label, colour, font)
-    result: Tensor = pil_to_tensor(picture)
+    drawn = list(zip(boxes.round().int().tolist(), map(_colour, names), labels, strict=True))
+    picture = _draw_boxes(image, drawn)
+    font = _font(picture.size)
+    placed: list[Area] = []
+    for box, _, label in drawn:
+        width, height = (extent + 2 * PADDING for extent in _text_size(label, font))
+        placed.append(_place_label(box, (width, height), picture.size, placed))
+    overlay = Image.new("RGBA", picture.size)
+    canvas = ImageDraw.Draw(overlay)
+    for area, (_, colour, label) in reversed(list(zip(placed, drawn, strict=True))):
+        _draw_label(canvas, area, label, colour, font)
+    result: Tensor = pil_to_tensor(Image.alpha_composite(picture.convert("RGBA"), overlay).convert("RGB"))
     return result
 
 
-def draw_side_by_side(*pictures: Tensor, titles: Sequence[str]) -> Tensor:
-    """The pictures, uint8 (3, H, W) each, from left to right under their titles, tops aligned: one uint8 (3, H', W').
+def _draw_boxes(image: Tensor, drawn: Sequence[tuple[list[int], Colour, str]]) -> Image.Image:
+    """Draws the boxes, the last one first."""
+    if not drawn:
+        return to_pil_image(image)  # type: ignore[no-any-return]
+    # The last pixel of a box is drawn on, so that it is the one before the end; every box has at least one pixel.
+    corners = [[x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)] for (x1, y1, x2, y2), _, _ in reversed(drawn)]
+    colours = [colour for _, colour, _ in reversed(drawn)]
+    line = max(1, round(min(image.shape[1:]) / 180))
+    return to_pil_image(  # type: ignore[no-any-return]
+        draw_bounding_boxes(image, torch.tensor(corners), colors=colours, width=line)
+    )
 
-    Raises ValueError if there are not as many titles as pictures.
+
+def _place_label(box: list[int], extent: tuple[int, int], size: tuple[int, int], placed: Sequence[Area]) -> Area:
+    """Returns the area of the label of `box`: the first place in the picture that no placed label covers."""
+    (x1, y1, x2, y2), (width, height) = box, extent
+    left = max(0, min(x1, size[0] - width))
+    right = max(0, min(x2 - width, size[0] - width))
+    lowest = max(0, size[1] - height)
+    # Above the box, inside its top, below it, inside its bottom; then any other height, the nearest first.
+    heights = [y1 - height, y1, y2, y2 - height, *sorted(range(0, lowest + 1, height), key=lambda y: abs(y - y1))]
+    inside = [(x, y, x + width, y + height) for y in heights if 0 <= y <= lowest for x in (left, right)]
+    free = (area for area in inside if not any(_overlap(area, other) for other in placed))
+    corner = (left, 0, left + width, height)
+    return next(free, inside[0] if inside else corner)
+
+
+def _overlap(first: Area, second: Area) -> bool:
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
+
+
+def draw_side_by_side(*pictures: Tensor, titles: Sequence[str]) -> Tensor:
+    """Puts pictures, uint8 (3, H, W), from left to right under their titles, with aligned tops.
+
+    Returns:
+        uint8 (3, H', W').
+
+    Raises:
+        ValueError: the numbers of titles and pictures differ.
     """
     heights, widths = zip(*(picture.shape[1:] for picture in pictures), strict=True)
     font = _font((max(widths), max(heights)), larger=1.3)
@@ -67,34 +110,28 @@ def draw_side_by_side(*pictures: Tensor, titles: Sequence[str]) -> Tensor:
     return result
 
 
-def _draw_label(
-    canvas: ImageDraw.ImageDraw, size: tuple[int, int], box: list[float], label: str, colour: Colour, font: Font
-) -> None:
-    """The label on its colour: above the box, or inside its top edge where there is no room above."""
-    width, height = (extent + 2 * PADDING for extent in _text_size(label, font))
-    x = max(0, min(round(box[0]), size[0] - width))
-    y = round(box[1]) - height
-    if y < 0:
-        y = max(0, min(round(box[1]), size[1] - height))
-    canvas.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
+def _draw_label(canvas: ImageDraw.ImageDraw, area: Area, label: str, colour: Colour, font: Font) -> None:
+    """Draws a label on its half-transparent colour."""
+    x1, y1, x2, y2 = area
+    canvas.rectangle((x1, y1, x2 - 1, y2 - 1), fill=(*colour, OPACITY))
     # Black on light colours, white on dark ones, by their luma (ITU-R BT.601).
     light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 128
-    canvas.text((x + PADDING, y + PADDING), label, fill="black" if light else "white", font=font)
+    canvas.text((x1 + PADDING, y1 + PADDING), label, fill="black" if light else "white", font=font)
 
 
 def _font(size: tuple[int, int], larger: float = 1.0) -> Font:
-    """Pillow's own scalable font, as high as reads well in a picture of this (width, height)."""
+    """Returns Pillow's scalable font in a readable height for a picture of (width, height)."""
     return ImageFont.load_default(larger * max(9.0, min(size) / 28))
 
 
 def _text_size(text: str, font: Font) -> tuple[int, int]:
-    """(width, height) in pixels that the text needs when drawn from its top left corner; the height of a full line."""
+    """Returns (width, height) in pixels of the text; the height is that of a full line."""
     right, bottom = (font.getbbox(sample)[index] for sample, index in ((text, 2), ("Ag", 3)))
     return round(right + 0.5), round(bottom + 0.5)
 
 
 def _colour(name: str) -> Colour:
-    """A bright colour that depends on the name alone."""
+    """Returns a bright colour that depends only on the name."""
     code = crc32(name.encode())
     hue, saturation = code % 360 / 360, 0.65 + 0.35 * (code // 360 % 8) / 7
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)

@@ -1,4 +1,4 @@
-"""Fast R-CNN (Girshick, 2015) trained with any `RoISampler`: the detector of the paper.
+"""Fast R-CNN (Girshick, 2015), the detector of the paper, trained with any `RoISampler`.
 
 Shapes: R: RoIs of the mini-batch   B: RoIs trained on   N: images   P: proposals of an image   K: foreground classes
 """
@@ -20,47 +20,47 @@ from ohem.checks import (
     check_type,
 )
 from ohem.detection.backbones import Backbone
-from ohem.detection.coarse import coarse
+from ohem.detection.box_refinement import BoxRefinement
 from ohem.detection.detector import Detector
-from ohem.detection.inference import Outputs, PostProcess
 from ohem.detection.multiscale import Merge, View, union
-from ohem.detection.pooling import roi_max_pools
-from ohem.detection.refinement import BoxRefinement
-from ohem.layers import fast_linear
+from ohem.detection.post_process import BoxScores, PostProcess
+from ohem.kernels.fast_linear import fast_linear
+from ohem.kernels.low_precision import low_precision
+from ohem.kernels.roi_pool import roi_max_pools
 from ohem.losses import detection_loss, roi_losses, weighted
 from ohem.mining import hard_examples
-from ohem.readonly import read_only
+from ohem.read_only import read_only
 from ohem.rois import BOX_MEAN, BOX_STD, RoIs, check_normalisation, match
 from ohem.samplers import RoISampler
 from ohem.samplers.base import by_image, check_sampler
 from ohem.targets import read_targets
 
-# RoIs that go through the read-only pass at once: bounds its memory whatever R is.
+# Number of RoIs that go through the read-only pass at once: it bounds the memory for any R.
 CHUNK = 256
 IMPLEMENTATIONS = ("read_only", "loss_layer")
 
 
 class FastRCNN(Detector):
-    """Conv network + RoI network on given proposals.
+    """Convolutional network and RoI network on given proposals.
 
-    In train mode `model(images, proposals, targets)` returns `{"loss_classifier": ..., "loss_box_reg": ...}`; in eval
-    mode `model(images, proposals)` returns per image `{"boxes": (D, 4), "labels": (D,), "scores": (D,)}`; `detect` does
-    so for one image that is looked at in several sizes.
+    In train mode `model(images, proposals, targets)` returns `{"loss_classifier": ..., "loss_box_reg": ...}`. In eval
+    mode `model(images, proposals)` returns `{"boxes": (D, 4), "labels": (D,), "scores": (D,)}` for each image. `detect`
+    does so for one image in several sizes.
 
     Args:
-        backbone: conv network and the RoI network up to its two output layers.
+        backbone: convolutional network, and RoI network up to its two output layers.
         num_classes: K + 1, background counted.
         sampler: chooses the RoIs to train on.
-        implementation: of a sampler that looks at the losses. "read_only": a forward pass without gradient over all
-            RoIs, then the regular RoI network on the chosen; "loss_layer": one pass over all RoIs with gradient, in
-            which the losses of those not chosen are set to 0 (paper, section 4.2: equal gradients, more time).
-        rescored: 0 ranks every RoI in the precision of the network; otherwise its linear layers rank all RoIs coarsely,
-            in int8 (on a GPU float8 or bfloat16), and so many of each image, the hardest by that, again in full.
-        post_process: turns scores and regressions into detections.
-        refinement: iterative box regression with voting (the paper's B); None for neither.
-        merge: of the sizes that `detect` is given (the paper's M): `multiscale.union` or `multiscale.nearest`.
-        probabilities: turns the outputs (P, K + 1) of the layer `scores` into what detections are ranked by; softmax if
-            None, as is right for a layer trained with `detection_loss`.
+        implementation: how a sampler gets the losses. "read_only": by a forward pass without gradient over all RoIs,
+            followed by the regular RoI network on the chosen ones; "loss_layer": by one pass with gradient over all
+            RoIs, in which the losses of the others are set to 0 (paper, section 4.2: equal gradients, more time).
+        rescore_top: 0 ranks every RoI in the precision of the network. A higher number ranks all RoIs in low precision,
+            int8 (on a GPU float8 or bfloat16), and then the hardest of each image, so many, in full precision.
+        post_process: makes detections from scores and regressions.
+        refinement: iterative box regression with voting (the paper's B); None switches both off.
+        merge: how `detect` merges several sizes (the paper's M): `multiscale.union` or `multiscale.nearest`.
+        probabilities: computes the scores of detections from the outputs (P, K + 1) of the layer `scores`; None:
+            softmax, which fits a layer that is trained with `detection_loss`.
         box_mean, box_std: normalisation of the regression targets, (4,) or per class (K + 1, 4).
     """
 
@@ -74,7 +74,7 @@ class FastRCNN(Detector):
         sampler: RoISampler,
         *,
         implementation: Literal["read_only", "loss_layer"] = "read_only",
-        rescored: int = 0,
+        rescore_top: int = 0,
         post_process: PostProcess | None = None,
         refinement: BoxRefinement | None = None,
         merge: Merge = union,
@@ -87,7 +87,7 @@ class FastRCNN(Detector):
         check_integer("num_classes", num_classes, 2)
         check_sampler(sampler)
         check_choice("implementation", implementation, IMPLEMENTATIONS)
-        check_integer("rescored", rescored)
+        check_integer("rescore_top", rescore_top)
         check_optional(check_type, "post_process", post_process, PostProcess)
         check_optional(check_type, "refinement", refinement, BoxRefinement)
         check_callable("merge", merge, "give ohem.detection.multiscale.union or nearest")
@@ -98,7 +98,7 @@ class FastRCNN(Detector):
         self.num_classes = num_classes
         self.sampler = sampler
         self.implementation = implementation
-        self.rescored = rescored
+        self.rescore_top = rescore_top
         self.post_process = post_process or PostProcess()
         self.refinement = refinement
         self.merge = merge
@@ -117,17 +117,17 @@ class FastRCNN(Detector):
         proposals: Sequence[Tensor],
         targets: Sequence[Mapping[str, Tensor]] | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in train mode, detections in eval mode.
+        """Returns losses in train mode and detections in eval mode.
 
         Args:
             images: N uint8 RGB (3, H, W), of any sizes.
-            proposals: N float (P, 4), pixels of these images.
-            targets: N dicts as `match` takes them; needed in train mode.
+            proposals: N float (P, 4), in pixels of these images.
+            targets: N dicts as for `match`; required in train mode.
 
         Raises:
             TypeError: an argument is of another type or dtype.
-            ValueError: train mode without targets, numbers of images, proposals and targets that differ, or a label
-                or box that is impossible; values are checked on the CPU alone.
+            ValueError: targets are missing in train mode, the numbers of images, proposals and targets differ, or a
+                label or box is impossible. Values are checked on the CPU only.
         """
         check_sequence("images", images, "tensors (3, H, W), one per image")
         check_sequence("proposals", proposals, "tensors (P, 4), one per image")
@@ -137,7 +137,7 @@ class FastRCNN(Detector):
         if not self.training:
             sizes = [(image.shape[-2], image.shape[-1]) for image in images]
             views = [[self._view(features[i : i + 1], 1.0)] for i in range(len(images))]
-            return [self._detections(*each) for each in zip(views, proposals, sizes, strict=True)]
+            return [self._detections(*inputs) for inputs in zip(views, proposals, sizes, strict=True)]
         if targets is None:
             raise ValueError("FastRCNN in train mode needs targets; call .eval() for detections")
         targets = read_targets(targets, len(images), num_classes=self.num_classes)
@@ -151,11 +151,11 @@ class FastRCNN(Detector):
     def detect(
         self, images: Sequence[Tensor], scales: Sequence[float], proposals: Tensor, size: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """Detections of one image that is given in several sizes; its features are computed once in each.
+        """Detects objects in one image that is given in several sizes; features are computed once for each size.
 
         Args:
-            images: S uint8 RGB (3, h, w), the image resized.
-            scales: S pixels of these per pixel of the image.
+            images: S uint8 RGB (3, h, w), the resized image.
+            scales: S numbers, pixels of the resized image per pixel of the image.
             proposals: float (P, 4) in pixels of the image.
             size: (height, width) of the image.
 
@@ -166,65 +166,67 @@ class FastRCNN(Detector):
         return self._detections(views, proposals, size)
 
     def head(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
-        """RoI network: scores (R, K + 1) and normalised deltas (R, K + 1, 4) of `rois` on `features` (N, C, H, W)."""
+        """Computes scores (R, K + 1) and normalised deltas (R, K + 1, 4) of `rois` on `features` (N, C, H, W)."""
         (pooled,) = self._pooled(features, self.windows(rois), chunk=max(len(rois), 1))
         return self._outputs(self.backbone.roi_head(pooled))
 
-    def read_only_losses(self, features: Tensor, rois: RoIs, classifier: float = 1.0, box_reg: float = 1.0) -> Tensor:
-        """Loss (R,) of every RoI, classification + box regression, from a pass that leaves no trace."""
-        if not self.rescored:
-            return weighted(self.read_only_parts(features, rois), classifier, box_reg)
-        with coarse(self.backbone.roi_head, features) as rounded:
-            losses = weighted(self.read_only_parts(rounded, rois), classifier, box_reg)
-        hardest = torch.cat([here[hard_examples(losses[here], self.rescored)] for here in by_image(rois)])
-        losses[hardest] = weighted(self.read_only_parts(features, rois[hardest]), classifier, box_reg)
+    def read_only_losses(
+        self, features: Tensor, rois: RoIs, cls_weight: float = 1.0, box_weight: float = 1.0
+    ) -> Tensor:
+        """Computes the loss (R,) of every RoI, classification + box regression, in the read-only pass."""
+        if not self.rescore_top:
+            return weighted(self.read_only_parts(features, rois), cls_weight, box_weight)
+        with low_precision(self.backbone.roi_head, features) as rounded:
+            losses = weighted(self.read_only_parts(rounded, rois), cls_weight, box_weight)
+        hardest = torch.cat([here[hard_examples(losses[here], self.rescore_top)] for here in by_image(rois)])
+        losses[hardest] = weighted(self.read_only_parts(features, rois[hardest]), cls_weight, box_weight)
         return losses
 
     def read_only_parts(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
-        """The same as the two losses (R,) of `roi_losses`."""
+        """Computes the two losses (R,) of `roi_losses` in the read-only pass."""
         with read_only(self):
             scores, deltas = self._all_outputs(features, rois)
             return roi_losses(scores, deltas, rois)
 
     def distinct_features(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
-        """What the two output layers are given, for any number of RoIs.
+        """Computes the inputs of the two output layers, for any number of RoIs.
 
-        RoIPool rounds to the cells of the feature map, so RoIs that round alike have identical features: the RoI
-        network runs on the distinct windows, in chunks that bound the memory.
+        RoIPool rounds to cells of the feature map, and RoIs with the same cells have identical features. Therefore the
+        RoI network runs on the distinct windows, in chunks that bound the memory.
 
         Args:
-            features: (N, C, H, W), of the backbone.
-            rois: R of them, in pixels of the images that `features` was computed of.
+            features: (N, C, H, W), from the backbone.
+            rois: R RoIs, in pixels of the images of `features`.
 
         Returns:
-            (W, D) float, of the W <= R distinct windows, and (R,) int64, which of them each RoI has.
+            (W, D) float for the W <= R distinct windows, and (R,) int64, the window of each RoI.
         """
         windows, which = torch.unique(self.windows(rois), dim=0, return_inverse=True)
         hidden = [self.backbone.roi_head(pooled) for pooled in self._pooled(features, windows, CHUNK)]
         return torch.cat(hidden), which
 
     def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
-        """What `head` returns, for any number of RoIs, without gradient."""
+        """Computes the outputs of `head` for any number of RoIs, without gradient."""
         hidden, which = self.distinct_features(features, rois)
         scores, deltas = self._outputs(hidden)
         return scores[which], deltas[which]
 
     def windows(self, rois: RoIs) -> Tensor:
-        """(R, 5): image, and first and last column and row of the feature map that RoIPool covers, both inclusive."""
-        # RoIPool counts the last cell of a box in, so it is given the last pixel, not the one after it.
+        """Returns (R, 5): image, first column, first row, last column, last row that RoIPool covers, inclusive."""
+        # RoIPool includes the last cell of a box, so it gets the last pixel, not the pixel after it.
         last_pixel = rois.boxes - rois.boxes.new_tensor([0, 0, 1, 1])
         cells = (last_pixel / self.backbone.stride + 0.5).floor()
         return torch.cat([rois.images[:, None].to(cells), cells], dim=1)
 
     def _pooled(self, features: Tensor, windows: Tensor, chunk: int) -> Iterator[Tensor]:
-        """RoIPool of `windows` (W, 5), `chunk` at a time: (chunk, C, S, S)."""
+        """Yields RoIPool of `windows` (W, 5), `chunk` at a time: (chunk, C, S, S)."""
         size = self.backbone.pool_size
         if features.is_floating_point():
-            # Under autocast they may be bfloat16, for which RoIPool has no kernel on the CPU, and in which a window
-            # beyond cell 256 would be rounded.
+            # Under autocast they may be bfloat16: RoIPool has no CPU kernel for it, and it would round windows beyond
+            # cell 256.
             features = features.to(torch.promote_types(features.dtype, torch.float32))
             windows = windows.to(features)
-        # torchvision's kernel on the CPU has one thread, and makes ready for a gradient that this pass has none of.
+        # torchvision's CPU kernel has one thread, and prepares a gradient that this pass does not have.
         if features.device.type == "cpu" and not torch.is_grad_enabled():
             return roi_max_pools(features, windows, size, chunk)
         return (roi_pool(features, part, (size, size)) for part in torch.split(windows, chunk))
@@ -238,22 +240,25 @@ class FastRCNN(Detector):
         return detection_loss(scores, deltas, rois, chosen=keep)
 
     def _view(self, features: Tensor, scale: float) -> View:
-        """`features` (1, C, H, W) of an image that was resized by `scale`, to be asked about boxes in the image."""
+        """Returns a view that scores boxes of the image on `features` (1, C, H, W), computed at `scale`."""
 
-        def look(boxes: Tensor) -> Outputs:
+        def score_boxes(boxes: Tensor) -> BoxScores:
             rois = match([boxes * scale], [_no_objects(boxes)], mean=self.box_mean, std=self.box_std)
             with fast_linear(self):
                 scores, deltas = self._all_outputs(features, rois)
-            return Outputs(self.probabilities(scores.float()), deltas.float() * self.box_std + self.box_mean)
+            return BoxScores(self.probabilities(scores.float()), deltas.float() * self.box_std + self.box_mean)
 
-        return View(look, scale)
+        return View(score_boxes, scale)
 
     def _detections(self, views: Sequence[View], proposals: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-        looks = self.merge(views)
+        score_functions = self.merge(views)
         if self.refinement is not None:
-            return self.refinement(looks, proposals, size, self.post_process)
-        scores, deltas = (torch.cat(column) for column in zip(*(look(proposals) for look in looks), strict=True))
-        return self.post_process(scores, deltas, proposals.repeat(len(looks), 1), size)
+            return self.refinement(score_functions, proposals, size, self.post_process)
+        scores, deltas = (
+            torch.cat(column)
+            for column in zip(*(score_boxes(proposals) for score_boxes in score_functions), strict=True)
+        )
+        return self.post_process(scores, deltas, proposals.repeat(len(score_functions), 1), size)
 
 
 def _no_objects(boxes: Tensor) -> dict[str, Tensor]:

@@ -1,1 +1,1 @@
-"""Metrics: pure functions over iterables of predictions and targets."""
+"""The evaluation of a run: detections in images, their scores, and the files of results."""

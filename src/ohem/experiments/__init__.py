@@ -1,1 +1,1 @@
-"""What the paper's tables and figures need: several trainings, compared."""
+"""Trains and compares several runs: comparisons of methods, and the tables and figures of the paper."""

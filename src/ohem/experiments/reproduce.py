@@ -1,160 +1,136 @@
-"""`ohem reproduce`: the rows of a table of the paper as trainings, ours beside the paper's figures."""
+"""`ohem reproduce`: trains the rows of a table of the paper, and prints our results next to those of the paper."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import astuple, replace
 from functools import cache
 from pathlib import Path
 
-from ohem.console import make_console
+from ohem.config.paper import TABLES
+from ohem.config.paper_data import PaperData
+from ohem.config.validation import check_recipe
 from ohem.data.sources import FORMS
 from ohem.errors import InputError
-from ohem.experiments.all_rois import compare_losses
-from ohem.experiments.arms import Parse, shown
-from ohem.experiments.beside import as_json, printed
-from ohem.experiments.cells import Cell, cells_of
-from ohem.experiments.outcomes import Outcome, read_outcome
-from ohem.experiments.place import Place
-from ohem.experiments.runner import Job, run_jobs, run_line
-from ohem.experiments.tables import TABLES, PaperTable
-from ohem.files import replacing
-from ohem.training.build import build_data, check
-from ohem.training.digests import digests_of_data
-from ohem.training.runs import sole_writer
+from ohem.experiments.commands import format_command, propose_command, seeds_from
+from ohem.experiments.loss_curves import compare_losses
+from ohem.experiments.plan import PlannedRun, plan_table
+from ohem.experiments.reproduce_report import as_json, make_tables
+from ohem.experiments.results import RunResult, read_result
+from ohem.experiments.runner import Job, run_command, run_jobs
+from ohem.inputs.datasets import open_data
+from ohem.io.console import make_console
+from ohem.io.json_files import write_json
+from ohem.training.fingerprints import digests_of_data
+from ohem.training.run_folder import sole_writer
 
 
 def reproduce(
     name: str,
     out: Path,
-    place: Place,
+    data: PaperData,
     *,
     small: bool,
     networks: Sequence[str],
     seeds: int,
     jobs: int,
     dry_run: bool,
-    extra: Sequence[str],
-    parse: Parse | None = None,
+    options: Sequence[str],
 ) -> None:
-    """Runs what is missing of the table `name` into `out` and prints it; with `dry_run`, prints the lines alone.
+    """Runs what is missing of the table `name` and prints the table; with `dry_run`, prints only the commands.
 
     Args:
-        name: key of `TABLES`, or table2, which times steps.
-        out: folder of the runs, shared by all tables, so that a training that two of them need is done once.
-        place: the data.
-        small: the small recipes, on `place.train` and `place.test`.
-        networks: of those that the paper has, "vggm" and "vgg16"; unused if `small`.
-        seeds: runs of each row.
-        jobs: runs at once.
-        dry_run: whether to print the lines and do nothing.
-        extra: words that every training line ends in.
-        parse: the settings that the words of a training line give, so that none fails after hours of the others.
+        name: key of `TABLES`, or table2, which measures training steps.
+        out: folder of the runs. The tables share it: a training that two tables need is done once.
+        data: where the data are.
+        small: whether to train the small recipes on `data.train` and `data.test`.
+        networks: networks of the paper, "vggm" and "vgg16"; unused if `small`.
+        seeds: number of runs of each row.
+        jobs: number of runs at the same time.
+        dry_run: whether to print the commands and run nothing.
+        options: options of `ohem train` for every training, as arguments.
 
     Raises:
-        InputError: data that are needed were not given, an option or the networks make no sense, or a line failed.
+        InputError: data are missing, an option or the networks cannot be used, or a command failed.
     """
-    if seeds < 1:
-        raise InputError(f"--seeds {seeds} trains nothing: give 1 or more")
-    if small and not (place.train and place.test):
-        raise InputError(f"--small needs data: name it with --data.train and --data.test, {FORMS}")
+    if small and not (data.train and data.test):
+        raise InputError(f"--small needs data: name them with --data.train and --data.test, {FORMS}")
     if name == "table2":
-        _bench(out, place, small, dry_run, extra)
+        _bench(out, data, small, dry_run, options)
         return
     table = TABLES[name]
-    cells = list(cells_of(table, place, small, networks))
-    numbers = range(seeds)
-    if not cells:
-        known = ", ".join(_networks(table))
+    if any(option.split("=")[0] == "--solver.seed" for option in options):
+        raise InputError("--solver.seed is set for each run: leave it out, and give the number of runs with --seeds")
+    runs = list(plan_table(table, data, small, networks, options))
+    numbers = seeds_from(0, seeds)
+    if not runs:
+        known = ", ".join(table.networks)
         raise InputError(f"{name} has no row of --networks {' '.join(networks)}: the paper has {known} there")
-    made = _jobs(out, cells, numbers, extra)
-    _check_lines(made, extra, parse)
+    for run in runs:  # now, not after hours of training the others
+        check_recipe(run.recipe)
+    planned = _jobs(out, runs, numbers)
     if dry_run:
-        for job in made:
-            for line in (job.train, *job.evaluations.values()):
-                print(shown(line))
+        for job in planned:
+            for command in (job.train, *job.evaluations.values()):
+                print(format_command(command))
         return
     with sole_writer(out, "the folder of runs"):
-        sources = dict.fromkeys(source for cell in cells for source in (*cell.train, *cell.test))
-        run_jobs(_with_digests(made, cells, out, numbers), jobs, ["propose", *sources, *_proposal_words(extra)])
-        _report(name, out, cells, numbers, small)
+        sources = dict.fromkeys(source for run in runs for source in (*run.recipe.data.train, *run.recipe.data.test))
+        propose = propose_command(sources, runs[0].recipe.proposals)
+        run_jobs(_with_digests(planned, runs, out, numbers), jobs, propose)
+        _report(name, out, runs, numbers, small)
 
 
-def _with_digests(jobs: Sequence[Job], cells: Sequence[Cell], out: Path, seeds: Sequence[int]) -> list[Job]:
-    """The jobs with the digests of their data, which are read once whatever number of rows they serve."""
-    digest = cache(lambda sources: " ".join(astuple(digests_of_data(build_data(sources, (), "--data")))))
-    made_of = {
-        cell.run(out, seed): " ".join(digest(tuple(each)) for each in (cell.train, cell.test) if each)
-        for cell in cells
+def _with_digests(jobs: Sequence[Job], runs: Sequence[PlannedRun], out: Path, seeds: Sequence[int]) -> list[Job]:
+    """Returns the jobs with the digests of their data; data that several rows share are read once."""
+    digest = cache(lambda sources: " ".join(astuple(digests_of_data(open_data(sources, (), "--data")))))
+    digests = {
+        run.folder(out, seed): " ".join(digest(part) for part in (run.recipe.data.train, run.recipe.data.test) if part)
+        for run in runs
         for seed in seeds
     }
-    return [replace(job, made_of=made_of[job.run]) for job in jobs]
+    return [replace(job, data_digest=digests[job.run]) for job in jobs]
 
 
-def _report(name: str, out: Path, cells: Sequence[Cell], seeds: Sequence[int], small: bool) -> None:
+def _report(name: str, out: Path, runs: Sequence[PlannedRun], seeds: Sequence[int], small: bool) -> None:
     if name == "figure3":
-        _figure(out, cells, seeds)
+        _figure(out, runs, seeds)
         return
-    found = {cell: _outcomes(cell, out, seeds) for cell in cells}
-    make_console().print(*printed(TABLES[name], found, small), sep="\n")
-    with replacing(out / f"{name}.json") as beside:
-        beside.write_text(json.dumps(as_json(TABLES[name], found), indent=2) + "\n")
+    results = {run: _results(run, out, seeds) for run in runs}
+    make_console().print(*make_tables(TABLES[name], results, small), sep="\n")
+    write_json(out / f"{name}.json", as_json(TABLES[name], results))
 
 
-def _check_lines(jobs: Sequence[Job], extra: Sequence[str], parse: Parse | None) -> None:
-    """Raises InputError where a training line would be refused: before the first is trained, and in a dry run."""
-    if any(word.split("=")[0] == "--solver.seed" for word in extra):
-        raise InputError("--solver.seed is given to each run: say how many with --seeds")
-    if parse:
-        for job in jobs:
-            check(parse(job.train))
+def _figure(out: Path, runs: Sequence[PlannedRun], seeds: Sequence[int]) -> None:
+    """Prints the losses of figure 3, and writes them as a chart and as JSON."""
+    folders = [run.folder(out, seed) for run in runs for seed in seeds]
+    curves = compare_losses(folders, (), out / "figure3.svg", {run.name: run.row.label for run in runs})
+    write_json(out / "figure3.json", {curve.run.name: curve.losses for curve in curves})
 
 
-def _figure(out: Path, cells: Sequence[Cell], seeds: Sequence[int]) -> None:
-    """Figure 3, as a chart and as JSON."""
-    runs = [cell.run(out, seed) for cell in cells for seed in seeds]
-    curves = compare_losses(runs, (), out / "figure3.svg", {cell.recipe: cell.row.label for cell in cells})
-    with replacing(out / "figure3.json") as beside:
-        beside.write_text(json.dumps({curve.run.name: curve.losses for curve in curves}, indent=2) + "\n")
-
-
-def _networks(table: PaperTable) -> list[str]:
-    return list(dict.fromkeys(name for row in table.rows for name in row.paper))
-
-
-def _bench(out: Path, place: Place, small: bool, dry_run: bool, extra: Sequence[str]) -> None:
-    """Table 2, on the images of the others."""
-    train, _ = (place.small if small else place.paper)("voc07") or ((), ())
-    line = ["bench", "--data.train", *train, "--out", str(out / "table2.json"), *extra]
+def _bench(out: Path, data: PaperData, small: bool, dry_run: bool, options: Sequence[str]) -> None:
+    """Measures table 2 on the training images of the other tables."""
+    train, _ = (data.small if small else data.paper)("voc07") or ((), ())
+    command = ["bench", "--data.train", *train, "--out", str(out / "table2.json"), *options]
     if dry_run:
-        print(shown(line))
+        print(format_command(command))
         return
     out.mkdir(parents=True, exist_ok=True)
-    run_line(line)
+    run_command(command)
 
 
-def _jobs(out: Path, cells: Sequence[Cell], seeds: Sequence[int], extra: Sequence[str]) -> list[Job]:
-    """A job for each training, with the evaluations of all rows that it serves."""
+def _jobs(out: Path, runs: Sequence[PlannedRun], seeds: Sequence[int]) -> list[Job]:
+    """Returns a job for each training, with the evaluations of all rows that need it."""
     jobs: dict[Path, Job] = {}
     for seed in seeds:
-        for cell in cells:
-            run = cell.run(out, seed)
-            before = jobs[run].evaluations if run in jobs else {}
-            evaluations = {**before, run / cell.file: cell.evaluation(out, seed)}
-            jobs[run] = Job(run, cell.training(out, seed, extra), evaluations)
+        for run in runs:
+            folder = run.folder(out, seed)
+            earlier = jobs[folder].evaluations if folder in jobs else {}
+            evaluations = {**earlier, folder / run.file: run.evaluate_command(out, seed)}
+            jobs[folder] = Job(folder, run.train_command(out, seed), evaluations)
     return list(jobs.values())
 
 
-def _outcomes(cell: Cell, out: Path, seeds: Sequence[int]) -> list[Outcome]:
-    """Of its runs; none where the server scores them."""
-    if not cell.file.endswith(".json"):
+def _results(run: PlannedRun, out: Path, seeds: Sequence[int]) -> list[RunResult]:
+    """Returns the results of each seed; none if the server computes them."""
+    if not run.file.endswith(".json"):
         return []
-    return [read_outcome(cell.run(out, seed), cell.run(out, seed) / cell.file) for seed in seeds]
-
-
-def _proposal_words(extra: Sequence[str]) -> list[str]:
-    """What `extra` says about proposals, as `ohem propose` takes it."""
-    kept, found = False, []
-    for word in extra:
-        kept = word.startswith("--proposals.") if word.startswith("--") else kept
-        found += [word.replace("--proposals.", "--")] if kept else []
-    return found
+    return [read_result(run.folder(out, seed), run.folder(out, seed) / run.file) for seed in seeds]

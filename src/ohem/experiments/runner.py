@@ -1,4 +1,4 @@
-"""Trainings and their evaluations as commands of their own, several at once, each done only once."""
+"""Runs trainings and their evaluations as separate commands, several at the same time, and each of them only once."""
 
 import os
 import signal
@@ -8,16 +8,19 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
 from ohem.errors import InputError
-from ohem.experiments.arms import shown
-from ohem.files import digest_of_file, replacing
-from ohem.locks import WAIT
-from ohem.processes import PARENT
-from ohem.training.metrics import NAME as METRICS
-from ohem.training.signals import collect_signals
+from ohem.evaluation.report import read_report
+from ohem.experiments.commands import format_command
+from ohem.io.digests import digest_of_file
+from ohem.io.files import atomic_write
+from ohem.io.locks import WAIT
+from ohem.io.numbers import format_number
+from ohem.processes import PARENT, collect_signals
+from ohem.training.metrics_log import NAME as METRICS
 
 POLL_SECONDS = 0.2
 WAIT_SECONDS = 60
@@ -29,148 +32,250 @@ class Job:
 
     Args:
         run: folder of the run.
-        train: words of the training command.
-        evaluations: file that an evaluation writes -> words of its command.
-        made_of: digests of the data of both; with other data it is done anew.
+        train: arguments of the training command.
+        evaluations: file that an evaluation writes -> arguments of its command.
+        data_digest: digests of the data of training and test; with other data the run is done again.
     """
 
     run: Path
     train: Sequence[str]
     evaluations: Mapping[Path, Sequence[str]] = field(default_factory=dict)
-    made_of: str = ""
+    data_digest: str = ""
 
-    def left(self) -> list[Sequence[str]]:
-        """The commands that have not been done yet, exactly as they are now."""
-        due = [words for file, words in self.evaluations.items() if not self._done(file)]
+    def remaining(self) -> list[Sequence[str]]:
+        """Returns the commands that are not done yet with the same arguments, data and results."""
+        due = [arguments for file, arguments in self.evaluations.items() if not self._is_done(file)]
         return [self.train, *due] if due else []
 
-    def mark(self, words: Sequence[str]) -> None:
-        """Remembers that the evaluation `words` is done."""
-        for file in [file for file, each in self.evaluations.items() if each == words]:
-            with replacing(_line_file(file)) as beside:
-                beside.write_text(self._lines(file))
+    def mark_done(self, arguments: Sequence[str]) -> None:
+        """Records on disk that the evaluation with these arguments is done."""
+        for file in [file for file, evaluation in self.evaluations.items() if evaluation == arguments]:
+            with atomic_write(_mark_file(file)) as temporary:
+                temporary.write_text(self._mark(file))
 
-    def _done(self, file: Path) -> bool:
-        line = _line_file(file)
+    def maps(self) -> list[float]:
+        """Returns the mAP of each evaluation that has one."""
+        reports = [read_report(file) for file in self.evaluations if file.suffix == ".json" and file.is_file()]
+        return [report["map"] for report in reports if report["map"] is not None]
+
+    def _is_done(self, file: Path) -> bool:
+        mark = _mark_file(file)
         try:
-            return file.exists() and line.read_text(encoding="utf-8") == self._lines(file)
+            return file.exists() and mark.read_text(encoding="utf-8") == self._mark(file)
         except (OSError, UnicodeDecodeError):  # one of the files is missing, or the mark is damaged
             return False
 
-    def _lines(self, file: Path) -> str:
-        """Both commands, and digests of their data and of what they wrote, by which damage to that is noticed."""
-        written = [file if file.is_file() else None, self.run / METRICS]
-        digests = [digest_of_file(path) for path in written if path is not None]
-        return "\n".join([shown(self.train), shown(self.evaluations[file]), self.made_of, *digests, ""])
+    def _mark(self, file: Path) -> str:
+        """Returns both commands, and digests of their data and results, so that a change of these is noticed."""
+        results = [file if file.is_file() else None, self.run / METRICS]
+        digests = [digest_of_file(path) for path in results if path is not None]
+        commands = [format_command(self.train), format_command(self.evaluations[file])]
+        return "\n".join([*commands, self.data_digest, *digests, ""])
+
+
+@dataclass
+class Progress:
+    """Counts finished runs and estimates the time left.
+
+    Args:
+        total: number of all runs.
+        parallel: number of runs at the same time.
+        finished: number of runs that need nothing more.
+        durations: seconds of the runs that finished since the command began.
+    """
+
+    total: int
+    parallel: int
+    finished: int = 0
+    durations: list[float] = field(default_factory=list)
+
+    def finish(self, seconds: float) -> None:
+        """Counts a run that took `seconds`."""
+        self.finished += 1
+        self.durations.append(seconds)
+
+    def seconds_left(self, elapsed: Sequence[float]) -> float:
+        """Estimates the seconds until all runs are finished, if the others take as long as the finished ones did.
+
+        Args:
+            elapsed: seconds since the start of each run that is under way.
+
+        Raises:
+            statistics.StatisticsError: no run has finished yet.
+        """
+        usual = fmean(self.durations)
+        unfinished = self.total - self.finished
+        started = sum(max(usual - seconds, 0.0) for seconds in elapsed)
+        work = (unfinished - len(elapsed)) * usual + started
+        return work / max(1, min(self.parallel, unfinished))
+
+    def describe(self, name: str, maps: Sequence[float], elapsed: Sequence[float]) -> str:
+        """Returns the line for the run `name` that has just finished: "ohem-1: mAP 71.2 (3 of 6 runs, ...)".
+
+        Args:
+            name: name of the run.
+            maps: mAP of each of its evaluations; may be empty.
+            elapsed: seconds since the start of each run that is under way.
+        """
+        result = f"mAP {', '.join(map(format_number, maps))}" if maps else "done"
+        left = f", {format_time_left(self.seconds_left(elapsed))}" if self.finished < self.total else ""
+        return f"{name}: {result} ({self.finished} of {self.total} runs{left})"
+
+
+def format_time_left(seconds: float) -> str:
+    """Formats an estimate: "less than 1 min left", "about 7 min left", "about 2 h 10 min left"."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than 1 min left"
+    hours, minutes = divmod(minutes, 60)
+    return f"about {hours} h {minutes} min left" if hours else f"about {minutes} min left"
 
 
 def run_jobs(jobs: Sequence[Job], parallel: int, first: Sequence[str]) -> None:
-    """Does what is left of `jobs`, `parallel` of them at once; with one, its output is shown, else RUN.log has it.
+    """Runs what remains of `jobs`, and prints one line for each run that is done.
+
+    With one job at a time the output of its commands is printed; with several, it is in the file RUN.log of each.
 
     Args:
-        jobs: what is to be done.
-        parallel: how many at once.
-        first: words of a command to be done before them, which makes what they share; none if empty.
+        jobs: the runs.
+        parallel: number of runs at the same time.
+        first: arguments of a command to run before them, which makes what they share; none if empty.
 
     Raises:
         InputError: a command failed. The others are stopped, with their checkpoints written.
-        SystemExit: with 128 + the signal's number, after SIGTERM or SIGINT; the same line goes on from there.
+        SystemExit: after SIGTERM or SIGINT, with 128 + the number of the signal; repeating the command continues.
     """
     if parallel < 1:
         raise InputError(f"--jobs {parallel} runs nothing: give 1 or more")
-    waiting = [job for job in jobs if job.left()]
-    if len(waiting) < len(jobs):
-        print(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are done already", flush=True)
-    running: list[_Running] = []
+    waiting = [job for job in jobs if job.remaining()]
+    progress = Progress(len(jobs), parallel, finished=len(jobs) - len(waiting))
+    if progress.finished:
+        print(f"{progress.finished} of {progress.total} runs are done already", flush=True)
+    running: list[_RunningJob] = []
     with collect_signals() as received:
         try:
             if waiting and first:
-                run_line(first)
+                run_command(first)
+            if waiting and parallel > 1:
+                print(f"the output of each run is in its log file, such as {_log_file(waiting[0].run)}", flush=True)
             while waiting or running:
                 if received:
-                    print(f"ohem: stopped by {signal.Signals(received[0]).name}; the same line goes on from there")
+                    print(f"ohem: stopped by {signal.Signals(received[0]).name}: repeat the command to continue")
                     raise SystemExit(128 + received[0])
                 while waiting and len(running) < parallel:
-                    slot = min(set(range(parallel)) - {each.slot for each in running})
-                    running.append(_Running(waiting.pop(0), parallel, slot))
+                    slot = min(set(range(parallel)) - {job.slot for job in running})
+                    running.append(_RunningJob(waiting.pop(0), parallel, slot))
                 time.sleep(POLL_SECONDS)
-                running = [each for each in running if received or each.goes_on()]
+                if not received:
+                    running = _advance(running, progress)
         finally:
-            for each in running:
-                each.stop()
+            for job in running:
+                job.stop()
 
 
-def run_line(words: Sequence[str]) -> None:
-    """Runs one command, whose output is shown; raises InputError if it fails."""
-    print(f"{time.strftime('%H:%M')}  {shown(words)}", flush=True)
-    status = subprocess.run(_command(words), check=False, env=_child_environment()).returncode
+def run_command(arguments: Sequence[str]) -> None:
+    """Runs one command with its output printed; raises `InputError` if it fails."""
+    _print_with_time(format_command(arguments))
+    status = subprocess.run(_python_command(arguments), check=False, env=_child_environment()).returncode
     if status:
-        raise InputError(f"`{shown(words)}` ended with status {status}: mend that and repeat the line")
+        raise InputError(
+            f"`{format_command(arguments)}` ended with status {status}: correct that and repeat the command"
+        )
 
 
-def _command(words: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "ohem", *words]
+def _print_with_time(text: str) -> None:
+    print(f"{time.strftime('%H:%M')}  {text}", flush=True)
+
+
+def _python_command(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "ohem", *arguments]
 
 
 def _child_environment() -> dict[str, str]:
-    """Of a command that ends with this process, and waits for what an earlier one, which was killed, left running."""
+    """Returns variables by which a command ends with this process, and waits for one left by a killed process."""
     return {**os.environ, PARENT: str(os.getpid()), WAIT: str(WAIT_SECONDS)}
 
 
-class _Running:
-    """A job under way, one of `parallel`: one command after the other."""
+class _RunningJob:
+    """A job under way, one of `parallel`: its commands one after the other."""
 
     def __init__(self, job: Job, parallel: int, slot: int) -> None:
-        self.job, self.parallel, self.slot, self.left = job, parallel, slot, job.left()
-        self.log = job.run.with_name(f"{job.run.name}.log") if parallel > 1 else None
+        self.job, self.parallel, self.slot, self.remaining = job, parallel, slot, job.remaining()
+        self.started = time.monotonic()
+        self.log = _log_file(job.run) if parallel > 1 else None
         if self.log:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             self.log.unlink(missing_ok=True)
         self.process = self._start()
 
-    def goes_on(self) -> bool:
-        """Starts the next command if the present one has ended; False after the last."""
+    @property
+    def seconds(self) -> float:
+        """Seconds since its start."""
+        return time.monotonic() - self.started
+
+    def advance(self) -> bool:
+        """Starts the next command if the present one has ended; returns False after the last."""
         status = self.process.poll()
         if status is None:
             return True
         if status:
             raise InputError(
-                f"`{shown(self.left[0])}` ended with status {status}{self._last_words()}: mend that and repeat the line"
+                f"`{format_command(self.remaining[0])}` ended with status {status}{self._last_line_of_log()}: "
+                "correct that and repeat the command"
             )
-        self.job.mark(self.left.pop(0))
-        if self.left:
+        self.job.mark_done(self.remaining.pop(0))
+        if self.remaining:
             self.process = self._start()
-        return bool(self.left)
+        return bool(self.remaining)
 
     def stop(self) -> None:
-        """Ends it as a person would, and waits for its checkpoint."""
+        """Sends SIGTERM to the command, and waits until it has written its checkpoint."""
         self.process.terminate()
         self.process.wait()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        print(f"{time.strftime('%H:%M')}  {shown(self.left[0])}", flush=True)
-        command = _command(self.left[0])
+        _print_with_time(format_command(self.remaining[0]))
+        command = _python_command(self.remaining[0])
         if self.log is None:
             return subprocess.Popen(command, env=_child_environment())
         with self.log.open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=self._environment())
 
     def _environment(self) -> dict[str, str]:
-        """A share of the cores, on which processes of several threads each would hold each other up, and one GPU."""
+        """Returns variables that give the job one GPU and its share of the cores.
+
+        Processes with more threads than cores slow each other down.
+        """
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         environment = {"OMP_NUM_THREADS": str(max(1, cores // self.parallel)), **_child_environment()}
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-        if "," in gpus:  # each job would take the first
+        if "," in gpus:  # otherwise every job would take the first
             names = gpus.split(",")
             environment["CUDA_VISIBLE_DEVICES"] = names[self.slot % len(names)]
         return environment
 
-    def _last_words(self) -> str:
+    def _last_line_of_log(self) -> str:
         if self.log is None:
             return ""
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return f" ({lines[-1].removeprefix('ohem: ')})" if lines else ""
 
 
-def _line_file(file: Path) -> Path:
+def _advance(running: Sequence[_RunningJob], progress: Progress) -> list[_RunningJob]:
+    """Starts the next commands, prints a line for each run that is done, and returns the other runs."""
+    unfinished = [job for job in running if job.advance()]
+    for job in running:
+        if job not in unfinished:
+            progress.finish(job.seconds)
+            _print_with_time(
+                progress.describe(job.job.run.name, job.job.maps(), [other.seconds for other in unfinished])
+            )
+    return unfinished
+
+
+def _log_file(run: Path) -> Path:
+    return run.with_name(f"{run.name}.log")
+
+
+def _mark_file(file: Path) -> Path:
     return file.with_suffix(".line")

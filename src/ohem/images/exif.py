@@ -16,20 +16,20 @@ _ELSEWHERE = {"xmp", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile 
 
 
 def read_orientation(image: Image.Image, file: BinaryIO) -> int:
-    """Reads the orientation 1 to 8 of `image`, opened from `file`; one that is missing or damaged is 1, upright."""
+    """Reads the orientation 1 to 8 of `image`, opened from `file`; 1, upright, where it is missing or damaged."""
     if image.format == "TIFF":
-        found = image.tag_v2.get(_TAG)  # type: ignore[attr-defined]
+        orientation = image.tag_v2.get(_TAG)  # type: ignore[attr-defined]
     else:
-        found = _parse(image.info.get("exif") or (_late_chunk(file) if image.format == "PNG" else b""))
-        if found is None and _ELSEWHERE & image.info.keys():
-            found = _search(image)
-    return found if found in ORIENTATIONS else UPRIGHT
+        orientation = _parse(image.info.get("exif") or (_late_chunk(file) if image.format == "PNG" else b""))
+        if orientation is None and _ELSEWHERE & image.info.keys():
+            orientation = _search(image)
+    return orientation if orientation in ORIENTATIONS else UPRIGHT
 
 
 def _parse(exif: bytes) -> int | None:
-    """Returns the tag's value in the first directory of `exif`.
+    """Returns the value of the tag in the first directory of `exif`.
 
-    Pillow's parser reads every tag, and warns of damaged ones without the name of the file.
+    The parser of Pillow reads all tags, and its warnings about damaged ones do not name the file.
     """
     data = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
@@ -40,14 +40,14 @@ def _parse(exif: bytes) -> int | None:
             tag, kind, _, value = struct.unpack_from(f"{order}HHIH", data, entry)
             if tag == _TAG:
                 return int(value) if kind == 3 else None  # a short number
-    except struct.error:  # no EXIF at all, or a damaged one
+    except struct.error:  # there is no EXIF, or it is damaged
         pass
     return None
 
 
 def _late_chunk(file: BinaryIO) -> bytes:
-    """Reads the chunk eXIf of a PNG file, which may lie behind the pixels; b"" where there is none."""
-    place = file.tell()
+    """Reads the chunk eXIf of a PNG file, which may follow the pixels; b"" where there is none."""
+    place = file.seek(0, io.SEEK_CUR)
     file.seek(8)
     try:
         while len(head := file.read(8)) == 8:
@@ -61,8 +61,8 @@ def _late_chunk(file: BinaryIO) -> bytes:
 
 
 def _search(image: Image.Image) -> object:
-    """Returns what Pillow finds in the other places where programs write it."""
+    """Returns the orientation in other places where programs write it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # Not PngImageFile's own method, which decodes all pixels.
+        # The method of PngImageFile would decode all pixels.
         return Image.Image.getexif(image).get(_TAG)

@@ -1,4 +1,4 @@
-"""The eight EXIF orientations: how pixels and boxes of the stored frame turn into the upright one, and back.
+"""The eight EXIF orientations: conversion of pixels and boxes between the stored and the upright image.
 
 A size is `(height, width)` in pixels; boxes are `[N, 4]` as `[x1, y1, x2, y2]` in pixels, end exclusive.
 """
@@ -22,7 +22,7 @@ _MIRRORED_Y = {3, 4, 7, 8}
 
 
 def turn_size(size: Size, orientation: int) -> Size:
-    """Returns the size of the upright frame for that of the stored frame, and the other way round."""
+    """Converts the size of the stored image to the size of the upright image, or back."""
     return size[::-1] if orientation in _EXCHANGED else size
 
 
@@ -36,12 +36,12 @@ def turn_pixels(pixels: npt.NDArray[Number], orientation: int) -> npt.NDArray[Nu
 
 
 def turn_boxes(boxes: npt.NDArray[Number], orientation: int, upright: Size) -> npt.NDArray[Number]:
-    """Turns boxes of the stored frame into those of the upright one, whose size is `upright`."""
+    """Turns boxes of the stored image into boxes of the upright image, whose size is `upright`."""
     return _mirror(_exchange(boxes, orientation), orientation, upright)
 
 
 def turn_boxes_back(boxes: npt.NDArray[Number], orientation: int, upright: Size) -> npt.NDArray[Number]:
-    """Turns boxes of the upright frame, whose size is `upright`, into those of the stored one."""
+    """Turns boxes of the upright image, whose size is `upright`, into boxes of the stored image."""
     return _exchange(_mirror(boxes, orientation, upright), orientation)
 
 

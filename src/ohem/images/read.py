@@ -1,6 +1,6 @@
-"""Image files: any kind that a data set holds becomes uint8 RGB, upright, or one sentence that says why it cannot.
+"""Image files of any kind as uint8 RGB, upright; a file that cannot be read ends in one sentence that says why.
 
-An EXIF orientation is applied to pixels and size alike, as every viewer and annotation tool does. Pillow decodes:
+The EXIF orientation is applied to pixels and size, as viewers and annotation tools do. Pillow decodes the files:
 torchvision.io gives the same pixels, but is deprecated since 0.29 and reads no TIFF or BMP.
 """
 
@@ -24,24 +24,24 @@ from ohem.images.exif import read_orientation
 from ohem.images.orientation import Size, turn_pixels, turn_size
 
 MAX_PIXELS = 100_000_000
-"""Largest image, height times width: decoded and resized, it needs some gigabytes."""
+"""Largest height times width: such an image needs some gigabytes when it is decoded and resized."""
 
 _PILLOW_LIMIT = threading.Lock()
-# What Pillow raises for a file that is no image, or is cut short.
+# Errors of Pillow for a file that is no image, or is cut short.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError, KeyError, IndexError, OverflowError)
 
 
 class Header(NamedTuple):
-    """What an image file says of itself before its pixels."""
+    """Size and orientation of an image file."""
 
     stored: Size
     """`(height, width)` in pixels, as stored."""
     orientation: int
-    """Of EXIF, 1 to 8; 1 is upright."""
+    """EXIF orientation, 1 to 8; 1 is upright."""
 
     @property
     def upright(self) -> Size:
-        """`(height, width)` in pixels, as shown."""
+        """`(height, width)` in pixels, as viewers show it."""
         return turn_size(self.stored, self.orientation)
 
 
@@ -57,8 +57,8 @@ def read_header(path: Path) -> Header:
 def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
     """Reads an image file as uint8 `[H, W, 3]`, RGB, upright.
 
-    Grey, palette and CMYK are converted, alpha is dropped, 16 bits are scaled to 8, of an animation the first frame
-    is taken.
+    Grey, palette and CMYK images are converted, alpha is dropped, 16 bits are scaled to 8, and the first frame of an
+    animation is read.
 
     Raises:
         InputError: the file is missing, cut short, not an image, or has more than `MAX_PIXELS` pixels.
@@ -81,7 +81,7 @@ def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
 
 @contextmanager
 def _opened(path: Path, file: BinaryIO) -> Iterator[Image.Image]:
-    """Opens an image; says in one sentence what goes wrong until it is closed."""
+    """Opens an image; errors until it is closed become one sentence."""
     try:
         with _open_of_any_size(file) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -94,9 +94,9 @@ def _opened(path: Path, file: BinaryIO) -> Iterator[Image.Image]:
 
 
 def _open_of_any_size(file: BinaryIO) -> Image.Image:
-    """Opens an image without Pillow's own limit, whose warning and error name neither the file nor a remedy."""
+    """Opens an image without the limit of Pillow, whose warning and error name neither the file nor a remedy."""
     with _PILLOW_LIMIT, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged EXIF, which says nothing of the pixels
+        warnings.simplefilter("ignore")  # of damaged EXIF, which does not concern the pixels
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             return Image.open(file)
@@ -105,8 +105,8 @@ def _open_of_any_size(file: BinaryIO) -> Image.Image:
 
 
 def _header(image: Image.Image, file: BinaryIO) -> Header:
-    shown, orientation = (image.height, image.width), read_orientation(image, file)
-    return Header(turn_size(shown, orientation) if image.format == "TIFF" else shown, orientation)
+    size, orientation = (image.height, image.width), read_orientation(image, file)
+    return Header(turn_size(size, orientation) if image.format == "TIFF" else size, orientation)
 
 
 def _as_rgb(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
@@ -117,19 +117,19 @@ def _as_rgb(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
 
 
 def _to_8_bits(grey: npt.NDArray[np.generic], path: Path) -> npt.NDArray[np.uint8]:
-    """0..65535 -> 0..255, rounded: 65535 = 255 * 257. Pillow itself would clip. (16-bit colour it scales.)"""
+    """Scales 0..65535 to 0..255, rounded (65535 = 255 * 257). Pillow would clip grey, and scales only 16-bit colour."""
     if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() > 65535:
         raise InputError(f"{path} holds pixels that are not whole numbers in 0..65535: save it with 8 or 16 bits")
     return ((grey.astype(np.int64) + 128) // 257).astype(np.uint8)
 
 
 def _missing(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path} cannot be opened ({error.strerror or error}): put the image there or correct its name")
+    return InputError(f"{path} cannot be opened ({error.strerror or error}): put the image there, or correct its name")
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
     reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else str(error)
-    return InputError(f"{path} is cut short or not an image ({reason}): copy or download it again, or remove its id")
+    return InputError(f"{path} is cut short or not an image ({reason}): copy or download it again, or leave it out")
 
 
 def _too_large(path: Path, image: Image.Image) -> InputError:

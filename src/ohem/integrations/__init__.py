@@ -1,4 +1,4 @@
-"""Mining in detectors that people already train: `with_ohem(model, sampler)`."""
+"""Mining in detectors of other packages: `with_ohem(model, sampler)`."""
 
 from ohem.integrations import fcos as fcos
 from ohem.integrations import rcnn as rcnn

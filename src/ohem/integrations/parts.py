@@ -1,7 +1,7 @@
-"""Whether the parts of a torchvision model that mining bypasses are torchvision's own, and what each step is given.
+"""Checks that a model's parts which mining bypasses are torchvision's own, and checks of the targets of each step.
 
-What a person puts in place of such a part, on the class, the instance or the module, would be dropped without a word.
-So it is refused at every training step, also where it was put there after `with_ohem`.
+Mining does not use these parts. If a user replaced one of them, on the class, the instance or the module, the
+replacement would be ignored silently. So it is refused at every training step, even if it was made after `with_ohem`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from ohem.targets import read_targets
 
 Check = Callable[[Any], None]
-"""Raises `TypeError` where a part of the model is not what mining relies on."""
+"""A function of a model that raises `TypeError` if a part of it is not what mining relies on."""
 
 
 def is_original(function: Any, module: ModuleType, name: str | None = None) -> bool:
-    """Returns whether `function` was defined as `name` in the source of `module`: a wrapper of it was not."""
+    """Returns whether `function` was defined as `name` in the source of `module`. A wrapper of it was not."""
     code = getattr(function, "__code__", None)
     if code is None or function.__globals__ is not vars(module):
         return False
@@ -27,17 +27,17 @@ def is_original(function: Any, module: ModuleType, name: str | None = None) -> b
 
 
 def check_methods(part: Any, kind: type, module: ModuleType, *names: str, mined: type | tuple[()] = ()) -> None:
-    """Raises `TypeError` where a method of `part` is not that of torchvision's `kind`, which `module` defines.
+    """Raises `TypeError` if a method of `part` is not that of torchvision's `kind`, which `module` defines.
 
-    On the instance there may be an object of type `mined`, which mining put there.
+    An attribute of the instance is allowed if it has the type `mined`: mining put it there.
     """
     for name in names:
-        own, usual = getattr(type(part), name, None), getattr(kind, name)
-        if not is_original(usual, module, name):
+        own, original = getattr(type(part), name, None), getattr(kind, name)
+        if not is_original(original, module, name):
             raise _replaced(f"{kind.__name__}.{name}", "which was replaced on the class")
         if name in vars(part) and not isinstance(vars(part)[name], mined):
             raise _replaced(f"the {name} of this {type(part).__name__}", "which was replaced on the instance")
-        if own is not usual:
+        if own is not original:
             raise TypeError(
                 f"with_ohem cannot see the losses of single examples in {type(part).__name__}, whose {name} is not "
                 f"that of torchvision's {kind.__name__}: use the latter, or register your model"
@@ -45,42 +45,42 @@ def check_methods(part: Any, kind: type, module: ModuleType, *names: str, mined:
 
 
 def check_globals(module: ModuleType, **expected: Any) -> None:
-    """Raises `TypeError` where a name in `module` is bound to another object than expected."""
+    """Raises `TypeError` if a name in `module` is bound to another object than expected."""
     for name, value in expected.items():
         if getattr(module, name, None) is not value:
             raise _replaced(f"{module.__name__}.{name}", "which was replaced")
 
 
-def check_function(module: ModuleType, name: str, home: ModuleType) -> None:
-    """Raises `TypeError` where the function `name` in `module` is not the one that `home` defines."""
-    if not is_original(getattr(module, name, None), home, name):
+def check_function(module: ModuleType, name: str, origin: ModuleType) -> None:
+    """Raises `TypeError` if the function `name` in `module` is not the one that `origin` defines."""
+    if not is_original(getattr(module, name, None), origin, name):
         raise _replaced(f"{module.__name__}.{name}", "which was replaced")
 
 
-def check_draw(sampler: Any, place: str) -> None:
-    """Raises `TypeError` where `sampler`, in whose place mining chooses, is not torchvision's random draw."""
-    usual = BalancedPositiveNegativeSampler
-    if type(sampler) is not usual or not is_original(vars(usual)["__call__"], _utils):
+def check_random_sampler(sampler: Any, name: str) -> None:
+    """Raises `TypeError` if `sampler`, which mining replaces, is not torchvision's random sampler."""
+    original = BalancedPositiveNegativeSampler
+    if type(sampler) is not original or not is_original(vars(original)["__call__"], _utils):
         raise TypeError(
-            f"with_ohem chooses in the place of {place}, and this one, {type(sampler).__name__}, is not torchvision's: "
-            "put the latter back, or make yours a sampler of (rois, losses) and give it to with_ohem"
+            f"with_ohem replaces {name}, and this one, {type(sampler).__name__}, is not torchvision's: put "
+            "torchvision's back, or make yours a sampler of (rois, losses) and give it to with_ohem"
         )
 
 
 class TrainingGuard:
-    """A forward pre-hook of a model: in train mode it checks its parts and reads the targets.
+    """A forward pre-hook of a model that checks its parts and its targets in train mode.
 
     Args:
-        check: raises where a part was replaced.
-        first_class: the lowest label of an object.
-        num_classes: returns the number of labels that the model has, background counted; None: not known.
+        check: function that raises if a part of the model was replaced.
+        first_class: lowest label of an object.
+        num_classes: function that returns the number of labels of the model, background included; None if unknown.
     """
 
     def __init__(self, check: Check, first_class: int, num_classes: Callable[[Any], int | None]) -> None:
         self.check, self.first_class, self.num_classes = check, first_class, num_classes
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Returns the arguments with the targets as `read_targets` returns them; None where there are none."""
+        """Returns the arguments with the targets as `read_targets` returns them; None if there is nothing to change."""
         targets = args[1] if len(args) > 1 else kwargs.get("targets")
         if not model.training or targets is None:
             return None
@@ -93,7 +93,7 @@ class TrainingGuard:
 
 
 def guard(model: nn.Module, check: Check, first_class: int, num_classes: Callable[[Any], int | None]) -> None:
-    """Makes `model` check its parts, and read the targets, before every training step."""
+    """Makes `model` check its parts and its targets before every training step."""
     if not any(isinstance(hook, TrainingGuard) for hook in model._forward_pre_hooks.values()):
         model.register_forward_pre_hook(TrainingGuard(check, first_class, num_classes), with_kwargs=True)
 

@@ -1,11 +1,11 @@
 """torchvision's Faster R-CNN, Mask R-CNN and Keypoint R-CNN, trained on the RoIs that a sampler chooses.
 
-torchvision's `RoIHeads` adds the ground truth to the proposals, labels all of them and draws some at random before it
-looks at them. Here that draw leaves nothing out, and the sampler chooses instead; pooling, heads and losses stay
-torchvision's own, so masks and keypoints are trained on the foreground that was chosen. Objects that `ignore` (G,) bool
-of a target marks, if it has that, are neither foreground nor mined as background, and nothing to the RPN either. A
-`fastrcnn_loss` that a person puts in place of torchvision's trains; it ranks too if it takes `reduction="none"`, and
-is refused if it does not.
+torchvision's `RoIHeads` adds the ground truth to the proposals, labels all of them, and draws some at random before it
+pools their features. Here nothing is left out at random, and the sampler chooses instead. Pooling, heads and losses
+stay torchvision's own, so masks and keypoints are trained on the chosen foreground. A target may mark objects with
+`ignore` (G,) bool: they are neither foreground nor mined as background, and the RPN does not use them either. If the
+user replaced torchvision's `fastrcnn_loss`, the replacement is trained, and it ranks too. It must take
+`reduction="none"`, otherwise it is refused.
 
 Shapes: R: RoIs of the mini-batch   N: images   K: foreground classes
 """
@@ -27,21 +27,21 @@ from torchvision.ops import box_area
 
 from ohem.boxes import intersection
 from ohem.checks import describe, is_false
-from ohem.integrations.parts import check_draw, check_globals, guard, is_original
+from ohem.integrations.parts import check_globals, check_random_sampler, guard, is_original
 from ohem.integrations.registry import with_ohem
 from ohem.losses import roi_losses, weighted
-from ohem.readonly import read_only, waits_for_others
-from ohem.recording import Recorder
+from ohem.read_only import read_only, waits_for_others
+from ohem.recorder import Recorder
 from ohem.rois import BACKGROUND, IGNORE, RoIs, covers, highest_iou
 from ohem.targets import ignored
 
 Column = list[Tensor]
-"""A value of each RoI, image by image."""
-Labelled = tuple[Column, Column, Column, Column]
+"""A tensor per image, with a value for each RoI."""
+LabelledRoIs = tuple[Column, Column, Column, Column]
 """Boxes (R, 4), index of the matched object (R,), label (R,) and regression target (R, 4) of RoIs."""
 
 BETA = 1 / 9  # of torchvision's smooth L1 loss
-# What is overridden or called here, as torchvision 0.29 has it.
+# Parameters in torchvision 0.29 of the methods that are overridden or called here.
 _PARAMETERS = {
     "forward": ["self", "features", "proposals", "image_shapes", "targets"],
     "select_training_samples": ["self", "proposals", "targets"],
@@ -50,32 +50,32 @@ _PARAMETERS = {
 
 
 class IgnoringRPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision is not typed
-    """What `with_ohem` makes of a detector's `rpn`: objects to ignore are not shown to it, nor anchors within them."""
+    """The `rpn` of a detector after `with_ohem`: it ignores the objects to ignore and the anchors inside them."""
 
     def assign_targets_to_anchors(self, anchors: Column, targets: list[dict[str, Tensor]]) -> tuple[Column, Column]:
-        """As in `RegionProposalNetwork`: labels (A,) float, 1, 0 or -1 for neither, and matched boxes (A, 4)."""
-        # Whole targets, since a person's own matching may read more of them than the boxes.
+        """Returns labels (A,) float, 1, 0 or -1 for neither, and matched boxes (A, 4), as the base class does."""
+        # All keys of the targets are passed on, because the user's own matching may read more than the boxes.
         kept = [~ignored(target) for target in targets]
-        shown = [
+        without_ignored = [
             {**target, **{key: target[key][mask] for key in ("boxes", "labels") if key in target}}
             for target, mask in zip(targets, kept, strict=True)
         ]
-        labels, matched = super().assign_targets_to_anchors(anchors, shown)
+        labels, matched = super().assign_targets_to_anchors(anchors, without_ignored)
         for label, boxes, target in zip(labels, anchors, targets, strict=True):
             if ignored(target).any():
                 shared = intersection(boxes, target["boxes"][ignored(target)]).amax(dim=1)
-                out = (label == 0) & (shared >= 0.5 * box_area(boxes))
-                # The loss of an RPN that is left no anchor at all is not a number.
-                label[out] = -1 if (label >= 0).sum() > out.sum() else 0
+                inside = (label == 0) & (shared >= 0.5 * box_area(boxes))
+                # If every anchor were left out, the loss of the RPN would be NaN.
+                label[inside] = -1 if (label >= 0).sum() > inside.sum() else 0
         return labels, matched
 
 
 class OHEMRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision is not typed
-    """What `with_ohem` makes of a detector's `roi_heads`: the same modules, with `mining` for the random draw."""
+    """The `roi_heads` of a detector after `with_ohem`: the same modules, with `mining` in place of random sampling."""
 
     mining: Recorder
     chunk: int = 512
-    """RoIs that go through the read-only pass at once: bounds its memory whatever R is."""
+    """Number of RoIs that go through the read-only pass at once, which limits its memory for any R."""
 
     def forward(
         self,
@@ -84,58 +84,58 @@ class OHEMRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision is not typed
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """As in `RoIHeads`."""
+        """Returns detections and losses, as `RoIHeads` does."""
         if not self.training:
             return super().forward(features, proposals, image_shapes, targets)  # type: ignore[no-any-return]
-        self._looked_at = features, image_shapes  # by the read-only pass; not longer than this call, for they are large
+        self._inputs = features, image_shapes  # for the read-only pass; deleted after this call, because they are large
         try:
             detections, losses = super().forward(features, proposals, image_shapes, targets)
         finally:
-            del self._looked_at
+            del self._inputs
         if self.mining.chosen is not None and len(self.mining.chosen) == 0:
-            # They are those of the stand-in, which keeps every parameter in the graph, as DDP needs.
+            # The losses of the stand-in RoI become 0. It keeps every parameter in the graph, as DDP requires.
             losses |= {name: 0 * losses[name] for name in ("loss_classifier", "loss_box_reg")}
         return detections, losses
 
     def subsample(self, labels: Column) -> Column:
-        """Indices of all RoIs, image by image: what is trained on is chosen later, when they are known."""
-        return [torch.arange(len(each), device=each.device) for each in labels]
+        """Returns the indices of all RoIs, image by image. The sampler chooses among them later."""
+        return [torch.arange(len(of_image), device=of_image.device) for of_image in labels]
 
-    def select_training_samples(self, proposals: Column, targets: list[dict[str, Tensor]] | None) -> Labelled:
-        """Those of the proposals and the ground truth that the sampler chooses, in order of their indices."""
-        everything: Labelled = super().select_training_samples(proposals, targets)
-        assert targets is not None  # or torchvision had raised
-        rois = _rois(everything, targets)
+    def select_training_samples(self, proposals: Column, targets: list[dict[str, Tensor]] | None) -> LabelledRoIs:
+        """Returns the proposals and ground-truth boxes that the sampler chooses, in order of their indices."""
+        all_rois: LabelledRoIs = super().select_training_samples(proposals, targets)
+        assert targets is not None  # torchvision raises without targets
+        rois = _rois(all_rois, targets)
         chosen = self.mining(rois, partial(self._read_only_losses, rois)).sort().values
         if is_false(rois.labels[chosen] != IGNORE):
-            raise ValueError(f"{self.mining.sampler} chose a RoI whose label is -1: those are not to be trained on")
+            raise ValueError(f"{self.mining.sampler} chose a RoI whose label is -1: leave those out")
         if len(chosen) == 0:
-            return _stand_in(everything, self._looked_at[1][0])
+            return _stand_in(all_rois, self._inputs[1][0])
         kept = torch.zeros(len(rois), dtype=torch.bool, device=chosen.device).index_fill(0, chosen, True)
-        masks = torch.split(kept, [len(each) for each in everything[0]])
+        masks = torch.split(kept, [len(boxes) for boxes in all_rois[0]])
         boxes, matched, labels, deltas = (
-            [values[mask] for values, mask in zip(column, masks, strict=True)] for column in everything
+            [values[mask] for values, mask in zip(column, masks, strict=True)] for column in all_rois
         )
         return boxes, matched, labels, deltas
 
-    def _read_only_losses(self, rois: RoIs, classifier: float = 1.0, box_reg: float = 1.0) -> Tensor:
-        """Loss (R,) of every RoI, classification + box regression, from a pass that leaves no trace."""
+    def _read_only_losses(self, rois: RoIs, cls_weight: float = 1.0, box_weight: float = 1.0) -> Tensor:
+        """Returns the loss (R,) of every RoI, classification + box regression, from a pass without side effects."""
         losses = torch.zeros(len(rois), device=rois.boxes.device)
-        # Each chunk is a sample of all RoIs, so that batch norm in a box head sees much the same statistics in each.
+        # Each chunk takes RoIs from all over the mini-batch, so that batch norm sees similar statistics in all chunks.
         chunks = -(-len(rois) // self.chunk)
         with read_only(self):
             if waits_for_others(self.box_roi_pool, self.box_head, self.box_predictor):
-                # Every process must make as many forwards, however many RoIs it has.
+                # Every process must run the same number of forward passes, however many RoIs it has.
                 chunks = min(chunks, 1)
                 if not chunks:
                     self._losses(self._whole_image(rois))
             for first in range(chunks):
                 part = torch.arange(first, len(rois), chunks, device=losses.device)
-                losses[part] = weighted(self._losses(rois[part]), classifier, box_reg).to(losses.dtype)
+                losses[part] = weighted(self._losses(rois[part]), cls_weight, box_weight).to(losses.dtype)
         return losses
 
     def _losses(self, rois: RoIs) -> tuple[Tensor, Tensor]:
-        features, image_shapes = self._looked_at
+        features, image_shapes = self._inputs
         per_image = torch.split(rois.boxes, torch.bincount(rois.images, minlength=rois.num_images).tolist())
         hidden = self.box_head(self.box_roi_pool(features, list(per_image), image_shapes))
         scores, deltas = self.box_predictor(hidden)
@@ -144,14 +144,14 @@ class OHEMRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision is not typed
         return _replaced_losses(roi_heads.fastrcnn_loss, scores, deltas, rois)
 
     def _whole_image(self, rois: RoIs) -> RoIs:
-        """Returns a single RoI of the background, the whole first image."""
-        height, width = self._looked_at[1][0]
+        """Returns a single background RoI: the whole first image."""
+        height, width = self._inputs[1][0]
         zero = torch.zeros(1, dtype=torch.int64, device=rois.boxes.device)
         box = rois.boxes.new_tensor([[0, 0, width, height]])
         return RoIs(box, zero, zero, torch.zeros_like(box), rois.ious.new_zeros(1), rois.num_images)
 
     def __prepare_scriptable__(self) -> NoReturn:
-        # Torch would compile, and leave in the model, whatever this returns: it would go on without mining, unnoticed.
+        # Torch would compile what this returns, and leave it in the model, which would silently train without mining.
         raise TypeError("a model with mining cannot be scripted: load its state_dict into one without, and script that")
 
 
@@ -160,15 +160,15 @@ class OHEMRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision is not typed
 @with_ohem.register(KeypointRCNN)
 @with_ohem.register(GeneralizedRCNN)
 def install(model: GeneralizedRCNN, sampler: Recorder) -> None:
-    """Puts `sampler` in place of the random one of `model.roi_heads`.
+    """Replaces the random sampling of `model.roi_heads` by `sampler`.
 
     Raises:
-        TypeError: these are other RoI heads than torchvision's, or a torchvision that they are not known of.
+        TypeError: the RoI heads are not torchvision's, or those of this version of torchvision are not supported.
     """
     if not isinstance(model.roi_heads, OHEMRoIHeads) and type(model.roi_heads) is not RoIHeads:
         raise TypeError(
-            f"with_ohem knows torchvision's RoIHeads, and not {type(model.roi_heads).__name__}, whose losses may be "
-            f"others: say how to mine with them with with_ohem.register({type(model).__name__})"
+            f"with_ohem knows torchvision's RoIHeads, and not {type(model.roi_heads).__name__}, whose losses may "
+            f"differ: say how to mine with them with with_ohem.register({type(model).__name__})"
         )
     for name, expected in _PARAMETERS.items():
         if list(inspect.signature(getattr(RoIHeads, name)).parameters) != expected:
@@ -186,41 +186,41 @@ def install(model: GeneralizedRCNN, sampler: Recorder) -> None:
 
 
 def check_parts(model: GeneralizedRCNN) -> None:
-    """Raises `TypeError` where a part that mining bypasses or calls is not torchvision's."""
+    """Raises `TypeError` if a part that mining bypasses or calls is not torchvision's."""
     heads = model.roi_heads
     kind = type(heads) if isinstance(heads, OHEMRoIHeads) else RoIHeads
     for name in _PARAMETERS:
         if not is_original(getattr(RoIHeads, name), roi_heads, name):
             raise TypeError(f"with_ohem would not use RoIHeads.{name}, which was replaced: put torchvision's back")
-        usual = getattr(OHEMRoIHeads if isinstance(heads, OHEMRoIHeads) else RoIHeads, name)
-        if name in vars(heads) or getattr(kind, name) is not usual:
+        expected = getattr(OHEMRoIHeads if isinstance(heads, OHEMRoIHeads) else RoIHeads, name)
+        if name in vars(heads) or getattr(kind, name) is not expected:
             raise TypeError(
                 f"with_ohem would not use the {name} of this {kind.__name__}, which was replaced: put torchvision's "
                 "back, or say how to mine with yours with with_ohem.register"
             )
-    check_draw(heads.fg_bg_sampler, "roi_heads.fg_bg_sampler")
+    check_random_sampler(heads.fg_bg_sampler, "roi_heads.fg_bg_sampler")
     check_globals(roi_heads, F=functional)
 
 
 def _check_step(model: GeneralizedRCNN) -> None:
     if not isinstance(model.roi_heads, OHEMRoIHeads):
         raise TypeError(
-            f"the roi_heads, {type(model.roi_heads).__name__}, were replaced after with_ohem, so that nothing would be "
+            f"the roi_heads, {type(model.roi_heads).__name__}, were replaced after with_ohem, and nothing would be "
             "mined: call with_ohem again"
         )
     check_parts(model)
 
 
 def _num_classes(model: GeneralizedRCNN) -> int | None:
-    """Returns K + 1, if the predictor says so in the way of torchvision's."""
+    """Returns K + 1 if the predictor has it where torchvision's has it, else None."""
     return getattr(getattr(model.roi_heads.box_predictor, "cls_score", None), "out_features", None)
 
 
 def _replaced_losses(loss: Callable[..., Any], scores: Tensor, deltas: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
-    """Returns the two losses (R,) of each RoI by a person's own `fastrcnn_loss`; 0 where the label is -1.
+    """Returns the two losses (R,) of each RoI by the user's own `fastrcnn_loss`; 0 where the label is -1.
 
     Raises:
-        TypeError: it gives no loss for each RoI.
+        TypeError: `loss` does not return a loss for each RoI.
     """
     if "reduction" not in inspect.signature(loss).parameters:
         raise TypeError(
@@ -232,29 +232,30 @@ def _replaced_losses(loss: Callable[..., Any], scores: Tensor, deltas: Tensor, r
     rows = rois[used]
     counts = torch.bincount(rows.images, minlength=rois.num_images).tolist()
     labels, targets = (list(torch.split(values, counts)) for values in (rows.labels, rows.targets))
-    found = loss(scores[used], deltas[used], labels, targets, reduction="none")
-    if not isinstance(found, (tuple, list)) or len(found) != 2:
-        raise TypeError(f"the fastrcnn_loss that was put in place must return two tensors, not {describe(found)}")
-    for values in found:
+    losses = loss(scores[used], deltas[used], labels, targets, reduction="none")
+    if not isinstance(losses, (tuple, list)) or len(losses) != 2:
+        raise TypeError(f"your fastrcnn_loss must return two tensors, not {describe(losses)}: return both losses")
+    for values in losses:
         if not isinstance(values, Tensor) or values.shape != (len(rows),):
             raise TypeError(
-                f"the fastrcnn_loss that was put in place must return losses of shape ({len(rows)},) with "
+                f"your fastrcnn_loss must return losses of shape ({len(rows)},), one for each RoI, with "
                 f'reduction="none", not {describe(values)}'
             )
-    classifier, box_reg = (torch.zeros_like(used, dtype=v.dtype).masked_scatter(used, v) for v in found)
+    classifier, box_reg = (torch.zeros_like(used, dtype=v.dtype).masked_scatter(used, v) for v in losses)
     return classifier, box_reg
 
 
-def _rois(everything: Labelled, targets: Sequence[Mapping[str, Tensor]]) -> RoIs:
-    boxes, matched, labels, deltas = everything
-    label = torch.cat([_without_ignored(*each) for each in zip(boxes, matched, labels, targets, strict=True)])
+def _rois(all_rois: LabelledRoIs, targets: Sequence[Mapping[str, Tensor]]) -> RoIs:
+    boxes, matched, labels, deltas = all_rois
+    images = zip(boxes, matched, labels, targets, strict=True)
+    label = torch.cat([_without_ignored(*image) for image in images])
     truths = [target["boxes"][~ignored(target)] for target in targets]
-    number = torch.tensor([len(each) for each in boxes], device=label.device)
+    counts = torch.tensor([len(of_image) for of_image in boxes], device=label.device)
     return RoIs(
         boxes=torch.cat(boxes),
-        images=torch.arange(len(boxes), device=label.device).repeat_interleave(number),
+        images=torch.arange(len(boxes), device=label.device).repeat_interleave(counts),
         labels=label,
-        # Where an image has no object they are infinite.
+        # In an image without an object the targets are infinite.
         targets=torch.where((label > BACKGROUND)[:, None], torch.cat(deltas), 0),
         ious=torch.cat([highest_iou(b.float(), t.float())[0] for b, t in zip(boxes, truths, strict=True)]),
         num_images=len(boxes),
@@ -262,18 +263,18 @@ def _rois(everything: Labelled, targets: Sequence[Mapping[str, Tensor]]) -> RoIs
 
 
 def _without_ignored(boxes: Tensor, matched: Tensor, labels: Tensor, target: Mapping[str, Tensor]) -> Tensor:
-    """Labels (R,) of an image, -1 where the object is one to `ignore`, or a RoI of the background covers one."""
+    """Returns labels (R,) of an image, -1 if the object is ignored, or if a background RoI covers an ignored one."""
     ignore = ignored(target)
     if not ignore.any():
         return labels
     background = labels == BACKGROUND
-    out = torch.where(background, covers(boxes, target["boxes"][ignore]), ignore[matched])
-    return torch.where(out, IGNORE, labels)
+    excluded = torch.where(background, covers(boxes, target["boxes"][ignore]), ignore[matched])
+    return torch.where(excluded, IGNORE, labels)
 
 
-def _stand_in(everything: Labelled, size: tuple[int, int]) -> Labelled:
-    """The whole first image, `size` (height, width), as the only RoI, of the background."""
-    boxes, matched, labels, deltas = ([values[:0] for values in column] for column in everything)
+def _stand_in(all_rois: LabelledRoIs, size: tuple[int, int]) -> LabelledRoIs:
+    """Returns a single background RoI: the whole first image, `size` (height, width)."""
+    boxes, matched, labels, deltas = ([values[:0] for values in column] for column in all_rois)
     boxes[0] = boxes[0].new_tensor([[0, 0, size[1], size[0]]])
     matched[0], labels[0], deltas[0] = (
         column[0].new_zeros(1, *column[0].shape[1:]) for column in (matched, labels, deltas)

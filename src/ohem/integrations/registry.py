@@ -1,4 +1,4 @@
-"""`with_ohem`: one line that makes a detector train on what a sampler chooses, and how other detectors join in."""
+"""`with_ohem`: a call that makes a detector train on the examples that a sampler chooses, and its registry."""
 
 import inspect
 from collections.abc import Callable
@@ -6,45 +6,58 @@ from typing import Any, TypeVar
 
 from torch import jit, nn
 
-from ohem.recording import Recorder
+from ohem.recorder import Recorder
 from ohem.samplers import OHEMSampler, RoISampler
 
 M = TypeVar("M", bound=nn.Module)
 Install = Callable[..., None]
+"""A function of (model, sampler, **options) that makes the model train on what the sampler chooses."""
 Default = Callable[[Any], RoISampler]
+"""A function of a model that returns its sampler if the user gives none."""
 
 
 class WithOHEM:
-    """See `with_ohem`."""
+    """The type of `with_ohem`. `__call__` documents how to use it; `register` adds a type of model."""
 
     def __init__(self) -> None:
         self._known: dict[type[nn.Module], tuple[Install, Default]] = {}
 
     def __call__(self, model: M, sampler: RoISampler | None = None, **options: Any) -> M:
-        """Makes `model` train on the examples that `sampler` chooses; everything else stays as it is.
+        """Makes `model` train on the examples that `sampler` chooses, and changes nothing else.
 
-        Loss keys, `state_dict` keys, and what the model returns in eval mode are unchanged. `model.mining`, a
-        `Recorder`, tells what was chosen; called again on the same model, the new sampler takes the old one's place.
+        The keys of the losses and of the `state_dict`, and the output in eval mode, stay the same. After a training
+        step, `print(model.mining)` reports what was chosen; `model.mining` is a `Recorder`. A second call on the same
+        model replaces the sampler.
+
+        In Faster, Mask and Keypoint R-CNN, the `batch_size` of a sampler is the number of RoIs per image (the paper's
+        B / N). It replaces torchvision's `box_batch_size_per_image`, 512 random RoIs per image, and
+        `box_positive_fraction`: both are then unused. With `OHEMSampler(batch_size=128)`, a mini-batch of two images
+        trains on at most 256 RoIs. The paper has 64 per image. For torchvision's detectors, start with 128: mining
+        needs fewer RoIs than random sampling, because it takes the hardest, and most of the others are easy background.
+        In our measurement with Faster R-CNN (docs/results/torchvision.md), 128 had the mAP of torchvision's 512 within
+        noise, and 32 needed a lower learning rate.
 
         Args:
             model: a detector of torchvision, or of a type that was registered.
-            sampler: which examples to train on, and obeyed as it is given; None: what suits the kind of model.
-            options: what the kind of model leaves open besides; `loss`, in one-stage detectors: see
+            sampler: chooses the examples to train on. None takes the default of the type of model: `OHEMSampler()` for
+                R-CNN, `OHEMSampler(256, nms_iou=None)` for RetinaNet and FCOS, and for SSD a `RatioSampler` with the
+                ratio of the model.
+            options: further options of the type of model. One-stage detectors have `loss`: see
                 `ohem.integrations.dense`.
 
         Returns:
-            The same object.
+            The same object as `model`.
 
         Raises:
-            TypeError: nobody has said how to mine in such a model, or it is scripted or wrapped, or has no such option,
-                or the sampler is none.
+            TypeError: the type of `model` is not registered, or `model` is scripted or wrapped; there is no such
+                option; or `sampler` cannot be called.
         """
         if sampler is not None and (isinstance(sampler, type) or not callable(sampler)):
             raise TypeError(f"a sampler is called with (rois, losses), and {sampler!r} is not: give OHEMSampler()")
         if isinstance(model, jit.ScriptModule):
             raise TypeError("with_ohem cannot change a scripted model: give it the one that was scripted")
-        found = next((self._known[kind] for kind in type(model).__mro__ if kind in self._known), None)
-        if found is None:
+        entry = next((self._known[kind] for kind in type(model).__mro__ if kind in self._known), None)
+        if entry is None:
             wrapped = getattr(model, "_orig_mod", getattr(model, "module", None))
             if isinstance(wrapped, tuple(self._known)):
                 raise TypeError(
@@ -56,7 +69,7 @@ class WithOHEM:
                 f"with_ohem knows {known}, and not {type(model).__name__}: give it one of these, or say how with "
                 f"with_ohem.register({type(model).__name__})"
             )
-        install, default = found
+        install, default = entry
         for name in options:
             if name not in inspect.signature(install).parameters:
                 raise TypeError(f"with_ohem has no option {name!r} for {type(model).__name__}: leave it out")
@@ -69,14 +82,14 @@ class WithOHEM:
     def register(
         self, kind: type[nn.Module], *, default: Default = lambda _: OHEMSampler()
     ) -> Callable[[Install], Install]:
-        """Decorates what makes a model of type `kind`, or one derived from it, ask a sampler.
+        """Decorates the function that makes models of type `kind`, and of types derived from it, use a sampler.
 
-        That is (model, sampler, **options) -> None. The sampler it is given is a `Recorder` around the person's; it is
-        called as any `RoISampler`. Options are keyword arguments of its own.
+        That function is (model, sampler, **options) -> None. The sampler that it gets is a `Recorder` of the user's
+        sampler, and is called like any `RoISampler`. Its keyword arguments are the `options` of `with_ohem`.
 
         Args:
-            kind: the type of the models.
-            default: the sampler of a model for which a person names none.
+            kind: type of the models.
+            default: function of a model that returns the sampler if the user gives none.
         """
 
         def remember(install: Install) -> Install:

@@ -1,7 +1,8 @@
-"""torchvision's SSD and SSDlite. By default their own hard negatives, at 3 to 1, counted correctly.
+"""torchvision's SSD and SSDlite. The default is their own mining of hard background, 3 to 1, with correct counts.
 
-torchvision mines by itself; where three times the positives are more than there are negatives, it counts positives
-twice, and it trains nothing on an image without an object. `RatioSampler`, in its place, does neither.
+torchvision's SSD mines by itself. If an image has fewer background anchors than three times its foreground anchors, it
+counts foreground anchors twice. It does not train on an image without an object. `RatioSampler`, which replaces this
+mining, counts each anchor once and trains on every image.
 """
 
 from torch import Tensor
@@ -9,16 +10,16 @@ from torch.nn import functional
 from torchvision.models.detection import ssd
 from torchvision.models.detection.ssd import SSD
 
-from ohem.integrations.dense import Loss, MinedLoss, Outputs, mined_loss, where_foreground
+from ohem.integrations.dense import Loss, MinedLoss, Outputs, mined_loss, scatter_foreground
 from ohem.integrations.parts import check_globals, check_methods, guard
 from ohem.integrations.registry import with_ohem
-from ohem.recording import Recorder
+from ohem.recorder import Recorder
 from ohem.rois import RoIs
 from ohem.samplers import RatioSampler, RoISampler
 
 
 class MinedSSDLoss(MinedLoss):
-    """See `MinedLoss`. With "own", the losses are divided by the number of foreground anchors of the mini-batch."""
+    """The loss of SSD. "builtin" divides it by the number of foreground anchors of the mini-batch."""
 
     def __init__(self, sampler: RoISampler, loss: Loss, model: SSD) -> None:
         super().__init__(sampler, loss)
@@ -30,7 +31,7 @@ class MinedSSDLoss(MinedLoss):
         boxes = functional.smooth_l1_loss(deltas, targets, reduction="none").sum(dim=1)
         logits = outputs["cls_logits"].float()
         return {
-            "bbox_regression": where_foreground(rois, boxes),
+            "bbox_regression": scatter_foreground(rois, boxes),
             "classification": functional.cross_entropy(logits, rois.labels, reduction="none", ignore_index=-1),
         }
 
@@ -39,7 +40,7 @@ class MinedSSDLoss(MinedLoss):
 
 
 def check_parts(model: SSD) -> None:
-    """Raises `TypeError` where the model does not compute its losses as torchvision's does."""
+    """Raises `TypeError` if the model does not compute its losses as torchvision's does."""
     check_methods(model, SSD, ssd, "compute_loss", mined=MinedLoss)
     check_globals(ssd, F=functional)
 
@@ -60,12 +61,12 @@ def _num_classes(model: SSD) -> int | None:
 
 @with_ohem.register(SSD, default=lambda model: RatioSampler(model.neg_to_pos_ratio))
 def _install(model: SSD, sampler: Recorder, loss: Loss | None = None) -> None:
-    """`loss`: if not given, "own" for a `RatioSampler`, and for others "cross_entropy", the same but for its divisor.
+    """Makes an SSD mine. The default `loss` is "builtin" for a `RatioSampler`, and "cross_entropy" for other samplers.
 
-    Others may choose any number for each foreground anchor, of which an image may have none: divided by that number,
-    its losses would outweigh all others.
+    The two losses differ in their divisor. Other samplers may choose many anchors although the mini-batch has few
+    foreground anchors. Divided by that small number, as with "builtin", the loss of the mini-batch would be too large.
     """
     check_parts(model)
-    usual: Loss = "own" if isinstance(sampler.sampler, RatioSampler) else "cross_entropy"
-    model.compute_loss = MinedSSDLoss(sampler, usual if loss is None else loss, model)
+    default: Loss = "builtin" if isinstance(sampler.sampler, RatioSampler) else "cross_entropy"
+    model.compute_loss = MinedSSDLoss(sampler, default if loss is None else loss, model)
     guard(model, _check_step, 1, _num_classes)

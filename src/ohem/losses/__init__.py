@@ -1,4 +1,4 @@
-"""Losses: that of Fast R-CNN per RoI, and mining for any criterion."""
+"""Losses: the loss of Fast R-CNN for each RoI, and mining for any criterion."""
 
 from ohem.losses.detection import detection_loss, roi_losses, weighted
 from ohem.losses.mined import OHEMLoss

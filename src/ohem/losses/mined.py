@@ -1,6 +1,6 @@
 """Online hard example mining for any criterion: the mean over the hardest examples of a mini-batch.
 
-Shapes: N: images or samples   E: examples, the elements of what the criterion gives   V: those that are not ignored
+Shapes: N: images or samples   E: examples, the elements of the criterion's output   V: examples that are not ignored
 """
 
 import inspect
@@ -26,39 +26,41 @@ from ohem.checks import (
 from ohem.mining import hard_examples
 
 Criterion = Callable[..., Tensor]
-"""Gives the losses (N, ...) of N examples, not reduced, for (input, target)."""
+"""A function of (input, target) that returns losses (N, ...), not reduced."""
 
 
 class OHEMLoss(nn.Module):
-    """`OHEMLoss(CrossEntropyLoss(reduction="none"))(input, target)`: the mean loss of the hardest examples.
+    """The mean loss of the hardest examples: `OHEMLoss(CrossEntropyLoss(reduction="none"))(input, target)`.
 
-    An example is an element of what the criterion gives: a sample in classification (N,), a pixel in segmentation
-    (N, H, W), a coordinate in regression (N, D). To rank samples by several coordinates, give a criterion that adds
-    them up. Of V examples that are not ignored, `max(min_kept, round(keep * V))` are kept, at most V; ties go to the
-    first.
+    An example is an element of the criterion's output: a sample in classification (N,), a pixel in segmentation
+    (N, H, W), a coordinate in regression (N, D). To rank samples by several coordinates, give a criterion that sums
+    them. Of V examples that are not ignored, `max(min_kept, round(keep * V))` are kept, at most V. Of examples with the
+    same loss, the first are kept.
 
-    The trainer of Hugging Face takes it as `compute_loss_func`: of what a model returns, `logits` are the input.
+    The trainer of Hugging Face takes this module as `compute_loss_func`. The `logits` of the model's output are then
+    the input.
 
     Args:
-        criterion: module or function (input, target) -> losses (N, ...), not reduced; more arguments of a call are
+        criterion: module or function (input, target) -> losses (N, ...), not reduced. Further arguments of a call are
             passed on, as `TripletMarginLoss` needs them.
-        keep: share of the examples that is kept, 0 to 1; unused with `threshold`.
-        min_kept: number of examples that are kept in any case.
-        threshold: keep every example whose loss is above it, and at least `min_kept`, as is usual in segmentation. The
-            usual threshold there, 0.7, is one of the probability of the right class: give `-math.log(0.7)`.
-        per_image: count and rank within each of the N rather than over the mini-batch.
-        ignore_index: examples with this target are left out; by default that of the criterion, if it or the function
-            of a `functools.partial` has one; a criterion that wraps another does not tell. The target must then be
-            of the shape of the losses; else say which examples count with `valid`.
-        global_batch: with several processes, rank over the mini-batches of all of them. Each then returns its share,
-            scaled so that the mean over processes, which DistributedDataParallel takes of gradients, is the mean loss
-            of the kept.
-        rank_by: another criterion of the same arguments, whose losses choose the examples; those of `criterion` are
-            trained. With class weights in `criterion`, `rank_by=CrossEntropyLoss(reduction="none")` chooses without.
+        keep: share of the examples that are kept, from 0 to 1. It is not used if `threshold` is given.
+        min_kept: lowest number of examples that are kept.
+        threshold: loss above which every example is kept, and at least `min_kept` of them, as is usual in segmentation.
+            The usual threshold there, 0.7, is a probability of the correct class: give `-math.log(0.7)`.
+        per_image: whether to count and rank within each of the N images, and not over the mini-batch.
+        ignore_index: target of examples to leave out. The default is the `ignore_index` of the criterion, or of a
+            `functools.partial`. If the criterion wraps another one, give it here. The target must have the shape of the
+            losses; if it has not, mark the examples that count with `valid`.
+        global_batch: whether to rank over the mini-batches of all processes. Each process then returns its share,
+            scaled such that the mean over processes is the mean loss of the kept examples. DistributedDataParallel
+            takes that mean of the gradients.
+        rank_by: another criterion of the same arguments. Its losses choose the examples, and the losses of `criterion`
+            are trained. If `criterion` has class weights, `rank_by=CrossEntropyLoss(reduction="none")` chooses without
+            them.
 
     Raises:
         TypeError: an argument is of another type.
-        ValueError: a criterion reduces, a number is out of range, or two options exclude each other.
+        ValueError: a criterion reduces its losses, a number is out of range, or two options exclude each other.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class OHEMLoss(nn.Module):
         self.criterion, self.rank_by = criterion, rank_by
         self.keep, self.min_kept, self.threshold = keep, min_kept, threshold
         self.per_image, self.global_batch = per_image, global_batch
-        self.asked_to_ignore = ignore_index is not None
+        self.ignore_index_given = ignore_index is not None
         self.ignore_index = _setting(criterion, "ignore_index") if ignore_index is None else ignore_index
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -100,22 +102,24 @@ class OHEMLoss(nn.Module):
         num_items_in_batch: Any = None,
         **options: Any,
     ) -> Tensor:
-        """Returns the scalar mean loss of the kept examples; 0, with a graph, where there is none.
+        """Returns the mean loss of the kept examples, a scalar. If there are none, it is 0, with a graph.
 
         Args:
-            input, target, more, options: as the criterion takes them. Of an `input` that is what a model of Hugging
-                Face returns, its `logits` are taken. One argument more than the criterion requires is `valid`.
-            valid: of the shape of the losses, bool or 0 and 1; False leaves an example out, besides `ignore_index`.
-            num_items_in_batch: given by the trainer of Hugging Face, which accumulates gradients over several
-                mini-batches with it; unused, since each is divided by the number of its kept examples.
+            input, target, more, options: arguments of the criterion. If `input` is the output of a model of Hugging
+                Face, its `logits` are passed on. If there is one positional argument more than the criterion requires,
+                that is `valid`.
+            valid: mask of the shape of the losses, bool or 0 and 1. False leaves an example out, in addition to
+                `ignore_index`.
+            num_items_in_batch: argument of the trainer of Hugging Face, which accumulates gradients over several
+                mini-batches with it. It is not used: each loss is divided by the number of its kept examples.
 
         Returns:
-            float64 where the losses are, else float32.
+            A scalar, float64 if the losses are float64, else float32.
 
         Raises:
-            TypeError: the criterion returned no tensor of numbers, or `valid` is no tensor of bool or integers.
-            ValueError: the criterion gave a single number, `valid` is of another shape than its losses or holds others
-                than 0 and 1, or the target is of another shape, although `ignore_index` was given.
+            TypeError: the criterion did not return a tensor of floating dtype, or `valid` is not a real tensor.
+            ValueError: the criterion returned a single number; `valid` has another shape than the losses, or holds
+                values other than 0 and 1; or the target has another shape, although `ignore_index` was given.
         """
         arguments, valid = _arguments(self.criterion, (_logits(input), target, *more), valid)
         losses = _losses("criterion", self.criterion, *arguments, **options)
@@ -125,12 +129,12 @@ class OHEMLoss(nn.Module):
         chosen = _at_least_float32(losses[kept])
         if self.global_batch and _processes() > 1:
             # Half precision would overflow in a sum over many pixels.
-            count = _added_up(torch.tensor(len(chosen), device=losses.device)).clamp(min=1)
+            count = _sum_over_processes(torch.tensor(len(chosen), device=losses.device)).clamp(min=1)
             return chosen.sum() * _processes() / count
         return chosen.mean() if len(chosen) else _at_least_float32(losses.flatten()[:0]).sum()
 
     def _ranking(self, losses: Tensor, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor:
-        """float32, of the shape of `losses`: what the examples are ranked by."""
+        """Returns the losses that the examples are ranked by, float32, of the shape of `losses`."""
         if self.rank_by is None:
             return losses.detach().float()
         with torch.no_grad():
@@ -144,7 +148,11 @@ class OHEMLoss(nn.Module):
 
     @property
     def mining(self) -> dict[str, float]:
-        """Plain numbers of the last call: `examples` V, `kept`, `loss_kept` and `loss_all`, means; empty before it."""
+        """Numbers about the last call; empty before the first.
+
+        `examples`: number of examples that are not ignored (V). `kept`: how many of them were kept. `loss_kept` and
+        `loss_all`: mean losses of the kept and of all examples.
+        """
         if self._last is None:
             return {}
         losses, usable, kept = self._last
@@ -156,7 +164,7 @@ class OHEMLoss(nn.Module):
         }
 
     def extra_repr(self) -> str:
-        """The settings, in `print(model)`."""
+        """Returns the settings for `print(model)`."""
         kept = f"keep={self.keep}" if self.threshold is None else f"threshold={self.threshold}"
         return f"{kept}, min_kept={self.min_kept}, per_image={self.per_image}, ignore_index={self.ignore_index}"
 
@@ -164,7 +172,7 @@ class OHEMLoss(nn.Module):
         usable = torch.ones_like(losses, dtype=torch.bool)
         if self.ignore_index is not None and getattr(target, "shape", None) == losses.shape:
             usable = target != self.ignore_index
-        elif self.asked_to_ignore:
+        elif self.ignore_index_given:
             raise ValueError(
                 f"ignore_index needs a target for each loss of shape {tuple(losses.shape)}, not {describe(target)}: "
                 "say which examples count with valid="
@@ -172,7 +180,7 @@ class OHEMLoss(nn.Module):
         return usable if valid is None else usable & _as_bool(valid, losses)
 
     def _kept(self, losses: Tensor, usable: Tensor) -> Tensor:
-        """Which examples are kept: bool, of the shape of `losses`, which are float32."""
+        """Returns which examples are kept, bool, of the shape of `losses`, which are float32."""
         if losses[usable].isnan().any():
             warnings.warn(
                 "some losses are NaN: they are mined last, but the network or its input is broken",
@@ -181,37 +189,35 @@ class OHEMLoss(nn.Module):
             )
         if self.per_image:
             pairs = zip(losses[..., None].flatten(1), usable[..., None].flatten(1), strict=True)
-            rows = [self._hardest(row, here) for row, here in pairs]
+            rows = [self._hardest(row, valid) for row, valid in pairs]
             return torch.stack(rows).view_as(losses) if rows else usable
-        flat, here = losses.flatten(), usable.flatten()
-        found = (
-            self._hardest_of_all(flat, here) if self.global_batch and _processes() > 1 else self._hardest(flat, here)
-        )
-        return found.view_as(losses)
+        in_processes = self.global_batch and _processes() > 1
+        choose = self._hardest_of_all_processes if in_processes else self._hardest
+        return choose(losses.flatten(), usable.flatten()).view_as(losses)
 
     def _hardest(self, losses: Tensor, usable: Tensor) -> Tensor:
-        """(E,) bool: of the usable among `losses` (E,)."""
-        places = usable.nonzero().squeeze(1)
-        found = hard_examples(losses[places], self._number(losses[places]))
-        return torch.zeros_like(usable).index_fill(0, places[found], True)
+        """Returns which of the usable examples are kept, (E,) bool; `losses` are (E,)."""
+        positions = usable.nonzero().squeeze(1)
+        hardest = hard_examples(losses[positions], self._count(losses[positions]))
+        return torch.zeros_like(usable).index_fill(0, positions[hardest], True)
 
-    def _number(self, losses: Tensor) -> int:
-        """How many of `losses` (V,) to keep."""
+    def _count(self, losses: Tensor) -> int:
+        """Returns how many of `losses` (V,) to keep."""
         if self.threshold is not None:
             return max(self.min_kept, int((losses > self.threshold).sum()))
         return max(self.min_kept, round(self.keep * len(losses)))
 
-    def _hardest_of_all(self, losses: Tensor, usable: Tensor) -> Tensor:
-        """The same among the examples of all processes, in the order of their ranks."""
-        length = torch.tensor(len(losses), device=losses.device)
-        lengths = _gathered(length)
-        most = int(torch.stack(lengths).max())
-        padded = [_pad(each, most) for each in (losses, usable)]
-        pairs = zip(*(_gathered(each) for each in padded), lengths, strict=True)
-        both = [(values[:n], here[:n]) for values, here, n in pairs]
-        found = self._hardest(torch.cat([values for values, _ in both]), torch.cat([here for _, here in both]))
+    def _hardest_of_all_processes(self, losses: Tensor, usable: Tensor) -> Tensor:
+        """Returns the same as `_hardest`, ranked among the examples of all processes."""
+        lengths = _gather(torch.tensor(len(losses), device=losses.device))
+        longest = int(torch.stack(lengths).max())
+        all_losses, all_usable = (
+            torch.cat([part[:length] for part, length in zip(_gather(_pad(values, longest)), lengths, strict=True)])
+            for values in (losses, usable)
+        )
+        kept = self._hardest(all_losses, all_usable)
         start = int(torch.stack(lengths[: distributed.get_rank()]).sum()) if distributed.get_rank() else 0
-        return found[start : start + len(losses)]
+        return kept[start : start + len(losses)]
 
 
 def _check_criterion(name: str, criterion: Any) -> None:
@@ -222,7 +228,7 @@ def _check_criterion(name: str, criterion: Any) -> None:
 
 
 def _arguments(criterion: Criterion, given: tuple[Any, ...], valid: Any) -> tuple[tuple[Any, ...], Any]:
-    """What the criterion is to be given, and `valid`, which may be the argument after those."""
+    """Returns the arguments of the criterion, and `valid`, which may be the positional argument after those."""
     count = max(2, _required(criterion))
     if len(given) > count + (valid is None):
         raise TypeError(
@@ -232,18 +238,18 @@ def _arguments(criterion: Criterion, given: tuple[Any, ...], valid: Any) -> tupl
 
 
 def _required(criterion: Criterion) -> int:
-    """How many arguments without a default it takes by their place; 2 where it does not say."""
+    """Returns how many positional arguments without a default `criterion` has; 2 if that is not known."""
     function = criterion.forward if isinstance(criterion, nn.Module) else criterion
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return 2
-    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in places and p.default is inspect.Parameter.empty for p in parameters)
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
 
 
 def _losses(name: str, criterion: Criterion, *arguments: Any, **options: Any) -> Tensor:
-    """What the criterion gives, if that is a loss for each of several examples."""
+    """Returns the losses of the criterion. Raises if they are not a tensor with a loss for every example."""
     losses: object = criterion(*arguments, **options)
     if not isinstance(losses, Tensor) or not losses.is_floating_point():
         raise TypeError(f"the {name} must return losses, a tensor of floating dtype, not {describe(losses)}")
@@ -258,7 +264,7 @@ def _losses(name: str, criterion: Criterion, *arguments: Any, **options: Any) ->
 
 
 def _logits(output: Any) -> Any:
-    """Of what a model of Hugging Face returns, what a criterion takes."""
+    """Returns the logits of the output of a Hugging Face model, and any other output as it is."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping) and "logits" in output:
@@ -272,7 +278,7 @@ def _as_bool(valid: Any, losses: Tensor) -> Tensor:
     if valid.shape != losses.shape:
         raise ValueError(f"valid is {tuple(valid.shape)}, and the losses {tuple(losses.shape)}: give it that shape")
     if valid.dtype != torch.bool and is_false((valid == 0) | (valid == 1)):
-        raise ValueError("valid must be bool, or 0 and 1: others are there, as if they were indices or weights")
+        raise ValueError("valid must be bool, or 0 and 1: it has other values, such as indices or weights")
     return wanted.to(losses.device) != 0
 
 
@@ -281,7 +287,7 @@ def _at_least_float32(losses: Tensor) -> Tensor:
 
 
 def _setting(criterion: Any, name: str) -> Any:
-    """Of a module, or of what a `functools.partial` was given; None where it has none."""
+    """Returns the attribute `name` of a module, or the argument of a `functools.partial`; None if there is none."""
     return criterion.keywords.get(name) if isinstance(criterion, partial) else getattr(criterion, name, None)
 
 
@@ -294,14 +300,14 @@ def _processes() -> int:
     return distributed.get_world_size() if ready else 1
 
 
-def _gathered(tensor: Tensor) -> list[Tensor]:
-    """Of every process, in the order of their ranks."""
-    found = [torch.empty_like(tensor) for _ in range(_processes())]
-    distributed.all_gather(found, tensor)
-    return found
+def _gather(tensor: Tensor) -> list[Tensor]:
+    """Returns the tensors of all processes, in the order of their ranks."""
+    tensors = [torch.empty_like(tensor) for _ in range(_processes())]
+    distributed.all_gather(tensors, tensor)
+    return tensors
 
 
-def _added_up(tensor: Tensor) -> Tensor:
+def _sum_over_processes(tensor: Tensor) -> Tensor:
     distributed.all_reduce(tensor)
     return tensor
 

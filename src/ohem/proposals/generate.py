@@ -1,4 +1,4 @@
-"""Proposals of a whole data set: spread over processes, cached beside the data, resumed where they stopped."""
+"""Proposals of a data set: made by several processes, kept with the data, and resumed after an interruption."""
 
 import glob
 import hashlib
@@ -18,78 +18,86 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ohem.console import make_console
 from ohem.errors import InputError
-from ohem.files import digests_of_files
-from ohem.locks import locked
+from ohem.io.console import make_console
+from ohem.io.digests import digests_of_files
+from ohem.io.locks import locked
 from ohem.proposals.parallel import results_of
 from ohem.proposals.selective_search import Mode, check_mode, opencv
 from ohem.proposals.store import OldFormat, Proposals, check_settings, write_proposals
 
-PART_SECONDS = 3.0  # what a SIGKILL can lose
+PART_SECONDS = 3.0  # a SIGKILL loses at most the work of this time
 Boxes = dict[str, NDArray[np.float32]]
 
 
 def cache_name(split: str, mode: Mode = "fast") -> str:
-    """Of the file of proposals of `split`."""
+    """Returns the name of the proposal file of `split`."""
     return f"{split}.selective-search-{mode}.safetensors"
 
 
 def cache_path(folder: Path, split: str, mode: Mode = "fast") -> Path:
-    """Where the proposals of `folder:split` are kept: beside the data, or in the user's cache if that is read-only."""
+    """Returns the proposal file of `folder:split`: with the data, or in the cache of the user if that is read-only."""
     name = cache_name(split, mode)
-    beside = folder / "Proposals" / name
-    if beside.exists() or os.access(beside.parent if beside.parent.exists() else folder, os.W_OK):
-        return beside
+    local = folder / "Proposals" / name
+    if local.exists() or os.access(local.parent if local.parent.exists() else folder, os.W_OK):
+        return local
     where = folder.resolve()
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(str(where).encode()).hexdigest()[:8]
     path = caches / "ohem" / f"{where.name}-{digest}" / name
     if not path.exists():
-        warnings.warn(f"{folder} cannot be written: its proposals go to {path}", UserWarning, stacklevel=2)
+        warnings.warn(f"{folder} cannot be written: its proposals are kept in {path}", UserWarning, stacklevel=2)
     return path
 
 
 def generate(
     images: Mapping[str, Path], path: Path, mode: Mode = "fast", seed: int = 0, jobs: int = -1, progress: bool = True
 ) -> Proposals:
-    """Selective search over `images` (id -> image file), as far as `path` does not have it from an earlier call.
+    """Runs selective search on the images that the proposal file `path` does not have yet.
 
-    The cache is by image: what is at `path` of an image file of the same content is used, what is new or has changed
-    is made and added, and other images stay in it. The boxes are the same whatever `jobs` is (-1: every usable CPU)
-    and wherever an earlier call was stopped: what that one finished waits in `PATH.parts/`. Runs on the joblib backend
-    the caller configured (`joblib.parallel_config`), its own processes by default. The progress bar goes to standard
-    error.
+    Boxes in `path` of an image with the same content are used; boxes of new and changed images are made and added. The
+    boxes do not depend on `jobs`, nor on an interruption of an earlier call, whose boxes are kept in `PATH.parts/`. It
+    runs on the joblib backend of the caller (`joblib.parallel_config`), by default in its own processes. A progress bar
+    is printed on standard error, and changed images are reported in one warning.
 
-    Raises InputError for an image that is missing or unreadable, for a cache or parts of other settings, and while
-    another process writes the same cache. Warns once where images have changed.
+    Args:
+        images: id -> image file.
+        path: the proposal file.
+        mode: mode of selective search.
+        seed: seed of selective search.
+        jobs: number of processes; -1 uses all cores.
+        progress: whether to print the progress.
+
+    Raises:
+        InputError: an image is missing or unreadable, the file or its parts have other settings, or another process
+            writes the same file.
     """
     check_mode(mode)
     if jobs == 0:
         raise InputError("--jobs 0 does nothing: give 1 or more, or -1 for every core")
     settings = {"method": "selective search", "mode": mode, "seed": seed}
     digests = _digests(images)
-    found = _cached(path, settings)
-    if found is not None and len(found.current(digests)) == len(digests):
+    cached = _cached(path, settings)
+    if cached is not None and len(cached.current(digests)) == len(digests):
         _tidy(path)
-        return found
+        return cached
     made_with = {**settings, "opencv": opencv().__version__}
     with _one_writer(path):
         _remove_leftovers(path, parts=False)
-        found = _cached(path, settings)  # which another process may have written in the meantime
-        if found is None or len(found.current(digests)) < len(digests):
-            _add(images, digests, found, path, made_with, jobs, progress)
+        cached = _cached(path, settings)  # which another process may have written in the meantime
+        if cached is None or len(cached.current(digests)) < len(digests):
+            _add(images, digests, cached, path, made_with, jobs, progress)
         _remove_leftovers(path, parts=True)
     return Proposals.load(path)
 
 
 def is_generated(images: Mapping[str, Path], path: Path, mode: Mode = "fast", seed: int = 0) -> bool:
-    """Returns whether `path` has the boxes of all `images`, so that `generate` would make none."""
+    """Returns whether `path` has the boxes of all `images`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `generate` says it
-        found = _cached(path, {"method": "selective search", "mode": mode, "seed": seed})
+        warnings.simplefilter("ignore")  # `generate` warns
+        cached = _cached(path, {"method": "selective search", "mode": mode, "seed": seed})
     digests = _digests(images)
-    return found is not None and len(found.current(digests)) == len(digests)
+    return cached is not None and len(cached.current(digests)) == len(digests)
 
 
 def _digests(images: Mapping[str, Path]) -> dict[str, str]:
@@ -98,21 +106,21 @@ def _digests(images: Mapping[str, Path]) -> dict[str, str]:
     except OSError as error:
         name, path = next((n, p) for n, p in images.items() if str(p) == str(error.filename))
         raise InputError(
-            f"{path}: no image for id {name} ({error.strerror}): restore it or take the id off the split"
+            f"{path}: no image for id {name} ({error.strerror}): restore it, or remove the id from the split"
         ) from error
 
 
 def _cached(path: Path, settings: Mapping[str, Any]) -> Proposals | None:
-    """What is at `path`, unless nothing is, or proposals in an earlier format."""
+    """Loads the proposals at `path`; returns None where there are none, or only in an earlier format."""
     if not path.exists():
         return None
     try:
-        found = Proposals.load(path)
+        cached = Proposals.load(path)
     except OldFormat as old:
         check_settings(path, old.metadata, settings)
         return None
-    found.check(settings)
-    return found
+    cached.check(settings)
+    return cached
 
 
 @contextmanager
@@ -131,7 +139,7 @@ def _one_writer(path: Path, wait: float | None = None) -> Iterator[None]:
 
 
 def _tidy(path: Path) -> None:
-    """Removes what a killed process left of a cache that is complete, unless another process writes it."""
+    """Removes temporary files of killed processes from a complete proposal file, unless another process writes it."""
     lock = path.with_name(f".{path.name}.lock")
     if lock.exists() or _parts_of(path).exists() or any(path.parent.glob(_temporary(path))):
         with suppress(InputError, OSError), _one_writer(path, wait=0):
@@ -146,7 +154,7 @@ def _remove_leftovers(path: Path, parts: bool) -> None:
 
 
 def _temporary(path: Path) -> str:
-    """A pattern of the names of the files that `replacing` writes to; only the holder of the lock may have any."""
+    """Returns the pattern of temporary files of `atomic_write`; only the process with the lock may have some."""
     return f".{glob.escape(path.name)}.*.tmp"
 
 
@@ -157,26 +165,26 @@ def _parts_of(path: Path) -> Path:
 def _add(
     images: Mapping[str, Path],
     digests: Mapping[str, str],
-    found: Proposals | None,
+    cached: Proposals | None,
     path: Path,
     made_with: dict[str, Any],
     jobs: int,
     progress: bool,
 ) -> None:
-    """Makes the boxes that neither `found`, the cache at `path`, nor its parts have, and writes all to `path`."""
-    boxes = _Collected()
-    if found is not None:
-        boxes.add(found, found.ids)
+    """Makes the boxes that neither `cached`, the content of `path`, nor its parts have; writes all boxes to `path`."""
+    boxes = _CollectedBoxes()
+    if cached is not None:
+        boxes.add(cached, cached.ids)
     elif path.exists():
-        _warn(f"{path}: proposals in an earlier format, which does not say of which pictures: they are made anew")
-    done = set(found.current(digests)) if found is not None else set()
+        _warn(f"{path}: the proposals are in an earlier format without digests of the images: they are made again")
+    done = set(cached.current(digests)) if cached is not None else set()
     done |= _finished(path, made_with, digests, boxes)
     todo = {name: image for name, image in images.items() if name not in done}
-    changed = [name for name in todo if found is not None and name in found]
+    changed = [name for name in todo if cached is not None and name in cached]
     if changed:
         _warn(
             f"{path}: {len(changed)} image files have changed since their proposals were made, the first is "
-            f"{images[changed[0]]}: their proposals are made anew"
+            f"{images[changed[0]]}: their proposals are made again"
         )
 
     def keep(part: Boxes) -> None:
@@ -188,9 +196,9 @@ def _add(
         task = bar.add_task(f"selective search ({made_with['mode']})", total=len(images), completed=len(done))
         with results_of(todo, made_with["mode"], made_with["seed"], jobs) as results:
             _in_parts(results, keep, lambda: bar.advance(task))
-    others = {name: digest for name, digest in found.digests.items() if name not in digests} if found else {}
-    if found is not None:
-        versions = {found.metadata.get("opencv"), made_with["opencv"]}
+    others = {name: digest for name, digest in cached.digests.items() if name not in digests} if cached else {}
+    if cached is not None:
+        versions = {cached.metadata.get("opencv"), made_with["opencv"]}
         made_with = {**made_with, "opencv": ", ".join(sorted(str(version) for version in versions))}
     write_proposals(path, boxes, {**digests, **others}, made_with)
 
@@ -199,15 +207,15 @@ def _warn(text: str) -> None:
     warnings.warn(text, UserWarning, stacklevel=4)
 
 
-class _Collected(Mapping[str, NDArray[np.float32]]):
-    """Boxes that lie in files, a few of which are open at a time: those of COCO are gigabytes in thousands of parts."""
+class _CollectedBoxes(Mapping[str, NDArray[np.float32]]):
+    """Boxes in files, of which a few are open at a time, since boxes of COCO are gigabytes in thousands of parts."""
 
     def __init__(self) -> None:
         self._places: dict[str, Proposals | Path] = {}
         self._open = lru_cache(maxsize=64)(Proposals.load)
 
     def add(self, place: Proposals | Path, names: Iterable[str]) -> None:
-        """Takes the boxes of `names` from `place` from now on."""
+        """Reads the boxes of `names` from `place` from now on."""
         self._places |= dict.fromkeys(names, place)
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
@@ -221,8 +229,8 @@ class _Collected(Mapping[str, NDArray[np.float32]]):
         return len(self._places)
 
 
-def _finished(path: Path, made_with: Mapping[str, Any], digests: Mapping[str, str], boxes: _Collected) -> set[str]:
-    """Ids of the images, still the same, whose boxes an interrupted call left in the parts of `path`; adds these."""
+def _finished(path: Path, made_with: Mapping[str, Any], digests: Mapping[str, str], boxes: _CollectedBoxes) -> set[str]:
+    """Adds boxes that an interrupted call left in the parts of `path`; returns the ids of their images."""
     done: set[str] = set()
     damaged = []
     for file in sorted(_parts_of(path).glob("*.safetensors")):
@@ -230,8 +238,8 @@ def _finished(path: Path, made_with: Mapping[str, Any], digests: Mapping[str, st
             part = Proposals.load(file)
             names = part.current(digests)
             for name in names:
-                part[name]  # raises where it is damaged
-        except InputError:  # a machine that lost power, or an earlier format; its images are made again
+                part[name]  # raises an error if it is damaged
+        except InputError:  # after a power failure, or of an earlier format: the boxes are made again
             damaged.append(file)
             continue
         part.check(made_with)
@@ -245,7 +253,7 @@ def _finished(path: Path, made_with: Mapping[str, Any], digests: Mapping[str, st
 def _in_parts(
     results: Iterable[tuple[str, NDArray[np.float32]]], keep: Callable[[Boxes], None], tick: Callable[[], None]
 ) -> None:
-    """Hand the results to `keep` every few seconds, and what is there when something goes wrong."""
+    """Passes the results to `keep` every few seconds, and after an error."""
     part: Boxes = {}
     kept_at = time.monotonic()
     try:

@@ -1,7 +1,7 @@
-"""MATLAB's files of version 5 (`save -v6`, `-v7`), as far as proposals need them: cells, text and numbers.
+"""Reads cells, text and numbers from MATLAB files of version 5 (`save -v6`, `-v7`).
 
-SciPy reads many more kinds, but some damaged files end its process by a segmentation fault. Here every length is
-compared with what is there, and nothing is left over.
+SciPy reads more kinds of data, but some damaged files end the process by a segmentation fault. Here every length is
+checked, and every byte must be used.
 """
 
 import math
@@ -21,11 +21,11 @@ _DEPTH = 4  # cells in cells
 
 
 class HDF5File(ValueError):
-    """A file of version 7.3, which is another format."""
+    """The file has version 7.3, which is another format."""
 
 
 class Element(NamedTuple):
-    """One tagged piece of a file: its type, its content, and where the next begins."""
+    """One tagged element of a file: its type, its content, and the start of the next element."""
 
     kind: int
     content: bytes
@@ -33,10 +33,14 @@ class Element(NamedTuple):
 
 
 def read_variables(content: bytes, names: Collection[str]) -> dict[str, NDArray[Any] | None]:
-    """Returns the variables `names`, as far as they are there, of the content of a .mat file.
+    """Reads the variables `names` from the content of a .mat file; missing ones are left out.
 
-    Cell arrays are object arrays, text is arrays of str (one for each row), and what is neither that nor real numbers
-    is None. Raises ValueError where the file is damaged or of another version.
+    Returns:
+        Cell arrays as object arrays, text as arrays of str (one for each row), real numbers as arrays, and None for all
+        other kinds.
+
+    Raises:
+        ValueError: the file is damaged or of another version.
     """
     order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
     if order is None:
@@ -44,17 +48,17 @@ def read_variables(content: bytes, names: Collection[str]) -> dict[str, NDArray[
     version = np.frombuffer(content, f"{order}u2", 1, 124)[0] >> 8
     if version != 1:
         raise HDF5File("version 7.3") if version == 2 else ValueError(f"version {version}")
-    found: dict[str, NDArray[Any] | None] = {}
+    variables: dict[str, NDArray[Any] | None] = {}
     at = HEADER
     while at < len(content):
         element = _element(content, at, order)
         at = element.end
         name, value = _variable(element, order, names)
-        if name in found:
-            raise ValueError(f"the variable {name} is there twice")
+        if name in variables:
+            raise ValueError(f"the variable {name} is given twice")
         if name in names:
-            found[name] = value
-    return found
+            variables[name] = value
+    return variables
 
 
 def _variable(element: Element, order: str, names: Collection[str]) -> tuple[str, NDArray[Any] | None]:

@@ -1,4 +1,4 @@
-"""Proposals of the original release: `.mat` files of selective search, edge boxes or MCG, as Fast R-CNN's are."""
+"""Proposals of the original release: `.mat` files of selective search, edge boxes or MCG, as for Fast R-CNN."""
 
 import zlib
 from collections.abc import Sequence
@@ -9,31 +9,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ohem.errors import InputError
-from ohem.proposals.filtering import distinct_and_large, fault_of_boxes
+from ohem.proposals.boxes import distinct_and_large, fault_of_boxes
 from ohem.proposals.matfile import HDF5File, read_variables
 
 
 def read_mats(paths: Sequence[Path]) -> dict[str, NDArray[np.float32]]:
-    """Returns what `read_mat` does of all `paths`. An image may be in several of them only with the same boxes.
+    """Reads all `paths` as `read_mat` does.
 
-    Raises InputError where it has others, and as `read_mat` does.
+    Raises:
+        InputError: an image has different boxes in two files, or as `read_mat` does.
     """
     boxes: dict[str, NDArray[np.float32]] = {}
     origin: dict[str, Path] = {}
     for path in paths:
-        for image_id, found in read_mat(path).items():
-            if image_id in boxes and not np.array_equal(boxes[image_id], found):
+        for image_id, boxes_of_file in read_mat(path).items():
+            if image_id in boxes and not np.array_equal(boxes[image_id], boxes_of_file):
                 raise InputError(f"{path}: other boxes of {image_id} than in {origin[image_id]}: name only one of them")
-            boxes[image_id], origin[image_id] = found, path
+            boxes[image_id], origin[image_id] = boxes_of_file, path
     return boxes
 
 
 def read_mat(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Image id -> float32 (P, 4), [x1, y1, x2, y2], exclusive end, distinct, both sides above 2 px, in file order.
+    """Reads a file with cell arrays `images`, the ids, and `boxes`, [y1, x1, y2, x2], 1-based and inclusive.
 
-    The file holds two cell arrays of one length: `images`, the ids, and `boxes`, [y1, x1, y2, x2] each, 1-based and
-    inclusive. Raises InputError where it does not, where boxes are not finite, have no area or begin before 1, where
-    an id has two sets of boxes, or where the file is damaged or of MATLAB's v7.3 kind (HDF5).
+    Returns:
+        Image id -> float32 (P, 4), [x1, y1, x2, y2], exclusive end, distinct, both sides above 2 px, in file order.
+
+    Raises:
+        InputError: the file is damaged, of MATLAB's v7.3 (HDF5) or has other content, boxes are not finite, have no
+            area or begin before 1, or an id has two sets of boxes.
     """
     content = _load(path)
     absent = [name for name in ("boxes", "images") if name not in content]
@@ -42,13 +46,13 @@ def read_mat(path: Path) -> dict[str, NDArray[np.float32]]:
     boxes, images = (_cells(content[name], f"{path}: {name}") for name in ("boxes", "images"))
     if len(boxes) != len(images):
         raise InputError(f"{path}: {len(boxes)} cells of boxes for {len(images)} images: write the file again")
-    found: dict[str, NDArray[np.float32]] = {}
+    boxes_of_file: dict[str, NDArray[np.float32]] = {}
     for number, (cell, image) in enumerate(zip(boxes, images, strict=True), start=1):
         image_id = _text(image, f"{path}: cell {number} of images")
         ours = _convert(cell, f"{path}: boxes of {image_id}")
-        if not np.array_equal(found.setdefault(image_id, ours), ours):
+        if not np.array_equal(boxes_of_file.setdefault(image_id, ours), ours):
             raise InputError(f"{path}: two sets of boxes of {image_id}: remove one of them")
-    return found
+    return boxes_of_file
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -59,18 +63,18 @@ def _load(path: Path) -> dict[str, Any]:
     except HDF5File as error:
         raise InputError(f"{path}: a v7.3 (HDF5) file: write it in MATLAB with save(..., '-v7')") from error
     except (OSError, ValueError, zlib.error, IndexError) as error:
-        raise InputError(f"{path}: not a whole .mat file ({error}): fetch it again") from error
+        raise InputError(f"{path}: not a complete .mat file ({error}): download it again") from error
 
 
 def _cells(value: Any, where: str) -> NDArray[Any]:
-    """The cells of an array, in one row. Ids of one length may also be the rows of a char array."""
+    """Returns the cells of an array, in one row. Ids of one length may also be the rows of a char array."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "OU":
         raise InputError(f"{where}: not a cell array: write it in MATLAB as {{...}}")
     return value.ravel()
 
 
 def _text(cell: Any, where: str) -> str:
-    """The text of a cell that holds a char array, perhaps in one more cell."""
+    """Returns the text of a cell with a char array, perhaps in another cell."""
     values = np.asarray(cell).ravel()
     text = values[0] if values.size == 1 else None
     if isinstance(text, np.ndarray) and text.size == 1:
@@ -86,9 +90,9 @@ def _convert(cell: Any, where: str) -> NDArray[np.float32]:
         return np.empty((0, 4), np.float32)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "iuf":
         raise InputError(f"{where}: {boxes.dtype} {list(boxes.shape)}, want numbers [P, 4]: write the file again")
-    # Unsigned integers in some files, so change the type before subtracting. The end is 1-based and inclusive, which
-    # is 0-based and exclusive.
-    with np.errstate(all="ignore"):  # what is too large becomes infinite, which is refused
+    # Some files have unsigned integers, so that the type is changed before subtracting. A 1-based inclusive end equals
+    # a 0-based exclusive end.
+    with np.errstate(all="ignore"):  # too large numbers become infinite, which is refused
         ours = boxes[:, [1, 0, 3, 2]].astype(np.float32) - np.array([1, 1, 0, 0], np.float32)
     fault = fault_of_boxes(ours)
     if fault:

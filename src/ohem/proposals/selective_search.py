@@ -1,7 +1,4 @@
-"""Selective search by OpenCV: the proposals of the paper's experiments, without MATLAB.
-
-Runs in the workers of `generate`, so nothing here may import torch (690 MB a process instead of 60-90).
-"""
+"""Selective search by OpenCV: the proposals of the paper's experiments, without MATLAB. It must not import torch."""
 
 import ctypes
 import threading
@@ -11,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ohem.errors import InputError
-from ohem.proposals.filtering import distinct_and_large
+from ohem.extras import import_extra
+from ohem.proposals.boxes import distinct_and_large
 
 Mode = Literal["fast", "quality"]
 
@@ -19,11 +17,8 @@ _libc_rand = threading.Lock()
 
 
 def opencv() -> Any:
-    """The module cv2 with its contributed part. Raises InputError where it is not installed."""
-    try:
-        import cv2
-    except ImportError as error:
-        raise InputError('selective search needs OpenCV: pip install "ohem[proposals]"') from error
+    """Returns the module cv2 with its contributed part; raises `InputError` where it is not installed."""
+    cv2 = import_extra("cv2", "selective search")
     if not hasattr(cv2, "ximgproc"):
         raise InputError(
             "selective search needs cv2.ximgproc, which this OpenCV lacks: remove the other opencv-python packages, "
@@ -33,17 +28,24 @@ def opencv() -> Any:
 
 
 def check_mode(mode: str) -> None:
-    """Raise InputError unless `mode` is one that selective search has."""
+    """Raises `InputError` unless `mode` is a mode of selective search."""
     if mode not in get_args(Mode):
         raise InputError(f"selective search has no mode {mode!r}: use fast or quality")
 
 
 def selective_search(image: NDArray[np.uint8], mode: Mode = "fast", seed: int = 0) -> NDArray[np.float32]:
-    """Object proposals of one image, in OpenCV's order, a function of (image, mode, seed) only.
+    """Computes object proposals of one image, in the order of OpenCV. They depend only on (image, mode, seed).
 
-    image: uint8 (H, W, 3) in **BGR**, as cv2.imread gives it: RGB gives other boxes.
-    Returns float32 (P, 4), [x1, y1, x2, y2] in pixels, exclusive end, distinct, both sides above 2 px; P may be 0.
-    Raises InputError for another kind of array, an unknown mode, or OpenCV without ximgproc.
+    Args:
+        image: uint8 (H, W, 3) in **BGR**, as from cv2.imread: RGB gives other boxes.
+        mode: "fast" or "quality".
+        seed: seed of the order.
+
+    Returns:
+        float32 (P, 4), [x1, y1, x2, y2] in pixels, exclusive end, distinct, both sides above 2 px; P may be 0.
+
+    Raises:
+        InputError: another kind of array, an unknown mode, or OpenCV without ximgproc.
     """
     check_mode(mode)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
@@ -56,6 +58,6 @@ def selective_search(image: NDArray[np.uint8], mode: Mode = "fast", seed: int = 
         search.switchToSelectiveSearchQuality()
     with _libc_rand:  # OpenCV orders the boxes by C's rand(), which all threads of a process share
         ctypes.CDLL(None).srand(ctypes.c_uint(seed + 1))  # glibc takes 0 for 1
-        found = np.asarray(search.process(), dtype=np.float32).reshape(-1, 4)
-    found[:, 2:] += found[:, :2]  # x, y, w, h -> exclusive corners
-    return distinct_and_large(found)
+        boxes = np.asarray(search.process(), dtype=np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]  # x, y, w, h -> exclusive corners
+    return distinct_and_large(boxes)

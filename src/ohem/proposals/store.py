@@ -1,13 +1,13 @@
-"""The proposal cache: one safetensors file of flat boxes that says what each image's were made from.
+"""The proposal file: the boxes of all images in one safetensors file, with digests of the images.
 
 T: boxes in the file   n: images   P: boxes of one image
 
-Tensors, in this order: boxes float32 (T, 4); offsets int64 (n + 1,), of the first box of each image; digests uint8
-(n, 8), of the image files; crcs uint32 (n,), CRC-32 of each image's boxes; index_crc uint32 (1,), of the head and of
-the three before. The metadata has one key (safetensors does not keep the order of several, and equal caches are equal
-bytes), the head: JSON of the format, of what the boxes were made with, and of the ids.
+Tensors, in this order: boxes float32 (T, 4); offsets int64 (n + 1,) of the first box of each image; digests uint8
+(n, 8) of the image files; crcs uint32 (n,), CRC-32 of the boxes of each image; index_crc uint32 (1,) of the head and of
+the three tensors before. The metadata has one key, since safetensors does not keep the order of several, and equal
+proposals must be equal bytes: the head, JSON of the format, the settings of the boxes, and the ids.
 
-It is read with pread, not mapped: a file that is cut short while it is in use would end the process by SIGBUS.
+The file is read with pread, not mapped: a mapped file that is cut short meanwhile would end the process by SIGBUS.
 """
 
 import errno
@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ohem.errors import InputError
-from ohem.files import replacing
-from ohem.proposals.filtering import fault_of_boxes
+from ohem.io.files import atomic_write
+from ohem.proposals.boxes import fault_of_boxes
 
 FORMAT = 2
 _KEY = "ohem.proposals"
@@ -35,29 +35,30 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "U32": np.dtype("<u4"),
 }
-_MOST = 10**15  # boxes that the header has room for
+_MOST = 10**15  # highest number of boxes that the header has room for
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REMEDY = "delete the file, and it is made again"
 Boxes = NDArray[np.float32]
 
 
 class OldFormat(InputError):
-    """A cache of format 1, which did not say by digest which images it was made of."""
+    """The file has format 1, without digests of the images."""
 
     def __init__(self, path: Path, metadata: Mapping[str, Any]) -> None:
-        super().__init__(f"{path}: proposals in an earlier format: {_REMEDY}")
+        super().__init__(f"{path}: the proposals are in an earlier format: {_REMEDY}")
         self.metadata = metadata
 
 
 class Proposals(Mapping[str, Boxes]):
-    """Boxes per image id: float32 (P, 4), [x1, y1, x2, y2] in pixels, exclusive end; P may be 0.
+    """Image id -> boxes, float32 (P, 4), [x1, y1, x2, y2] in pixels, exclusive end; P may be 0.
 
-    A loaded one reads from the file what it is asked for, so it costs little memory and pickles as its path. Reading
-    raises InputError where the file is damaged or was cut short.
+    If loaded, it reads boxes from the file on access, so that it needs little memory, and is pickled as its path.
+    Access raises `InputError` where the file is damaged or was cut short.
 
-    metadata: what the boxes were made with (method, mode, seed, version of OpenCV).
-    digests: id -> `digest_of_file` of the image, to notice other images under the same ids.
-    path: the file, None for boxes in memory.
+    Attributes:
+        metadata: settings of the boxes (method, mode, seed, version of OpenCV).
+        digests: id -> `digest_of_file` of the image, to notice other images with the same ids.
+        path: the file; None for boxes in memory.
     """
 
     def __init__(self, boxes: "Mapping[str, Boxes]", digests: Mapping[str, str], metadata: Mapping[str, Any]) -> None:
@@ -68,16 +69,17 @@ class Proposals(Mapping[str, Boxes]):
 
     @classmethod
     def from_boxes(cls, boxes: Mapping[str, Boxes], digests: Mapping[str, str], metadata: Mapping[str, Any]) -> Self:
-        """In memory, in the order of `boxes`: numbers (P, 4) per id.
+        """Makes proposals in memory, in the order of `boxes`, id -> numbers (P, 4).
 
-        Raises ValueError where `digests` lacks an id or holds something else, or boxes have another shape, are not
-        finite, have no area or negative corners.
+        Raises:
+            ValueError: `digests` has no digest of an id, or boxes have another shape, are not finite, have no area or
+                negative corners.
         """
         for name in boxes:
             digest = digests.get(name)
             if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{16}", digest):
                 raise ValueError(f"digests[{name!r}] is {digest!r}: give the digest_of_file of each image in boxes")
-        converted = {name: _checked(found, f"boxes[{name!r}]") for name, found in boxes.items()}
+        converted = {name: _checked(boxes_of_image, f"boxes[{name!r}]") for name, boxes_of_image in boxes.items()}
         return cls(converted, {name: digests[name] for name in boxes}, metadata)
 
     @property
@@ -86,7 +88,7 @@ class Proposals(Mapping[str, Boxes]):
         return list(self.digests)
 
     def __getitem__(self, image_id: str) -> Boxes:
-        return self._boxes[image_id].copy()  # writable, as torch.from_numpy wants it
+        return self._boxes[image_id].copy()  # writable, for torch.from_numpy
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.digests)
@@ -100,12 +102,12 @@ class Proposals(Mapping[str, Boxes]):
         return type(self), (self._boxes, self.digests, self.metadata)
 
     def save(self, path: Path) -> None:
-        """Writes the cache, complete or not at all. Raises InputError where it cannot be written."""
+        """Writes the file, completely or not at all; raises `InputError` where that is impossible."""
         write_proposals(path, self._boxes, self.digests, self.metadata)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Opens a cache. Raises InputError for a file that is absent, cut short, damaged, or not of this format."""
+        """Opens a file; raises `InputError` where it is missing, cut short, damaged, or of another format."""
         try:
             file = _BoxFile(path)
             head, text = _read_head(file)
@@ -118,20 +120,20 @@ class Proposals(Mapping[str, Boxes]):
         except OldFormat:
             raise
         except (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
-            raise InputError(f"{path}: not a whole file of proposals ({error}): {_REMEDY}") from error
+            raise InputError(f"{path}: not a complete file of proposals ({error}): {_REMEDY}") from error
         return cls(file, digests, head["metadata"])
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Raises InputError, saying why, unless `settings`, fields of `metadata`, are those of the boxes."""
+        """Raises `InputError` unless `settings`, fields of `metadata`, are those of the boxes."""
         check_settings(self.path, self.metadata, settings)
 
     def current(self, digests: Mapping[str, str]) -> list[str]:
-        """Returns the ids among those of `digests` whose boxes are here and were made of an image of that digest."""
+        """Returns the ids of `digests` whose boxes are in the file and were made from an image of that digest."""
         return [name for name, digest in digests.items() if self.digests.get(name) == digest]
 
 
 def check_settings(path: Path | None, made_with: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raises InputError, saying why, unless all of `settings` are in `made_with`, the metadata of the cache `path`."""
+    """Raises `InputError` unless `made_with`, the metadata of the file `path`, has all `settings`."""
     for field, want in settings.items():
         if (have := made_with.get(field)) != want:
             raise InputError(
@@ -143,16 +145,17 @@ def check_settings(path: Path | None, made_with: Mapping[str, Any], settings: Ma
 def write_proposals(
     path: Path, boxes: Mapping[str, Boxes], digests: Mapping[str, str], metadata: Mapping[str, Any]
 ) -> None:
-    """Writes the cache `path` of the images in `digests`, complete or not at all, one image in memory at a time.
+    """Writes the proposal file `path` of the images in `digests`, completely or not at all, image by image.
 
-    Raises InputError where it cannot be written, or boxes are impossible.
+    Raises:
+        InputError: the file cannot be written, or boxes are impossible.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             _write(file, boxes, digests, metadata)
             file.flush()
-            os.fsync(file.fileno())  # renamed only when it is on the disk: it may be the work of days
+            os.fsync(file.fileno())  # it is renamed when it is on the disk, since it may be the work of days
     except OSError as error:
         remedy = "make room, or name another folder" if error.errno in _FULL else "name another folder"
         raise InputError(
@@ -182,16 +185,16 @@ def _write(file: BinaryIO, boxes: Mapping[str, Boxes], digests: Mapping[str, str
 
 
 def _checked(boxes: Any, where: str) -> Boxes:
-    """The boxes as little-endian float32 (P, 4)."""
+    """Converts boxes to little-endian float32 (P, 4)."""
     given = np.asarray(boxes)
     fault = fault_of_boxes(given)
     if fault:
-        raise InputError(f"{where}: {fault}: give [x1, y1, x2, y2] in pixels of the picture")
+        raise InputError(f"{where}: {fault}: give [x1, y1, x2, y2] in pixels of the image")
     return np.ascontiguousarray(given, "<f4")
 
 
 def _header(text: str, total: int, images: int) -> bytes:
-    """The header of safetensors, padded to whole 8 bytes."""
+    """Returns the header of safetensors, padded to a multiple of 8 bytes."""
     header: dict[str, Any] = {"__metadata__": {_KEY: text}}
     end = 0
     for name, (dtype, shape) in _layout(total, images).items():
@@ -219,7 +222,7 @@ def _crc_of_index(text: str, tensors: Sequence[NDArray[Any]]) -> int:
 
 
 def _read_head(file: "_BoxFile") -> tuple[dict[str, Any], str]:
-    """The head and its text; raises OldFormat for that of format 1, ValueError for others."""
+    """Reads the head and its text; raises OldFormat for format 1, ValueError for other formats."""
     text = file.header["__metadata__"][_KEY]
     head = json.loads(text)
     if head["format"] == 1:
@@ -236,7 +239,7 @@ def _read_head(file: "_BoxFile") -> tuple[dict[str, Any], str]:
 
 
 class _BoxFile(Mapping[str, Boxes]):
-    """A file of safetensors, open for reading, and the boxes in it by image id."""
+    """An open safetensors file, and its boxes by image id."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -246,12 +249,12 @@ class _BoxFile(Mapping[str, Boxes]):
         length = int.from_bytes(self._read(0, 8), "little")
         self.start = 8 + length
         if self.start > self.size:
-            raise ValueError("it is cut short, or of another kind")
+            raise ValueError("it is cut short, or another kind of file")
         self.header: dict[str, Any] = json.loads(self._read(8, length))
         self._places: dict[str, tuple[int, int, int]] = {}
 
     def tensor(self, name: str) -> NDArray[Any]:
-        """The tensor `name` in whole."""
+        """Reads the whole tensor `name`."""
         entry = self.header[name]
         start, end = entry["data_offsets"]
         return np.frombuffer(self._read(self.start + start, end - start), _DTYPES[entry["dtype"]]).reshape(
@@ -261,7 +264,7 @@ class _BoxFile(Mapping[str, Boxes]):
     def set_index(
         self, ids: Sequence[str], offsets: NDArray[Any], digests: NDArray[Any], crcs: NDArray[Any]
     ) -> dict[str, str]:
-        """Sets where the boxes of each image are; returns the digests. Raises ValueError where these do not fit."""
+        """Sets the places of the boxes of each image; returns the digests. Raises ValueError where they do not fit."""
         counts = np.diff(offsets)
         if offsets[0] != 0 or offsets[-1] != self.header["boxes"]["shape"][0] or (counts < 0).any():
             raise ValueError("boxes and offsets disagree")
@@ -280,7 +283,7 @@ class _BoxFile(Mapping[str, Boxes]):
         boxes = np.frombuffer(content, "<f4").reshape(-1, 4)
         fault = "they are damaged" if zlib.crc32(content) != crc else fault_of_boxes(boxes)
         if fault:
-            raise InputError(f"{self.path}: the boxes of {image_id} are of no use ({fault}): {_REMEDY}")
+            raise InputError(f"{self.path}: the boxes of {image_id} cannot be used ({fault}): {_REMEDY}")
         return boxes
 
     def __iter__(self) -> Iterator[str]:
@@ -290,7 +293,7 @@ class _BoxFile(Mapping[str, Boxes]):
         return len(self._places)
 
     def _read(self, start: int, length: int) -> bytes:
-        if hasattr(os, "pread"):  # forked workers share the position in the file, so it is not used
+        if hasattr(os, "pread"):  # forked workers share the position in the file, which is therefore not used
             content = os.pread(self._file, length, start)
         else:
             os.lseek(self._file, start, os.SEEK_SET)

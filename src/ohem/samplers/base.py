@@ -1,6 +1,6 @@
-"""What every way of choosing RoIs has in common: one signature, with losses that are lazy.
+"""What all samplers have in common: one signature, and losses that are computed only if the sampler calls them.
 
-A sampler that needs the losses calls `losses()`, which runs the read-only pass; others never pay for it.
+A sampler that needs the losses calls `losses()`, which runs the read-only pass. Other samplers do not pay for it.
 
 Shapes: R: RoIs of the mini-batch   B: RoIs trained on   N: images
 """
@@ -16,10 +16,10 @@ from ohem.rois import IGNORE, RoIs
 
 
 class Losses(Protocol):
-    """The losses of all RoIs, computed when they are asked for."""
+    """The losses of all RoIs, computed when they are called."""
 
-    def __call__(self, classifier: float = 1.0, box_reg: float = 1.0) -> Tensor:
-        """(R,) float32: the sum of classification and box-regression loss, with these weights."""
+    def __call__(self, cls_weight: float = 1.0, box_weight: float = 1.0) -> Tensor:
+        """Returns the weighted sum of the classification and the box regression loss, (R,) float32."""
         ...
 
 
@@ -27,30 +27,30 @@ class RoISampler(Protocol):
     """Chooses the RoIs of a mini-batch to train on."""
 
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
-        """Indices (B,) int64 of the RoIs to train on. Calling `losses()` runs the read-only pass: (R,) float32."""
+        """Returns the indices of the RoIs to train on, (B,) int64. `losses()` runs the read-only pass: (R,) float32."""
         ...
 
 
-def ask(losses: Losses, classifier: float = 1.0, box_reg: float = 1.0) -> Tensor:
-    """`losses` with these weights; without any where they are 1, since a caller's `losses` may know of none."""
-    return losses() if classifier == box_reg == 1 else losses(classifier, box_reg)
+def call_losses(losses: Losses, cls_weight: float = 1.0, box_weight: float = 1.0) -> Tensor:
+    """Returns `losses` with these weights (R,). Weights of 1 are not passed on: a user's `losses` may not take any."""
+    return losses() if cls_weight == box_weight == 1 else losses(cls_weight, box_weight)
 
 
 def minable(rois: RoIs) -> Tensor:
-    """Indices of the RoIs that may be chosen: all but the ignored ones."""
+    """Returns the indices of the RoIs that a sampler may choose: all except those with the label -1."""
     return (rois.labels != IGNORE).nonzero().squeeze(1)
 
 
 def by_image(rois: RoIs) -> list[Tensor]:
-    """The same, image by image."""
-    # One read of N numbers by the host, where a mask for each image would make a GPU wait N times.
-    place = torch.where(rois.labels == IGNORE, rois.num_images, rois.images)
-    counts = (place == torch.arange(rois.num_images + 1, device=place.device)[:, None]).sum(dim=1)
-    return list(torch.split(place.argsort(stable=True), counts.tolist())[:-1])
+    """Returns the same indices as `minable`, one tensor for each image."""
+    # The host reads N numbers once. With a mask for each image, a GPU would wait N times.
+    group = torch.where(rois.labels == IGNORE, rois.num_images, rois.images)
+    counts = (group == torch.arange(rois.num_images + 1, device=group.device)[:, None]).sum(dim=1)
+    return list(torch.split(group.argsort(stable=True), counts.tolist())[:-1])
 
 
 def warn_of_nan(losses: Tensor) -> None:
-    """Warns if some of `losses` (R,) are NaN: whatever is chosen then, something is broken."""
+    """Warns if some of `losses` (R,) are NaN."""
     if losses.isnan().any():
         warnings.warn(
             f"{int(losses.isnan().sum())} of {len(losses)} RoI losses are NaN: they are mined last, "
@@ -60,25 +60,25 @@ def warn_of_nan(losses: Tensor) -> None:
         )
 
 
-def check_weights(classifier: float, box_reg: float) -> None:
-    """Raises `TypeError` or `ValueError` where the weights of the two losses are not numbers, or rank nothing."""
-    check_number("classifier", classifier, 0)
-    check_number("box_reg", box_reg, 0)
-    if classifier == box_reg == 0:
-        raise ValueError("classifier and box_reg must not both be 0: all losses would be equal")
+def check_weights(cls_weight: float, box_weight: float) -> None:
+    """Raises `TypeError` or `ValueError` if a weight is not a number of at least 0, or if both are 0."""
+    check_number("cls_weight", cls_weight, 0)
+    check_number("box_weight", box_weight, 0)
+    if cls_weight == box_weight == 0:
+        raise ValueError("cls_weight and box_weight must not both be 0: all losses would be equal")
 
 
 def check_sampler(sampler: object) -> None:
-    """Raises `TypeError` where `sampler` cannot be called with (rois, losses)."""
+    """Raises `TypeError` if `sampler` cannot be called with (rois, losses)."""
     check_callable("sampler", sampler, "a sampler is called with (rois, losses), give OHEMSampler()")
 
 
 def check_chosen(chosen: object, rois: RoIs, sampler: object) -> Tensor:
-    """Returns what `sampler` chose of `rois`.
+    """Returns `chosen`, the return value of `sampler` for `rois`, after checking it.
 
     Raises:
         TypeError: it is not an int64 vector on the device of the RoIs.
-        ValueError: an index is out of range, or there twice; values are checked on the CPU alone.
+        ValueError: an index is out of range or occurs twice. Values are checked only on the CPU.
     """
     if not isinstance(chosen, Tensor) or chosen.dim() != 1 or chosen.dtype != torch.int64:
         raise TypeError(

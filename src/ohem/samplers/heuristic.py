@@ -1,18 +1,18 @@
-"""Samplers that do not look at losses: every RoI, and Fast R-CNN's heuristic."""
+"""Samplers that do not use the losses: all RoIs, the heuristic of Fast R-CNN, and that of Libra R-CNN."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ohem.checks import check_integer, check_number, check_share, describe
+from ohem.checks import check_integer, check_number, check_share
 from ohem.rois import RoIs
 from ohem.samplers.base import Losses, minable
 
 
 @dataclass(frozen=True)
 class AllSampler:
-    """Every RoI that is not ignored."""
+    """A sampler that chooses every RoI that is not ignored."""
 
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         return minable(rois)
@@ -20,54 +20,53 @@ class AllSampler:
 
 @dataclass(frozen=True)
 class RandomSampler:
-    """Fast R-CNN's heuristic (paper, section 3.1): a share of foreground, background from a range of IoU, at random.
+    """The heuristic of Fast R-CNN (paper, section 3.1): random foreground, and random background of a range of IoU.
 
     Args:
-        batch_size: RoIs of each image (the paper's B / N).
+        batch_size: number of RoIs per image (the paper's B / N).
         fg_fraction: highest share of foreground RoIs.
-        fg_iou: lowest IoU of a foreground RoI sampled; the label already asks for the IoU that `match` was given.
-        bg_iou: background is drawn from [low, high) of IoU: the paper's `bg_lo` and 0.5. Where an image has none there,
-            any of its background RoIs is drawn.
+        fg_iou: lowest IoU of the foreground RoIs that are drawn. A foreground label also requires the IoU that `match`
+            was given.
+        bg_lo, bg_hi: background RoIs are drawn from those with an IoU in [bg_lo, bg_hi). If an image has none of them,
+            they are drawn from all background RoIs of the image.
     """
 
     batch_size: int = 64
     fg_fraction: float = 0.25
     fg_iou: float = 0.5
-    bg_iou: tuple[float, float] = (0.1, 0.5)
+    bg_lo: float = 0.1
+    bg_hi: float = 0.5
 
     def __post_init__(self) -> None:
         check_integer("batch_size", self.batch_size, 1)
         check_share("fg_fraction", self.fg_fraction)
         check_share("fg_iou", self.fg_iou)
-        if not isinstance(self.bg_iou, (tuple, list)) or len(self.bg_iou) != 2:
-            raise TypeError(f"bg_iou must be two numbers, (low, high), not {describe(self.bg_iou)}")
-        low, high = self.bg_iou
-        check_share("bg_iou[0]", low)
-        check_share("bg_iou[1]", high)
-        if low > high:
-            raise ValueError(f"bg_iou must be (low, high), not {self.bg_iou}")
+        check_share("bg_lo", self.bg_lo)
+        check_share("bg_hi", self.bg_hi)
+        if self.bg_lo > self.bg_hi:
+            raise ValueError(f"bg_lo {self.bg_lo} must not be above bg_hi {self.bg_hi}")
 
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
-        return torch.cat([self._image(rois, rois.images == i) for i in range(rois.num_images)])
+        return torch.cat([self._choose(rois, rois.images == i) for i in range(rois.num_images)])
 
-    def _image(self, rois: RoIs, here: Tensor) -> Tensor:
-        foreground = here & rois.foreground & (rois.ious >= self.fg_iou)
+    def _choose(self, rois: RoIs, in_image: Tensor) -> Tensor:
+        foreground = in_image & rois.foreground & (rois.ious >= self.fg_iou)
         chosen = _draw(foreground, round(self.fg_fraction * self.batch_size))
-        background = here & (rois.labels == 0)
-        low, high = self.bg_iou
-        in_range = background & (rois.ious >= low) & (rois.ious < high)
+        background = in_image & (rois.labels == 0)
+        in_range = background & (rois.ious >= self.bg_lo) & (rois.ious < self.bg_hi)
         pool = in_range if in_range.any() else background
         return torch.cat([chosen, _draw(pool, self.batch_size - len(chosen))])
 
 
 @dataclass(frozen=True)
 class IoUBalancedSampler:
-    """Libra R-CNN's background (Pang et al., 2019): as much from each of several ranges of IoU, at random.
+    """The sampler of Libra R-CNN (Pang et al., 2019): as many random background RoIs from each range of IoU.
 
     Args:
-        batch_size: RoIs of each image.
-        fg_fraction: highest share of foreground RoIs, drawn at random.
-        bins: ranges of equal length that [0, `max_iou`) is cut into. What a range lacks is drawn from all of them.
+        batch_size: number of RoIs per image.
+        fg_fraction: highest share of foreground RoIs, which are drawn at random.
+        bins: number of ranges of equal length into which [0, `max_iou`) is divided. If a range has too few RoIs, the
+            rest is drawn from all ranges.
         max_iou: upper end of the last range.
     """
 
@@ -83,19 +82,19 @@ class IoUBalancedSampler:
         check_number("max_iou", self.max_iou, 1e-6, 1)
 
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
-        return torch.cat([self._image(rois, rois.images == i) for i in range(rois.num_images)])
+        return torch.cat([self._choose(rois, rois.images == i) for i in range(rois.num_images)])
 
-    def _image(self, rois: RoIs, here: Tensor) -> Tensor:
-        chosen = _draw(here & rois.foreground, round(self.fg_fraction * self.batch_size))
-        left = self.batch_size - len(chosen)
-        background = here & (rois.labels == 0)
-        place = (rois.ious * self.bins / self.max_iou).long()
-        drawn = torch.cat([_draw(background & (place == i), left // self.bins) for i in range(self.bins)])
+    def _choose(self, rois: RoIs, in_image: Tensor) -> Tensor:
+        chosen = _draw(in_image & rois.foreground, round(self.fg_fraction * self.batch_size))
+        remaining = self.batch_size - len(chosen)
+        background = in_image & (rois.labels == 0)
+        iou_bin = (rois.ious * self.bins / self.max_iou).long()
+        drawn = torch.cat([_draw(background & (iou_bin == i), remaining // self.bins) for i in range(self.bins)])
         rest = background.index_fill(0, drawn, False)
-        return torch.cat([chosen, drawn, _draw(rest, left - len(drawn))])
+        return torch.cat([chosen, drawn, _draw(rest, remaining - len(drawn))])
 
 
 def _draw(mask: Tensor, count: int) -> Tensor:
-    """At most `count` positions where `mask` (R,) is true, at random without replacement."""
+    """Returns at most `count` positions where `mask` (R,) is true, drawn at random without replacement."""
     positions = mask.nonzero().squeeze(1)
     return positions[torch.randperm(len(positions), device=mask.device)[:count]]

@@ -1,4 +1,4 @@
-"""Hard negatives at a ratio to the positives, as SSD does it (Liu et al., ECCV 2016, section 2.2)."""
+"""Hard background at a ratio to the foreground, as in SSD (Liu et al., ECCV 2016, section 2.2)."""
 
 import math
 from dataclasses import dataclass
@@ -14,13 +14,16 @@ from ohem.samplers.base import Losses, by_image, warn_of_nan
 
 @dataclass(frozen=True)
 class RatioSampler:
-    """All foreground, and of each image the hardest background at a ratio to it; no RoI is chosen twice.
+    """A sampler that chooses all foreground RoIs, and the hardest background RoIs at a ratio to them, in each image.
+
+    No RoI is chosen twice.
 
     Args:
-        negatives_per_positive: background RoIs for each foreground RoI of the image, a fraction of one rounded up.
-        min_negatives: background RoIs of an image in any case, as far as there are any: an image without an object
-            trains too.
-        nms_iou: IoU above which a background RoI is suppressed by a harder one; None (SSD) switches NMS off.
+        negatives_per_positive: number of background RoIs for each foreground RoI of the image. The product is rounded
+            up.
+        min_negatives: lowest number of background RoIs per image, as far as there are so many. With it, an image
+            without an object is trained on too.
+        nms_iou: IoU above which a harder background RoI suppresses another one; None (SSD) switches NMS off.
     """
 
     negatives_per_positive: float = 3.0
@@ -35,12 +38,13 @@ class RatioSampler:
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         values = losses()
         warn_of_nan(values)
-        return torch.cat([self._image(rois, values, candidates) for candidates in by_image(rois)])
+        return torch.cat([self._choose(rois, values, candidates) for candidates in by_image(rois)])
 
-    def _image(self, rois: RoIs, losses: Tensor, candidates: Tensor) -> Tensor:
+    def _choose(self, rois: RoIs, losses: Tensor, candidates: Tensor) -> Tensor:
         foreground = rois.foreground[candidates]
-        chosen, negatives = candidates[foreground], candidates[~foreground]
-        # A ratio such as 7 / 3 is not exact: 3 times it is 7, and not a little more.
-        count = max(self.min_negatives, math.ceil(self.negatives_per_positive * len(chosen) - 1e-6))
+        positives, negatives = candidates[foreground], candidates[~foreground]
+        # A ratio such as 7 / 3 is not exact in binary: 3 times it must give 7, and not 8.
+        count = max(self.min_negatives, math.ceil(self.negatives_per_positive * len(positives) - 1e-6))
         boxes, groups = rois.boxes[negatives], rois.images[negatives]
-        return torch.cat([chosen, negatives[hard_rois(losses[negatives], boxes, groups, count, self.nms_iou)]])
+        hardest = hard_rois(losses[negatives], boxes, groups, count, self.nms_iou)
+        return torch.cat([positives, negatives[hardest]])

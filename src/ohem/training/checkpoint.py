@@ -1,4 +1,4 @@
-"""Checkpoints: written beside and renamed, the one before kept, so that whatever moment a run dies at, one is whole."""
+"""Checkpoints of a run. The previous one is kept, so that one is whole whenever the run is killed."""
 
 import os
 import warnings
@@ -11,39 +11,46 @@ import torch
 from torch import Tensor, nn
 
 from ohem.errors import InputError
-from ohem.files import check_crcs, describe_os_error, remove_leftovers, replacing
-from ohem.training.digests import digest_of_weights
+from ohem.io.digests import check_crcs
+from ohem.io.files import atomic_write, describe_os_error, remove_leftovers
+from ohem.training.fingerprints import digest_of_weights
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
-METRICS = "metrics"  # key of the text of metrics.csv; checkpoints of older versions lack it
-DIGEST = "digest"  # key of the digest of weights and momenta; the same
+METRICS = "metrics"  # key of the text of metrics.csv; older versions did not write it
+DIGEST = "digest"  # key of the digest of weights and momenta; older versions did not write it
 
 State = dict[str, Any]
 
 
-class Found(NamedTuple):
-    """A whole checkpoint and its file."""
+class Checkpoint(NamedTuple):
+    """A checkpoint that is whole, and its file."""
 
     path: Path
     state: State
 
 
 def exists(run: Path) -> bool:
-    """Whether the folder `run` has a checkpoint, whole or not."""
+    """Returns whether the folder `run` has a checkpoint, whole or not."""
     return any((run / name).exists() for name in (NAME, PREVIOUS))
 
 
 def save(run: Path, state: State, *, keep_newest: bool = True) -> None:
-    """Writes `state` as the newest checkpoint of the folder `run`; the newest so far becomes the previous one.
+    """Writes `state` as the newest checkpoint of the folder `run`; the one before becomes the previous checkpoint.
 
-    `keep_newest` is False where the newest so far is damaged: it is replaced then, and the previous one stays.
+    Args:
+        run: an existing folder.
+        state: content of the checkpoint.
+        keep_newest: False if the present newest checkpoint is damaged: it is replaced, and the previous one stays.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     newest = run / NAME
     remove_leftovers(run)
     state = {**state, DIGEST: digest_of_weights(_tensors(state))}
-    with replacing(newest) as beside:
-        _write(state, beside)
+    with atomic_write(newest) as temporary:
+        _write(state, temporary)
         if keep_newest and newest.exists():
             newest.replace(run / PREVIOUS)
 
@@ -53,87 +60,93 @@ def _write(state: State, path: Path) -> None:
         try:
             torch.save(state, file)
         except RuntimeError as error:
-            # Of a full disk torch says only that its archive has not the length that it should have.
+            # On a full disk torch reports only that its archive has a wrong length; the cause is in the context.
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
         file.flush()
-        os.fsync(file.fileno())  # or a power failure could leave the renamed file empty
+        os.fsync(file.fileno())  # else a power failure could leave the renamed file empty
 
 
 def restore(model: nn.Module, state: Mapping[str, Any], run: Path) -> None:
-    """Fills `model` from `state`, of the folder `run`; InputError where that is of another detector or classes."""
+    """Loads the weights in `state`, a checkpoint of the folder `run`, into `model`.
+
+    Raises:
+        InputError: they are of another detector, or of other classes.
+    """
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
-        raise _of_another(run) from error
+        raise _other_detector(run) from error
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], run: Path) -> None:
-    """Fills `optimizer` from `state`, of the folder `run`; its options stay, which the recipe has given.
+    """Loads the momenta in `state`, a checkpoint of the folder `run`, into `optimizer`.
+
+    The options of the optimizer stay: the recipe gives them.
 
     Raises:
-        InputError: the momenta are those of other parameters.
+        InputError: the momenta are of other parameters.
     """
     ours, saved = optimizer.state_dict(), state["optimizer"]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in ours["param_groups"]]:
-        raise _of_another(run)
+        raise _other_detector(run)
     momenta = {index: values.get("momentum_buffer") for index, values in saved["state"].items()}
     momenta = {index: momentum for index, momentum in momenta.items() if momentum is not None}
     expected = {index: (parameter.shape, parameter.dtype) for index, parameter in enumerate(parameters)}
-    found = {index: (momentum.shape, momentum.dtype) for index, momentum in momenta.items()}
-    if not saved["state"].keys() <= expected.keys() or (found and found != expected):
-        raise _of_another(run)
+    shapes = {index: (momentum.shape, momentum.dtype) for index, momentum in momenta.items()}
+    if not saved["state"].keys() <= expected.keys() or (shapes and shapes != expected):
+        raise _other_detector(run)
     optimizer.load_state_dict({"state": saved["state"], "param_groups": ours["param_groups"]})
 
 
-def _of_another(run: Path) -> InputError:
+def _other_detector(run: Path) -> InputError:
     return InputError(
-        f"the checkpoint of {run} is of another detector, or other classes, than its recipe.yaml: restore either"
+        f"the checkpoint of {run} is of another detector, or other classes, than its recipe.yaml: restore one of them"
     )
 
 
 def load(run: Path) -> State | None:
-    """The newest whole checkpoint of the folder `run`, on the CPU; None if it has none. See `find`."""
-    found = find(run)
-    return None if found is None else found.state
+    """Returns the content of the newest whole checkpoint of the folder `run`; None if it has none. See `find`."""
+    shapes = find(run)
+    return None if shapes is None else shapes.state
 
 
-def find(run: Path) -> Found | None:
-    """The newest whole checkpoint of the folder `run`, on the CPU; None if the folder has none.
+def find(run: Path) -> Checkpoint | None:
+    """Returns the newest whole checkpoint of the folder `run`, on the CPU; None if the folder has none.
 
-    A checkpoint that is damaged, not one of this program, or not finite gives way, with a warning, to the one before.
+    Where the newest checkpoint is damaged, not finite or of another program, the previous one is used, with a warning.
 
     Raises:
         InputError: there are checkpoints, but none is whole.
     """
     present = [run / name for name in (NAME, PREVIOUS) if (run / name).exists()]
     if present == [run / PREVIOUS]:
-        warnings.warn(f"{run / NAME} is missing: falling back to the checkpoint before it", stacklevel=2)
+        warnings.warn(f"{run / NAME} is missing: the previous checkpoint is used", stacklevel=2)
     faults = []
     for path in present:
         fault, state = _read(path)
         if state is not None:
-            return Found(path, state)
-        faults.append(f"{path.name} is damaged or no checkpoint of ohem ({fault})")
+            return Checkpoint(path, state)
+        faults.append(f"{path.name} is damaged or is no checkpoint of ohem ({fault})")
         if path != present[-1]:
-            warnings.warn(f"{path.parent / faults[-1]}: falling back to the checkpoint before it", stacklevel=2)
+            warnings.warn(f"{path.parent / faults[-1]}: the previous checkpoint is used", stacklevel=2)
     if present:
         what = "it" if len(present) == 1 else "both"
-        raise InputError(f"{run} has no whole checkpoint, {', '.join(faults)}: remove {what} to start anew")
+        raise InputError(f"{run} has no whole checkpoint, {', '.join(faults)}: remove {what} to train from the start")
     return None
 
 
 def metrics_of(run: Path) -> str | None:
-    """The text of metrics.csv as the newest readable checkpoint of `run` holds it; None where none does.
+    """Returns the text of metrics.csv in the newest readable checkpoint of `run`; None where no checkpoint has it.
 
-    Only the small part of a checkpoint that holds it is read and checked.
+    Only the small part of the checkpoint that holds the text is read and checked.
     """
     for path in (run / NAME, run / PREVIOUS):
         try:
             with zipfile.ZipFile(path) as archive:
                 for name in archive.namelist():
                     if name.endswith("/data.pkl"):
-                        archive.read(name)  # which compares its CRC
+                        archive.read(name)  # checks its CRC
             text = _torch_load(path, mmap=True)[METRICS]
         except Exception:  # noqa: BLE001  torch raises a dozen types for a damaged file
             continue
@@ -143,7 +156,7 @@ def metrics_of(run: Path) -> str | None:
 
 
 def _read(path: Path) -> tuple[str, State | None]:
-    """What is wrong with the checkpoint `path`, and its content if nothing is."""
+    """Returns what is wrong with the checkpoint `path`, "" if nothing is, and its content."""
     try:
         check_crcs(path)
         state = _torch_load(path)
@@ -152,24 +165,24 @@ def _read(path: Path) -> tuple[str, State | None]:
     except OSError as error:
         return error.strerror or describe_os_error(error), None
     except Exception as error:  # noqa: BLE001  torch raises a dozen types for a damaged file
-        return type(error).__name__, None  # what it says is advice on how to load files that are not ours
+        return type(error).__name__, None  # the message advises how to load files of other programs
     fault = _fault(state)
     return fault, state if not fault else None
 
 
 def _torch_load(path: Path, *, mmap: bool = False) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about formats that are not ours
+        warnings.simplefilter("ignore")  # of formats of other programs
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def _fault(state: Any) -> str:
-    """What keeps `state` from being the content of a checkpoint; "" if nothing does."""
+    """Returns why `state` is not the content of a checkpoint; "" if it is."""
     if not isinstance(state, dict):
-        return f"holds no dictionary but {type(state).__name__}"
+        return f"it holds no dictionary but {type(state).__name__}"
     for key, fits in _CONTENT.items():
         if key not in state:
-            return f"has no {key!r}"
+            return f"it has no {key!r}"
         if not fits(state[key]):
             return f"its {key!r} is not that of a checkpoint"
     if not isinstance(state.get(METRICS, ""), str):
@@ -179,13 +192,13 @@ def _fault(state: Any) -> str:
         if not value.isfinite().all():
             return f"{name} is not finite"
     if state.get(DIGEST) not in (None, digest_of_weights(tensors)):
-        return "its content is not that of its digest"
+        return "its content does not match its digest"
     return ""
 
 
 def _tensors(state: State) -> dict[str, Tensor]:
-    """Weights and momenta by their names."""
-    momenta = {f"momentum {i}": each.get("momentum_buffer") for i, each in state["optimizer"]["state"].items()}
+    """Returns the weights and momenta by name."""
+    momenta = {f"momentum {i}": values.get("momentum_buffer") for i, values in state["optimizer"]["state"].items()}
     return {**state["model"], **{name: value for name, value in momenta.items() if value is not None}}
 
 
@@ -223,8 +236,8 @@ def _is_optimizer(value: Any) -> bool:
         isinstance(groups, list)
         and all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups)
         and all(_is_count(index) for index in value["state"])
-        and all(isinstance(each, dict) for each in value["state"].values())
-        and all(isinstance(each.get("momentum_buffer"), Tensor | None) for each in value["state"].values())
+        and all(isinstance(values, dict) for values in value["state"].values())
+        and all(isinstance(values.get("momentum_buffer"), Tensor | None) for values in value["state"].values())
     )
 
 

@@ -3,8 +3,8 @@
 Data order, flips, sampling and dropout are functions of (seed, step), so a resumed run is the run that never stopped.
 """
 
-import json
 import math
+import shlex
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,21 +18,22 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ohem.data.loader import Example, Examples, Stream, TrainingExamples, as_list, positions, seed_of
+from ohem.config.schema import Recipe
+from ohem.data.loader import Example, Examples, Stream, TrainingExamples, collate_list, positions, seed_of
 from ohem.detection.detector import Detector
 from ohem.errors import InputError
-from ohem.files import replacing
-from ohem.layers import fast_linear
-from ohem.recording import Recorder
-from ohem.training import checkpoint
-from ohem.training.agreement import Agreement, Failed, describe, first_of
-from ohem.training.build import build_optimizer, build_sampler, learning_rate
-from ohem.training.config import Recipe
-from ohem.training.detectors import build_model, initialise
-from ohem.training.launch import agreed
-from ohem.training.metrics import MetricsLog, ProgressBar, Window
-from ohem.training.observe import Observer
-from ohem.training.signals import Stopped, collect_signals
+from ohem.io.json_files import write_json
+from ohem.kernels.fast_linear import fast_linear
+from ohem.models.build import build_model, build_sampler, initialise
+from ohem.processes import Stopped, collect_signals
+from ohem.recorder import Recorder
+from ohem.training import checkpoint, snapshots
+from ohem.training.distributed import Agreement, Failed, agreed, describe, first_of
+from ohem.training.hooks import Observer
+from ohem.training.metrics_log import NAME as METRICS
+from ohem.training.metrics_log import MetricsLog, RunningMeans
+from ohem.training.optimizer import build_optimizer, learning_rate
+from ohem.training.progress import ProgressBar
 
 
 def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None:
@@ -40,28 +41,41 @@ def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None
 
     Args:
         recipe: with `data.classes` filled in.
-        run: an existing folder; gets `metrics.csv`, the checkpoints, and what the recipe asks for besides.
+        run: an existing folder for `metrics.csv`, checkpoints, snapshots and measurements.
         examples: the training images with their proposals.
+        fabric: devices and processes.
 
     Raises:
         InputError: the loss is not finite, the number of processes does not divide the images of a step, or the run is
-            of another detector, or further than it is to go.
-        Stopped: SIGTERM or SIGINT came; the checkpoint is written.
+            of another detector, or has more steps already.
+        Stopped: SIGTERM or SIGINT was received; the checkpoint is written.
     """
     solver = recipe.solver
     try:
-        trainer = _opened(recipe, run, examples, fabric)
+        trainer = _make_trainer(recipe, run, examples, fabric)
     except InputError:
         if fabric.is_global_zero:
             raise
-        raise SystemExit(2) from None  # the first process says it
+        raise SystemExit(2) from None  # the first process reports it
     if trainer.step == solver.steps and fabric.is_global_zero:
-        print(f"{run} has done its {solver.steps} steps: there is nothing left to train")
+        print(f"{run} has all of its {solver.steps} steps already: give more --solver.steps to train on")
     trainer.run_to(solver.steps)
+    if fabric.is_global_zero:
+        _print_next_steps(run)
 
 
-def _opened(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> "Trainer":
-    """The trainer at the step that the run goes on from; raises InputError where it cannot."""
+def _print_next_steps(run: Path) -> None:
+    written = [run / checkpoint.NAME, run / METRICS]
+    kept = len(snapshots.list_snapshots(run))
+    more = f", {kept} snapshots in {run / snapshots.FOLDER}" if kept else ""
+    print(f"wrote {written[0]} and {written[1]}{more}")
+    folder = shlex.quote(str(run))
+    print(f"next: ohem eval {folder}")
+    print(f"      ohem detect {folder} IMAGE --out FOLDER")
+
+
+def _make_trainer(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> "Trainer":
+    """Returns the trainer at the step that the run is resumed from; raises `InputError` where that is impossible."""
     solver = recipe.solver
     if solver.images % fabric.world_size:
         raise InputError(
@@ -72,7 +86,7 @@ def _opened(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> "T
     trainer = Trainer(recipe, run, examples, fabric)
     if trainer.step > solver.steps:
         raise InputError(
-            f"{run} is at step {trainer.step} already: give --solver.steps {trainer.step} or more, or another folder"
+            f"{run} is at step {trainer.step} already: give --solver.steps {trainer.step} or more, or a new folder"
         )
     return trainer
 
@@ -85,50 +99,50 @@ class Trainer:
         self.recorder = Recorder(build_sampler(recipe.sampler))
         torch.manual_seed(seed_of(recipe.solver.seed, Stream.INITIAL))
         model = build_model(recipe, self.recorder)
-        found = self._find()
-        if found is None:
+        resumed = self._find_checkpoint()
+        if resumed is None:
             initialise(model, examples, recipe)
         else:
-            checkpoint.restore(model, found.state, run)
+            checkpoint.restore(model, resumed.state, run)
         self.detector: Detector = model
-        # One pass over the weights in place of several; but Fabric cannot clip what a scaler has yet to divide.
+        # A fused optimizer reads the weights once; but Fabric cannot clip gradients that a scaler still has to divide.
         self.scaled = getattr(fabric.strategy.precision, "scaler", None) is not None
         self.model, self.optimizer = fabric.setup(model, build_optimizer(model, recipe.solver, fused=not self.scaled))
         self.step = 0
-        self.window = Window()
+        self.window = RunningMeans()
         self.log: MetricsLog | None = None
         self._metrics: str | None = None
-        if found is not None:
-            self._restore(found.state)
+        if resumed is not None:
+            self._restore(resumed.state)
         self._saved = self.step
-        self._newest_is_whole = found is None or found.path.name == checkpoint.NAME
+        self._newest_is_whole = resumed is None or resumed.path.name == checkpoint.NAME
 
-    def _find(self) -> checkpoint.Found | None:
+    def _find_checkpoint(self) -> checkpoint.Checkpoint | None:
         with warnings.catch_warnings():
-            if not self.fabric.is_global_zero:  # the first process says it
+            if not self.fabric.is_global_zero:  # the first process warns
                 warnings.simplefilter("ignore")
             return checkpoint.find(self.run)
 
     def _restore(self, state: checkpoint.State) -> None:
-        """All of a checkpoint but the weights of the model."""
+        """Restores everything of a checkpoint except the weights of the model."""
         checkpoint.restore_optimizer(self.optimizer, state, self.run)
-        if state["precision"]:  # none from a run that went on in another precision
+        if state["precision"]:  # empty where the run was trained in another precision
             try:
                 self.fabric.strategy.precision.load_state_dict(state["precision"])
             except (KeyError, RuntimeError, TypeError, ValueError) as error:
                 raise InputError(
-                    f"the checkpoint of {self.run} has a damaged scale of --run.precision: go on in another precision"
+                    f"the checkpoint of {self.run} has a damaged scale of --run.precision: resume in another precision"
                 ) from error
         self.step = state["step"]
-        self.window = Window(**state["window"])
+        self.window = RunningMeans(**state["window"])
         self._metrics = state.get(checkpoint.METRICS)
 
     def run_to(self, last: int) -> None:
-        """Trains up to step `last`, logging and saving as the recipe says.
+        """Trains up to step `last`, and logs and saves at the steps that the recipe names.
 
         Raises:
-            InputError: a picture, the disk or a file of the run failed. The checkpoint of the step is written first.
-            Stopped: a signal came; the checkpoint is written.
+            InputError: an image, the disk or a file of the run failed. The checkpoint of the step is written first.
+            Stopped: a signal was received; the checkpoint is written.
         """
         main = self.fabric.is_global_zero
         bar = ProgressBar(self.step, last, self.recipe.solver.images, main)
@@ -148,14 +162,14 @@ class Trainer:
         try:
             raise error
         finally:
-            # What refers to itself by its traceback would keep the model, and with it threads that connect the
-            # processes, alive until Python ends, which then aborts.
+            # An error that refers to itself by its traceback would keep the model alive, and with it the threads that
+            # connect the processes, until Python ends; then Python aborts.
             del error
 
     def _run_steps(self, last: int, bar: ProgressBar, agreement: Agreement) -> None:
         settings = self.recipe.run
-        observer = Observer(self.recipe, self.run, self.examples, agreement, self.detector, bar.tell)
-        observer.forget_after(self.step)
+        observer = Observer(self.recipe, self.run, self.examples, agreement, self.detector, bar.report)
+        observer.drop_after(self.step)
         self._observe(observer, last, agreement)
         batches = self.batches(last)
         while self.step < last:
@@ -168,7 +182,7 @@ class Trainer:
             if logged:
                 if self.log:
                     agreement.attempt(partial(self.log.write, {"step": self.step, **self.window.means()}))
-                self.window = Window()
+                self.window = RunningMeans()
             signum = agreement.check()
             if signum or self.step % settings.checkpoint_every == 0 or self.step == last:
                 self.save(agreement)
@@ -177,7 +191,7 @@ class Trainer:
             self._observe(observer, last, agreement)
 
     def save(self, agreement: Agreement) -> None:
-        """Writes the checkpoint of the present step; raises `Failed` in all processes where it cannot be written."""
+        """Writes the checkpoint of the present step; raises `Failed` in all processes where that is impossible."""
         if self.fabric.is_global_zero:
             agreement.attempt(self._write)
         agreement.check()
@@ -196,7 +210,7 @@ class Trainer:
         self._newest_is_whole = True
 
     def _save_after(self, error: BaseException, agreement: Agreement) -> BaseException:
-        """Saves what was trained; returns what to raise for `error`, a sentence where a person can act on it."""
+        """Saves the trained weights; returns the exception to raise for `error`, with a sentence for the user."""
         said = describe(error)
         if self.step > self._saved:
             try:
@@ -205,41 +219,48 @@ class Trainer:
                 again = describe(second.error)
                 if not isinstance(error, SystemExit) and again != said:
                     return InputError(
-                        f"{said}; and the checkpoint of step {self.step} could not be written ({again}): "
-                        f"the run goes on from step {self._saved}"
+                        f"{said}; the checkpoint of step {self.step} could not be written either ({again}): "
+                        f"the run can be resumed from step {self._saved}"
                     )
         if isinstance(error, InputError | OSError):
-            return InputError(f"{said}; the same line goes on from step {self._saved}" if self._saved else said)
+            return InputError(f"{said}; repeat the command to resume from step {self._saved}" if self._saved else said)
         return error
 
     def batches(self, last: int) -> Iterator[list[Example]]:
-        """The mini-batches of this process from the present step up to step `last`, in order."""
+        """Yields the mini-batches of this process from the present step up to step `last`, in order."""
         solver, fabric = self.recipe.solver, self.fabric
-        shown = positions(self.step, last, solver.images, fabric.global_rank, fabric.world_size)
+        positions_of_process = positions(self.step, last, solver.images, fabric.global_rank, fabric.world_size)
         config = self.recipe.data
         sequence = TrainingExamples(self.examples, seed=solver.seed, flips=config.flip, scales=config.scales)
         workers = config.workers
         try:
-            yield from DataLoader(sequence, batch_sampler=shown, collate_fn=as_list, num_workers=workers)
+            yield from DataLoader(
+                sequence, batch_sampler=positions_of_process, collate_fn=collate_list, num_workers=workers
+            )
         except (InputError, OSError, MemoryError, RuntimeError) as error:
-            raise _of_data(error) from error
+            raise _describe_data_error(error) from error
 
     def train_step(self, batch: list[Example], statistics: bool) -> dict[str, float]:
-        """One update of the weights by the next of `batches`; numbers to log, the mined set's only if `statistics`."""
+        """Updates the weights once with the next of `batches`, and returns numbers to log.
+
+        Args:
+            batch: one of `batches`.
+            statistics: whether the numbers include those of the mined RoIs.
+        """
         solver, started = self.recipe.solver, time.perf_counter()
         self.model.train()
         rate = learning_rate(solver, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         passes = [[example] for example in batch] if solver.accumulate else [batch]
-        numbers, looked = Window(), 0.0
+        numbers, statistics_seconds = RunningMeans(), 0.0
         for i, examples in enumerate(passes):
             with self.fabric.no_backward_sync(self.model, enabled=i < len(passes) - 1):
                 numbers.add(self._pass(examples, len(passes)))
             if statistics:
                 before = time.perf_counter()
                 numbers.add(self.recorder.statistics())
-                looked += time.perf_counter() - before
+                statistics_seconds += time.perf_counter() - before
         limit = solver.clip if solver.clip > 0 else math.inf
         norm = cast(
             Tensor,
@@ -254,11 +275,11 @@ class Trainer:
             **numbers.means(),
             "grad_norm": float(norm),
             "lr": rate,
-            "seconds": time.perf_counter() - started - looked,
+            "seconds": time.perf_counter() - started - statistics_seconds,
         }
 
     def _pass(self, examples: Sequence[Example], passes: int) -> dict[str, float]:
-        """Forward and backward of `examples`, one of `passes` whose gradients are averaged; its losses."""
+        """Computes losses and gradients of `examples`, one of `passes` that are averaged; returns the losses."""
         torch.manual_seed(seed_of(self.recipe.solver.seed, Stream.STEP, examples[0].position))
         with fast_linear(self.detector):
             losses: dict[str, Tensor] = self.model(*self._inputs(examples))
@@ -274,25 +295,24 @@ class Trainer:
         return moved
 
     def _must_be_finite(self, what: str, value: Tensor, examples: Sequence[Example]) -> None:
-        # Agreed, since a process that stops alone would leave the others waiting for its gradient.
+        # All processes agree, since one that stops alone would leave the others waiting for its gradient.
         number = 0 if value.isfinite() else first_of(self.fabric)
         highest = agreed(self.fabric, number)
         if not highest:
             return
         path = self.run / f"non-finite-{self.fabric.global_rank}.json"
-        with replacing(path) as beside:
-            beside.write_text(json.dumps(self._evidence(examples)) + "\n")
+        write_json(path, self._evidence(examples))
         if highest != number:
-            raise SystemExit(2)  # another process says it
+            raise SystemExit(2)  # another process reports it
         weights = self.recipe.model.weights
         check = "" if self.step or weights == "none" else f"check the initial weights, {weights}, "
         raise InputError(
             f"the {what} is not finite at step {self.step + 1}, image {', '.join(e.id for e in examples)}: {check}"
-            f"lower --solver.lr or set --solver.clip, and look at the RoIs in {path}; the last checkpoint is kept"
+            f"lower --solver.lr or set --solver.clip, and see the RoIs in {path}; the last checkpoint is kept"
         )
 
     def _evidence(self, examples: Sequence[Example]) -> dict[str, object]:
-        """The images and RoIs of a pass whose loss is not finite, for JSON; boxes in pixels of the resized image."""
+        """Returns images and RoIs of a pass whose loss is not finite, for JSON; boxes in resized pixels."""
         record = self.recorder
         rois = (
             []
@@ -318,8 +338,8 @@ class Trainer:
             raise Stopped(signum, self.step)
 
 
-def _of_data(error: Exception) -> Exception:
-    """A sentence for what the loader raised; a worker process sends its whole traceback as the message."""
+def _describe_data_error(error: Exception) -> Exception:
+    """Returns an exception with a sentence for what the loader raised; a worker sends its traceback as the message."""
     said = str(error).strip().splitlines() or [""]
     if isinstance(error, InputError):
         return InputError(said[-1].removeprefix("ohem.errors.InputError: "))
@@ -327,7 +347,7 @@ def _of_data(error: Exception) -> Exception:
         return error if error.errno is not None else InputError(f"an image cannot be read ({said[-1]}): restore it")
     if isinstance(error, MemoryError) or "DataLoader worker (pid" in said[0]:
         return InputError(
-            f"the memory is not enough for the images ({said[-1] or 'MemoryError'}): lower --data.workers or "
+            f"there is not enough memory for the images ({said[-1] or 'MemoryError'}): lower --data.workers or "
             "--solver.images, or leave out the largest images"
         )
     return error

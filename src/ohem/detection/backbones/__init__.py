@@ -1,12 +1,10 @@
-"""The networks: `vgg16` and `vgg_cnn_m_1024` of the paper, smaller and better ones, and one to train from scratch."""
+"""Backbones: `vgg16` and `vgg_cnn_m_1024` of the paper, smaller and newer ones, and one to train from scratch."""
 
 from collections.abc import Callable
 
 from ohem.detection.backbones.base import Backbone, Normalisation, init_head
-from ohem.detection.backbones.mobilenet import mobilenet_v2
-from ohem.detection.backbones.resnet import resnet50
-from ohem.detection.backbones.squeezenet import squeezenet1_0
 from ohem.detection.backbones.tiny import tiny
+from ohem.detection.backbones.torchvision import mobilenet_v2, resnet50, squeezenet1_0
 from ohem.detection.backbones.vgg import vgg16, vgg_cnn_m_1024
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {

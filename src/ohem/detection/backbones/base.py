@@ -1,4 +1,4 @@
-"""What a detector needs of a network: a convolutional part, a RoI part, and the input that its weights were made for.
+"""Backbones: a convolutional network, a RoI network, and the input normalisation that the weights were trained with.
 
 N: images   R: RoIs   C: channels of the feature map   S: side of a pooled RoI   D: features of a RoI
 """
@@ -17,7 +17,7 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Normalisation:
-    """(pixel - mean) / std: mean and std in units of 0-255, in the network's own channel order."""
+    """Input normalisation (pixel - mean) / std; mean and std in units of 0-255, in the channel order of the network."""
 
     order: Literal["rgb", "bgr"]
     mean: Triple
@@ -25,7 +25,7 @@ class Normalisation:
 
     @classmethod
     def unit(cls, mean: Sequence[float], std: Sequence[float]) -> "Normalisation":
-        """The same from mean and std in units of 0-1 and RGB order, as torchvision states them."""
+        """Makes it from mean and std in units of 0-1 and RGB order, as torchvision states them."""
         return cls("rgb", cast(Triple, tuple(255 * m for m in mean)), cast(Triple, tuple(255 * s for s in std)))
 
 
@@ -34,12 +34,13 @@ IMAGENET = Normalisation.unit((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Where the tensors of a backbone lie in the weight files that others publish.
+    """Names of the tensors of a backbone in published weight files.
 
-    names: prefix of our tensor -> prefix of theirs in a torchvision state dict. A tensor under no prefix is new.
-    torchvision: the model's name there, "" if torchvision has none.
-    caffe: the names of the Caffe layers, in the order of our layers with weights; empty if there is no such model.
-    caffe_input: what the Caffe model was trained on.
+    Args:
+        names: prefix of our tensor -> prefix in a state dict of torchvision. A tensor without prefix is new.
+        torchvision: name of the model in torchvision, "" if there is none.
+        caffe: names of the Caffe layers, in the order of our layers with weights; empty if there is no Caffe model.
+        caffe_input: input normalisation of the Caffe model.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
@@ -48,24 +49,31 @@ class Pretrained:
     caffe_input: Normalisation | None = None
 
     def covers(self, name: str) -> bool:
-        """Whether published weights hold our tensor `name`, so that a file without it does not fit."""
+        """Returns whether published weights have our tensor `name`: a file without it does not fit."""
         return name.startswith(tuple(self.names)) if self.names else bool(self.caffe)
 
 
 class Backbone(nn.Module):
-    """A network cut in two at the RoI pooling (paper, section 3), with its own input normalisation.
-
-    features: float [N, 3, H, W] -> [N, channels, about H / stride, about W / stride].
-    roi_head: pooled features [R, channels, pool_size, pool_size] -> [R, dim], up to before the two output layers.
+    """A network that is divided at the RoI pooling (paper, section 3), with its input normalisation.
 
     The normalisation is kept in buffers, so that a checkpoint is evaluated on the input that it was trained with.
+
+    Args:
+        features: float [N, 3, H, W] -> [N, channels, about H / stride, about W / stride].
+        roi_head: pooled features [R, channels, pool_size, pool_size] -> [R, dim], without the two output layers.
+        stride: pixels of the image per cell of the feature map.
+        channels: C.
+        pool_size: S.
+        dim: D.
+        normalisation: input normalisation of the initial weights.
+        pretrained: names in published weight files.
     """
 
     input_order: Tensor
     input_mean: Tensor
     input_std: Tensor
     feature_scale: Tensor
-    """What `forward` multiplies the feature map by; 1 until `init_head` measures it."""
+    """Factor of the feature map in `forward`; 1 until `init_head` measures it."""
 
     def __init__(
         self,
@@ -95,7 +103,7 @@ class Backbone(nn.Module):
 
     @property
     def normalisation(self) -> Normalisation:
-        """The input that the present weights were made for; `load_weights` sets it together with them."""
+        """Input normalisation of the present weights; `load_weights` sets both."""
         mean, std = (cast(Triple, tuple(b.tolist())) for b in (self.input_mean, self.input_std))
         return Normalisation("bgr" if self.input_order[0] == 2 else "rgb", mean, std)
 
@@ -106,35 +114,37 @@ class Backbone(nn.Module):
         self.input_std.copy_(torch.tensor(value.std))
 
     def normalise(self, image: Tensor) -> Tensor:
-        """uint8 [3, H, W] RGB -> float [3, H, W] as the network expects it, on the backbone's device."""
+        """Converts uint8 [3, H, W] RGB to the float input [3, H, W] of the network, on its device."""
         pixels = image.to(self.input_mean.device)[self.input_order].to(self.input_mean.dtype)
         return (pixels - self.input_mean[:, None, None]) / self.input_std[:, None, None]
 
     def forward(self, images: Sequence[Tensor]) -> Tensor:
-        """N images uint8 [3, h, w] RGB -> [N, channels, H', W'].
+        """Computes the feature map [N, channels, H', W'] of N images, uint8 [3, h, w] RGB.
 
-        Smaller images are padded at the right and bottom with zeros after normalisation, as in Caffe's blobs.
-        ValueError: an image is of another type.
+        Smaller images are padded at the right and bottom with zeros after normalisation, as in Caffe.
+
+        Raises:
+            ValueError: an image is of another dtype.
         """
         for image in images:
-            if image.dtype != torch.uint8:  # in 0-1, as torchvision's detectors take them, they would all look black
+            if image.dtype != torch.uint8:  # images in 0-1, as for torchvision's detectors, would be black
                 raise ValueError(f"images must be uint8, 0 to 255, not {image.dtype}: give (image * 255).byte()")
         height, width = (max(image.shape[i] for image in images) for i in (1, 2))
-        # On this layout, which the layers hand on, convolutions on CPUs are up to twice as fast.
+        # In this layout, which the layers keep, convolutions on CPUs are up to twice as fast.
         batch = self.input_mean.new_zeros(len(images), 3, height, width).to(memory_format=torch.channels_last)
         for blob, image in zip(batch, images, strict=True):
             blob[:, : image.shape[1], : image.shape[2]] = self.normalise(image)
         return cast(Tensor, self.features(batch) * self.feature_scale)
 
     def freeze(self, *names: str) -> "Backbone":
-        """Take the parameters of these submodules ("features.0") out of training, and return the backbone."""
+        """Excludes the parameters of these submodules ("features.0") from training; returns the backbone."""
         for name in names:
             self.get_submodule(name).requires_grad_(False)
         return self
 
 
 def fc_head(inputs: int, *widths: int, dropout: float) -> nn.Sequential:
-    """Flatten, then for each width a linear layer, ReLU and dropout: [R, C, S, S] -> [R, widths[-1]]."""
+    """Makes a RoI network: for each width a linear layer, ReLU and dropout; [R, C, S, S] -> [R, widths[-1]]."""
     layers: list[nn.Module] = [nn.Flatten()]
     for n, width in pairwise((inputs, *widths)):
         layers += [nn.Linear(n, width), nn.ReLU(inplace=True), nn.Dropout(dropout)]
@@ -142,7 +152,7 @@ def fc_head(inputs: int, *widths: int, dropout: float) -> nn.Sequential:
 
 
 def new_fc_head(inputs: int, *widths: int, dropout: float) -> nn.Sequential:
-    """`fc_head` for training from scratch: He's initialisation, biases 0."""
+    """Makes `fc_head` for training from scratch: He's initialisation, biases 0."""
     head = fc_head(inputs, *widths, dropout=dropout)
     for layer in head:
         if isinstance(layer, nn.Linear):
@@ -153,13 +163,18 @@ def new_fc_head(inputs: int, *widths: int, dropout: float) -> nn.Sequential:
 
 @torch.no_grad()
 def init_head(backbone: Backbone, images: Sequence[Tensor]) -> float:
-    """Scale the features so that a new head's first linear layer has outputs of standard deviation 1; the factor.
+    """Scales the features so that the first linear layer of a new head has outputs of standard deviation 1.
 
-    Features of pre-trained networks may be large (SqueezeNet's are): training would start at a loss of tens, and the
-    gradient of the layer's weights, proportional to the features, would allow only tiny learning rates. Scaling the
-    features, not the weights, cures both.
-    Measured on the RoIs of fixed windows of each image (uint8 [3, h, w] RGB): all of it, and its four quarters.
-    Deterministic. A head that published weights fill, or that has no linear layer, is left alone (factor 1).
+    Features of pre-trained networks may be large, as those of SqueezeNet. The training would start at a loss of tens,
+    and the gradient of the layer, proportional to the features, would allow only tiny learning rates. Scaling the
+    features, not the weights, solves both. A head that published weights fill, or without a linear layer, is kept.
+
+    Args:
+        backbone: its `feature_scale` is multiplied by the factor.
+        images: uint8 [3, h, w] RGB. The outputs are measured on fixed windows: the whole image and its four quarters.
+
+    Returns:
+        The factor, deterministic; 1 if nothing is changed.
     """
     linears = ((n, m) for n, m in backbone.roi_head.named_modules(prefix="roi_head") if isinstance(m, nn.Linear))
     name, linear = next(linears, ("", None))

@@ -1,4 +1,4 @@
-"""A network small enough to be trained from scratch on two CPU cores in minutes: the one of `ohem demo`."""
+"""The network of `ohem demo`, which two CPU cores train from scratch in minutes."""
 
 from torch import nn
 
@@ -6,10 +6,10 @@ from ohem.detection.backbones.base import Backbone, Normalisation, new_fc_head
 
 
 def tiny(width: int = 128) -> Backbone:
-    """Five 3x3 convolutions with group norm to stride 8, RoI features of 5x5, two linear layers; nothing frozen.
+    """Makes five 3x3 convolutions with group norm up to stride 8, RoI features of 5x5, and two linear layers.
 
-    Group norm, since batches of one or two images have no statistics worth keeping, and a mining forward moves none.
-    No dropout: the network is too small to over-fit in the demo's few hundred steps.
+    It has group norm, since statistics of one or two images are useless, and no dropout, since the network is too small
+    to overfit in the steps of the demo. Nothing is frozen.
     """
     layers: list[nn.Module] = []
     inputs = 3

@@ -1,4 +1,4 @@
-"""VGG16 and VGG_CNN_M_1024, the two networks of the paper, layer by layer as in the authors' Caffe models."""
+"""VGG16 and VGG_CNN_M_1024, the two networks of the paper, with the layers of the authors' Caffe models."""
 
 from torch import nn
 
@@ -13,9 +13,9 @@ VGG16_CONVS = tuple(
 
 
 def vgg16(dropout: float = 0.5) -> Backbone:
-    """VGG16 to conv5_3, RoIPool 7x7, fc6 and fc7 of 4096; conv1_1 to conv2_2 frozen (paper, section 5).
+    """Makes VGG16: conv1_1 to conv5_3, RoIPool 7x7, fc6 and fc7 of 4096; freezes conv1_1 to conv2_2 (paper, section 5).
 
-    The input is that of the Caffe model (BGR, 0-255, less the mean) unless the weights say otherwise.
+    The input is that of the Caffe model (BGR, 0-255, minus the mean) unless the weights state another.
     """
     backbone = Backbone(
         _vgg16_features(),
@@ -36,9 +36,9 @@ def vgg16(dropout: float = 0.5) -> Backbone:
 
 
 def vgg_cnn_m_1024(dropout: float = 0.5) -> Backbone:
-    """VGG_CNN_M_1024 to conv5, RoIPool 6x6, fc6 of 4096 and fc7 of 1024; conv1 frozen (paper, section 5).
+    """Makes VGG_CNN_M_1024: conv1 to conv5, RoIPool 6x6, fc6 of 4096, fc7 of 1024; freezes conv1 (paper, section 5).
 
-    Published as a Caffe model only.
+    Its weights are published as a Caffe model only.
     """
     backbone = Backbone(
         _vggm_features(),
@@ -64,7 +64,7 @@ def _vgg16_features() -> nn.Sequential:
             layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU(inplace=True)]
             inputs = width
         layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))  # Caffe rounds the size of a pooled map up
-    return nn.Sequential(*layers[:-1])  # RoI pooling stands in for pool5
+    return nn.Sequential(*layers[:-1])  # RoI pooling replaces pool5
 
 
 def _vggm_features() -> nn.Sequential:

@@ -1,0 +1,47 @@
+"""The memory that this process uses."""
+
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of main memory (resident set of the process) and of GPU memory (torch's allocator; None on a CPU)."""
+
+    resident: int
+    resident_peak: int
+    allocated: int | None
+    allocated_peak: int | None
+
+    @property
+    def now(self) -> int:
+        """Bytes in use on the device of the model."""
+        return self.resident if self.allocated is None else self.allocated
+
+    @property
+    def peak(self) -> int:
+        """Highest number of bytes so far on the device of the model."""
+        return self.resident_peak if self.allocated_peak is None else self.allocated_peak
+
+
+def memory(device: str) -> Memory:
+    """Returns the memory of this process, which computes on `device`, a name of torch: "cpu", "cuda:0"."""
+    if not device.startswith("cuda"):
+        return Memory(*_resident(), None, None)
+    import torch
+
+    return Memory(*_resident(), torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device))
+
+
+def _resident() -> tuple[int, int]:
+    """Returns the present and the highest resident set; the highest twice if the system reports only that."""
+    try:
+        # Not ru_maxrss: a process inherits it through fork and exec, so it is at least that of the parent.
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(status["VmRSS"].split()[0]) * 1024, int(status["VmHWM"].split()[0]) * 1024
+    except (OSError, KeyError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return peak, peak

@@ -1,0 +1,253 @@
+"""The options of a training, as frozen nested dataclasses.
+
+The names of the fields are the options of the command line (`--solver.lr 0.002`) and the keys of `RUN/recipe.yaml`.
+This module imports nothing slow, so that `ohem --help` answers at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cyclopts import Group, Parameter
+
+MetricName = Literal["voc07", "voc10", "coco"]
+"""voc07: 11-point AP of VOC2007; voc10: area under the curve, as VOC2010; coco: AP of COCO."""
+BackboneName = Literal[
+    "vgg16", "vgg_cnn_m_1024", "squeezenet1_0", "mobilenet_v2", "mobilenet_v3_large", "resnet50", "tiny"
+]
+SamplerName = Literal[
+    "ohem",
+    "random",
+    "all",
+    "builtin",
+    "release",
+    "mmdetection",
+    "separate",
+    "rank",
+    "proportional",
+    "iou_balanced",
+    "hierarchical",
+    "ratio",
+]
+DetectorName = Literal["fast_rcnn", "faster_rcnn", "ssdlite"]
+BACKBONES_OF: Mapping[DetectorName, tuple[BackboneName, ...]] = {
+    "fast_rcnn": ("vgg16", "vgg_cnn_m_1024", "squeezenet1_0", "mobilenet_v2", "resnet50", "tiny"),
+    "faster_rcnn": ("resnet50", "mobilenet_v2", "mobilenet_v3_large"),
+    "ssdlite": ("mobilenet_v3_large",),
+}
+
+
+def _heading(title: str) -> Parameter:
+    """Returns a decorator that puts the options of a class under a heading of their own in `--help`."""
+    return Parameter(group=Group.create_ordered(title))
+
+
+@_heading("Model")
+@dataclass(frozen=True)
+class ModelConfig:
+    """The detector."""
+
+    detector: DetectorName = "fast_rcnn"
+    """fast_rcnn: the detector of the paper; faster_rcnn, ssdlite: torchvision's Faster R-CNN with a feature pyramid and
+    SSDlite, which need no proposals."""
+    backbone: BackboneName = "vgg16"
+    """Network of the detector, its convolutional layers and its RoI head. torchvision's detectors use those of
+    torchvision."""
+    weights: str = "none"
+    """Initial weights: a .safetensors, .pth or .caffemodel file, torchvision:NAME, or none for random weights."""
+    dropout: float = 0.5
+    """Dropout probability of the RoI head, if it has dropout layers."""
+    implementation: Literal["read_only", "loss_layer"] = "read_only"
+    """Implementation of OHEM. read_only: a read-only pass over all RoIs, then a pass over the chosen ones; loss_layer:
+    one pass over all RoIs, in which the losses of the RoIs that are not chosen are set to 0."""
+    rescore_top: int = 0
+    """With read_only: number of RoIs of each image that are ranked again in full precision, after all RoIs were ranked
+    in low precision (int8; on a GPU float8 or bfloat16), which is faster. 0 ranks all RoIs in full precision."""
+    box_normalisation: Literal["fixed", "empirical"] = "fixed"
+    """Mean and standard deviation of the regression targets. fixed: (0, 0, 0, 0) and (0.1, 0.1, 0.2, 0.2); empirical:
+    those of the training data by class, as in the authors' code."""
+
+
+@_heading("Data")
+@dataclass(frozen=True)
+class DataConfig:
+    """Images, and their size as the network gets them."""
+
+    train: tuple[str, ...] = ()
+    """Data sets to train on: FOLDER:SPLIT (VOC layout) or ANNOTATIONS.json:IMAGES (COCO). Several are concatenated."""
+    test: tuple[str, ...] = ()
+    """Data sets to evaluate on."""
+    classes: tuple[str, ...] = ()
+    """Names of the foreground classes, in order. Default: those of the training annotations."""
+    skip_others: bool = False
+    """Skip objects of other classes with a warning instead of an error. With --data.classes they are always skipped."""
+    short: int = 600
+    """Length of the short side of the resized image, in pixels."""
+    long: int = 1000
+    """Highest length of the long side of the resized image, in pixels."""
+    scales: tuple[int, ...] = ()
+    """Multi-scale training (M): lengths of the short side, one of which is drawn at random for each image. Default: the
+    single length --data.short."""
+    flip: bool = True
+    """Mirror half of the images at random."""
+    workers: int = 0
+    """Number of processes that read images in advance."""
+
+
+@_heading("Proposals")
+@dataclass(frozen=True)
+class ProposalConfig:
+    """The proposals of the images."""
+
+    mode: Literal["fast", "quality", "none"] = "fast"
+    """fast, quality: modes of selective search; none: no proposals, for a detector that makes its own."""
+    seed: int = 0
+    """Seed of selective search."""
+    top: int = 2000
+    """Highest number of proposals of an image; the first ones are used."""
+    files: tuple[str, ...] = ()
+    """.mat files of the original release, which replace selective search."""
+    folder: str | None = None
+    """Folder for the proposal files. Default: the folder of the data."""
+    jobs: int = -1
+    """Number of processes of selective search; -1 uses all cores."""
+
+
+@_heading("Sampler")
+@dataclass(frozen=True)
+class SamplerConfig:
+    """The RoIs that the detector is trained on. An option that is not given has the default of the sampler."""
+
+    name: SamplerName = "ohem"
+    """ohem: online hard example mining; random: the heuristic of Fast R-CNN; all: every RoI; builtin: the detector of
+    torchvision without mining. release, mmdetection: OHEM as those programs have it; separate: foreground and
+    background mined separately. rank, proportional: sampled with a probability that increases with the loss;
+    iou_balanced (Libra R-CNN); hierarchical (PISA); ratio: hardest background at a ratio to the foreground (SSD)."""
+    batch_size: int | None = None
+    """Number of RoIs of each image (B / N)."""
+    fg_fraction: float | None = None
+    """random, separate, mmdetection, iou_balanced: highest share of foreground RoIs."""
+    bg_lo: float | None = None
+    """random: lowest IoU of a background RoI with an object."""
+    nms_iou: float | None = None
+    """ohem, release, separate, mmdetection, ratio: IoU above which a harder RoI suppresses another one; 1 switches NMS
+    off. hierarchical: IoU above which RoIs are neighbours."""
+    per_image: bool | None = None
+    """ohem, release, separate, mmdetection: choose the hardest RoIs of each image, not those of the mini-batch."""
+    suppress: Literal["image", "label"] | None = None
+    """ohem, release, separate, mmdetection: NMS among all RoIs of an image, or among those of the same label."""
+    inclusive: bool | None = None
+    """ohem, release, separate, mmdetection: count the last pixel of a box as part of it in NMS."""
+    cls_weight: float | None = None
+    """ohem, release, separate, mmdetection, hierarchical: weight of the classification loss in the ranking."""
+    box_weight: float | None = None
+    """ohem, release, separate, mmdetection, hierarchical: weight of the box regression loss in the ranking; 0 ranks by
+    the classification loss alone."""
+    pressure: float | None = None
+    """rank: probability of the hardest RoI divided by that of the easiest RoI."""
+    negatives_per_positive: float | None = None
+    """ratio: number of background RoIs for each foreground RoI."""
+
+
+@_heading("Solver")
+@dataclass(frozen=True)
+class SolverConfig:
+    """Stochastic gradient descent (SGD; paper, section 5.1)."""
+
+    steps: int = 80_000
+    """Number of mini-batches."""
+    lr: float = 0.001
+    """Learning rate of the weights."""
+    decay_every: int = 30_000
+    """Number of steps between reductions of the learning rate."""
+    gamma: float = 0.1
+    """Factor by which a reduction multiplies the learning rate."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 0.0005
+    """Weight decay of the weights; biases have none."""
+    bias_lr: float = 2.0
+    """Learning rate of the biases, as a multiple of --solver.lr."""
+    warmup: int = 0
+    """Number of steps in which the learning rate increases linearly to --solver.lr."""
+    clip: float = 0.0
+    """Highest norm of the gradient; 0 does not clip."""
+    images: int = 2
+    """Number of images of a mini-batch (N), over all processes."""
+    accumulate: bool = False
+    """Add the gradients of N passes of one image each, instead of one pass of N images. It needs less memory."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the images, flips, sampling and dropout."""
+
+
+@_heading("Test")
+@dataclass(frozen=True)
+class TestConfig:
+    """The test of a detector. It may change when a run is resumed, and in each evaluation."""
+
+    scales: tuple[int, ...] = ()
+    """Multi-scale testing (M): lengths of the short side, in pixels. Default: --data.short."""
+    long: int | None = None
+    """Highest length of the long side, in pixels. Default: --data.long."""
+    merge: Literal["union", "nearest"] = "union"
+    """With several scales: union uses the boxes of all scales; nearest uses each box at the scale at which its area is
+    nearest to 224 x 224."""
+    iterations: int = 1
+    """Number of times that boxes are scored and regressed; 2 with --test.voting is the paper's B."""
+    rescore_score: float = 0.05
+    """With several iterations: lowest score of a box that is scored and regressed again."""
+    first_nms_iou: float | None = None
+    """IoU of an NMS of the proposals of a class before the first regression. MR-CNN: 0.95. Default: no NMS."""
+    first_top: int | None = None
+    """Highest number of proposals of a class that are regressed. MR-CNN: 200. Default: all."""
+    voting: bool = False
+    """Replace a detection by the mean of the boxes of its class around it, weighted by their scores."""
+    vote_iou: float = 0.5
+    """IoU above which a box votes for a detection."""
+    vote_at_least: bool = False
+    """Let boxes vote also if their IoU is exactly --test.vote-iou, as in MR-CNN."""
+    vote_added: float = 0.0
+    """Number that is added to a score to make the weight of a vote. MR-CNN: 1.5, for scores of SVMs."""
+    voters: Literal["all", "scored"] = "all"
+    """Boxes that vote: all boxes of all iterations, or those with a score of at least --test.score."""
+    score: float = 0.001
+    """Lowest score of a detection."""
+    nms_iou: float = 0.3
+    """IoU of the NMS of each class."""
+    max_detections: int = 300
+    """Highest number of detections of an image."""
+
+
+@_heading("Run")
+@dataclass(frozen=True)
+class RunConfig:
+    """Machine, logs and checkpoints. They may change when a run is resumed."""
+
+    accelerator: str = "auto"
+    """Device: auto, cpu, cuda, mps, ..."""
+    devices: str = "1"
+    """Number of processes, one for each GPU; auto uses every GPU. With torchrun, the processes that it started."""
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    """Precision of the arithmetic. Losses are always ranked in float32."""
+    log_every: int = 10
+    """Number of steps between rows of metrics.csv."""
+    checkpoint_every: int = 1000
+    """Number of steps between checkpoints."""
+    snapshot_every: int = 0
+    """Number of steps between snapshots (weights that are kept in RUN/snapshots); 0 keeps none."""
+    loss_every: int = 0
+    """Number of steps between measurements of the mean loss over all RoIs of the training images (RUN/loss_all.csv);
+    0 does not measure it."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All options of a training."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    proposals: ProposalConfig = field(default_factory=ProposalConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    test: TestConfig = field(default_factory=TestConfig)
+    run: RunConfig = field(default_factory=RunConfig)

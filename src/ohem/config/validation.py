@@ -1,0 +1,119 @@
+"""Checks of the values in a recipe."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from ohem.config.schema import BACKBONES_OF, Recipe
+from ohem.errors import InputError
+
+SHARES = (
+    "model.dropout", "sampler.fg_fraction", "sampler.nms_iou", "solver.gamma", "solver.momentum",
+    "test.score", "test.nms_iou", "test.rescore_score", "test.first_nms_iou", "test.vote_iou",
+)  # fmt: skip
+AT_LEAST_1 = (
+    "data.short", "data.long", "data.scales", "proposals.top", "sampler.batch_size", "sampler.pressure",
+    "solver.steps", "solver.decay_every", "solver.images", "test.scales", "test.long", "test.iterations",
+    "test.first_top", "test.max_detections", "run.log_every", "run.checkpoint_every",
+)  # fmt: skip
+AT_LEAST_0 = (
+    "model.rescore_top", "data.workers", "sampler.cls_weight", "sampler.box_weight", "sampler.negatives_per_positive",
+    "solver.lr", "solver.weight_decay", "solver.bias_lr", "solver.warmup", "solver.clip", "run.snapshot_every",
+    "run.loss_every",
+)  # fmt: skip
+HIGHEST = sys.float_info.max
+"""Options must be finite."""
+RANGES: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(SHARES, (0, 1)),
+    **dict.fromkeys(AT_LEAST_1, (1, HIGHEST)),
+    **dict.fromkeys(AT_LEAST_0, (0, HIGHEST)),
+    "sampler.bg_lo": (0, 0.5),
+    "solver.seed": (0, 2**63 - 1),
+    "proposals.seed": (0, 2**32 - 2),  # OpenCV takes 32 bits, of which 0 is the same as 1
+    "proposals.jobs": (-1, HIGHEST),
+    "test.vote_added": (-HIGHEST, HIGHEST),
+}
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises `InputError` if an option has an impossible value, or if options contradict each other."""
+    check_ranges(recipe)
+    _check_detector(recipe)
+    if recipe.model.rescore_top and recipe.model.implementation != "read_only":
+        raise InputError(
+            "--model.rescore-top needs the read-only pass: leave out --model.implementation, or --model.rescore-top"
+        )
+
+
+def check_ranges(settings: Any, group: str = "") -> None:
+    """Raises `InputError` if a number is out of range.
+
+    Args:
+        settings: a `Recipe`, or one of its groups.
+        group: the name of that group with a dot, "proposals.", which the options of the command do not have.
+    """
+    for key, value in flatten_options(settings, group):
+        if key not in RANGES:
+            continue
+        low, high = RANGES[key]
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not low <= number <= high:
+                option = key.removeprefix(group).replace("_", "-")
+                raise InputError(f"--{option} {number} is out of range: give {_limits(low, high)}")
+
+
+def _limits(low: float, high: float) -> str:
+    if high < HIGHEST:
+        return f"{low} to {high}"
+    return f"{low} or more" if low > -HIGHEST else "a finite number"
+
+
+def flatten_options(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the options of a recipe, or of one of its groups, with their dotted names: "solver.lr", 0.001."""
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if is_dataclass(value):
+            yield from flatten_options(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value
+
+
+def _check_detector(recipe: Recipe) -> None:
+    """Raises `InputError` if options do not fit the detector."""
+    model, name = recipe.model, f"--model.detector {recipe.model.detector}"
+    if model.backbone not in BACKBONES_OF[model.detector]:
+        known = " or ".join(BACKBONES_OF[model.detector])
+        raise InputError(f"--model.backbone {model.backbone} does not fit {name}: give {known}")
+    if model.detector == "fast_rcnn":
+        if recipe.sampler.name == "builtin":
+            raise InputError(
+                f"--sampler.name builtin is for torchvision's detectors, not for {name}: give another sampler"
+            )
+        if recipe.proposals.mode == "none":
+            raise InputError(f"--proposals.mode none leaves {name} without RoIs: give fast or quality")
+        return
+    for option, given in _of_fast_rcnn(recipe).items():
+        if given:
+            raise InputError(f"--{option} is not for {name} of torchvision: leave it out, or give another detector")
+    if recipe.proposals.mode != "none":
+        raise InputError(f"{name} makes its own proposals: add --proposals.mode none")
+    if model.detector == "ssdlite" and (recipe.solver.images < 2 or recipe.solver.accumulate):
+        raise InputError(
+            f"the batch norm of {name} needs several images: give --solver.images 2 or more, not accumulated"
+        )
+
+
+def _of_fast_rcnn(recipe: Recipe) -> dict[str, bool]:
+    """Returns the options that only our own detector has, and whether they are set."""
+    return {
+        "model.implementation": recipe.model.implementation != "read_only",
+        "model.rescore_top": recipe.model.rescore_top != 0,
+        "model.box-normalisation": recipe.model.box_normalisation != "fixed",
+        "proposals.files": bool(recipe.proposals.files),
+        "data.scales": bool(recipe.data.scales),
+        "test.scales": bool(recipe.test.scales),
+        "test.iterations": recipe.test.iterations > 1,
+        "test.voting": recipe.test.voting,
+        "run.loss-every": recipe.run.loss_every > 0,
+    }

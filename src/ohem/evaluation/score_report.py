@@ -1,0 +1,67 @@
+"""Scores of detections: numbers for RUN/eval.json, and a table."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+from torch import Tensor
+
+from ohem.config.schema import MetricName
+from ohem.data.coco import COCODetection
+from ohem.data.dataset import DetectionSet
+from ohem.io.console import make_table
+from ohem.metrics import coco, voc
+
+
+def usual_metric(data: DetectionSet) -> MetricName:
+    """Returns the metric of the challenge that the data's format is of."""
+    return "coco" if isinstance(data, COCODetection) else "voc07"
+
+
+def score(
+    detections: Sequence[dict[str, Tensor]], data: DetectionSet, metric: MetricName
+) -> tuple[dict[str, Any], Table]:
+    """Scores the detections in the images of `data`.
+
+    The metrics of VOC count crowds as `difficult` objects, those of COCO count `difficult` objects as crowds.
+
+    Returns:
+        `metric`, `map`, `ap` of each class and more, and a table.
+    """
+    targets = [data.target(i) for i in range(len(data))]
+    if metric == "coco":
+        result = coco.evaluate(detections, targets, classes=data.classes)
+        others = {name: _or_null(getattr(result, name)) for name in coco.FIGURES if name != "ap"}
+        return _report(metric, result.ap, result.per_class) | others, _coco_table(result)
+    voc_result = voc.evaluate(detections, targets, metric=metric, classes=data.classes)
+    return _report(metric, voc_result.map, voc_result.ap), _voc_table(voc_result)
+
+
+def _report(metric: MetricName, mean: float, per_class: dict[str, float]) -> dict[str, Any]:
+    return {
+        "metric": metric,
+        "map": _or_null(mean),
+        "ap": {name: _or_null(value) for name, value in per_class.items()},
+    }
+
+
+def _voc_table(result: voc.VOCResult) -> Table:
+    table = make_table("class", "objects", f"AP ({result.metric})")
+    for name, value in result.ap.items():
+        table.add_row(name, str(result.npos[name]), f"{value:.1f}")
+    table.add_section()
+    table.add_row("mean", str(sum(result.npos.values())), f"{result.map:.1f}", style="bold")
+    return table
+
+
+def _coco_table(result: coco.COCOResult) -> Table:
+    table = make_table("COCO", "IoU", "objects", "detections", "%")
+    for name, figure in coco.FIGURES.items():
+        table.add_row(*figure[1:], f"{getattr(result, name):.1f}", style="bold" if name == "ap" else "")
+    return table
+
+
+def _or_null(value: float) -> float | None:
+    """Returns None for NaN, the value of a class without ground truth, since JSON has no NaN."""
+    return None if math.isnan(value) else value

@@ -1,0 +1,1 @@
+"""A recipe becomes the images, targets and proposals that a detector takes."""

@@ -1,0 +1,77 @@
+"""The data sets that a recipe names."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ohem.config.schema import DataConfig, Recipe
+from ohem.config.validation import check_recipe
+from ohem.data.annotation import class_name
+from ohem.data.dataset import DetectionSet
+from ohem.data.findings import first_of
+from ohem.data.sources import FORMS, open_dataset
+from ohem.errors import InputError
+
+
+def training_data(recipe: Recipe) -> tuple[DetectionSet, Recipe]:
+    """Opens the training data of `recipe`; returns them and the recipe with their classes.
+
+    Raises:
+        InputError: options or data do not fit, or there is no object.
+    """
+    check_recipe(recipe)
+    skip = recipe.data.skip_others or bool(recipe.data.classes)
+    data = open_data(recipe.data.train, recipe.data.classes, "--data.train", skip_others=skip)
+    check_objects(data, recipe.data.train, "annotate some, or name another split")
+    absent = [name for name in recipe.data.classes if not data.objects()[class_name(name)]]
+    if absent:
+        names = ", ".join(recipe.data.train)
+        warnings.warn(f"{names} has no object of {len(absent)} of the classes: {first_of(absent)}", stacklevel=2)
+    return data, with_classes(recipe, data.classes)
+
+
+def open_data(
+    sources: Sequence[str],
+    classes: Sequence[str],
+    option: str,
+    *,
+    annotated: bool = True,
+    skip_others: bool = False,
+) -> DetectionSet:
+    """Opens the data set of `sources`.
+
+    Args:
+        sources: data sets of one format.
+        classes: names of the classes; those of the annotations if empty.
+        option: option that a message names where there is no source.
+        annotated: False allows images in VOC layout without an annotation file.
+        skip_others: as for `DetectionSet`.
+
+    Raises:
+        InputError: there is no source, or as `DetectionSet` does.
+    """
+    if not sources:
+        raise InputError(f"no data set is given: name one with {option} {FORMS}")
+    return open_dataset(sources, classes or None, annotated=annotated, skip_others=skip_others)
+
+
+def check_objects(data: DetectionSet, sources: Sequence[str], remedy: str) -> None:
+    """Raises `InputError` where `data`, opened from `sources`, has no object except ignored ones."""
+    names, objects = ", ".join(sources), data.objects()
+    if not objects:
+        if data.other_classes:
+            wanted, there = (", ".join(map(repr, names)) for names in (data.classes, data.other_classes))
+            raise InputError(f"{names} has no object of the classes {wanted}: give some of {there} with --data.classes")
+        kinds = "no object" + (" except difficult ones and crowds, which are ignored" if _any(data) else "")
+        raise InputError(f"{names} has {kinds}: {remedy}")
+
+
+def _any(data: DetectionSet) -> bool:
+    return any(len(data.target(i)["labels"]) for i in range(len(data)))
+
+
+def with_classes(recipe: Recipe, classes: Sequence[str]) -> Recipe:
+    """Returns the recipe with the class names of the training data; with given classes, others are always skipped."""
+    skip = recipe.data.skip_others or bool(recipe.data.classes)
+    data: DataConfig = replace(recipe.data, classes=tuple(classes), skip_others=skip)
+    return replace(recipe, data=data)

@@ -1,0 +1,102 @@
+"""Faster linear layers and dropout on a CPU, for the time of a pass.
+
+Linear: PyTorch for x86 multiplies float32 by MKL, which uses a third to half of the speed of an AMD EPYC. The oneDNN in
+the same PyTorch multiplies in the same precision: fc6 of VGG16 takes a third to half of the time there.
+
+Dropout: PyTorch draws a random number for each value; here a random number serves eight values.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Forward = Callable[[Tensor], Tensor]
+"""A function that replaces the `forward` of a layer."""
+Makers = Mapping[type[nn.Module], Callable[..., Forward]]
+"""Type of a layer -> what makes such a function of the layer."""
+BYTE = 256
+
+
+@contextmanager
+def fast_linear(module: nn.Module) -> Iterator[None]:
+    """Makes the linear layers of `module` multiply by oneDNN in this context, where that can be faster."""
+    with forwards(module, {nn.Linear: _Linear} if _mkl() else {}, _compiled(module)):
+        yield
+
+
+@contextmanager
+def fast_layers(module: nn.Module) -> Iterator[None]:
+    """Does as `fast_linear`, and makes dropout on a CPU faster, with other random numbers of the same distribution."""
+    with fast_linear(module), forwards(module, {nn.Dropout: _Dropout}, _compiled(module)):
+        yield
+
+
+@contextmanager
+def forwards(module: nn.Module, makers: Makers, spared: Collection[nn.Module] = ()) -> Iterator[None]:
+    """Replaces the `forward` of layers in this context by what `makers[type]` makes of them.
+
+    A layer with a forward of its own, as some tools give it, keeps that, unless it is one of this file. The layers in
+    `spared` stay as they are.
+    """
+    layers = [layer for layer in module.modules() if type(layer) in makers and layer not in spared]
+    before = {layer: vars(layer).get("forward") for layer in layers}
+    replaced = [layer for layer, own in before.items() if own is None or isinstance(own, _Fast)]
+    try:
+        for layer in replaced:
+            vars(layer)["forward"] = makers[type(layer)](layer)
+        yield
+    finally:
+        for layer in replaced:
+            vars(layer)["forward"] = before[layer]
+            if before[layer] is None:
+                del vars(layer)["forward"]
+
+
+def _compiled(module: nn.Module) -> set[nn.Module]:
+    """Returns the compiled parts of `module`: `torch.compile` would compile them again for each new `forward`."""
+    whole = [m for m in module.modules() if "_orig_mod" in m._modules or getattr(m, "_compiled_call_impl", None)]
+    return {layer for compiled in whole for layer in compiled.modules()}
+
+
+def _mkl() -> bool:
+    available: bool = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available
+
+
+class _Fast:
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+
+
+class _Linear(_Fast):
+    def __call__(self, x: Tensor) -> Tensor:
+        if not _suits(x, self.layer.weight):
+            return nn.Linear.forward(self.layer, x)
+        out: Tensor = F.linear(x.to_mkldnn(), self.layer.weight, self.layer.bias).to_dense()
+        return out
+
+
+def _suits(x: Tensor, weight: Tensor) -> bool:
+    """Returns whether both are plain float32 tensors on the CPU; PyTorch reports other inputs that do not fit."""
+    return (
+        type(x) is Tensor
+        and type(weight) is nn.Parameter
+        and x.device.type == weight.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.shape[1:] == weight.shape[1:]
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+class _Dropout(_Fast):
+    def __call__(self, x: Tensor) -> Tensor:
+        p, training = float(self.layer.p), self.layer.training
+        dropped = p * BYTE  # number of values of a byte that drop
+        if not training or x.device.type != "cpu" or dropped != int(dropped) or p == 1:
+            return nn.Dropout.forward(self.layer, x)
+        drawn = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None).view(torch.uint8)
+        return x * (drawn[: x.numel()].view(x.shape) >= int(dropped)) / (1 - p)

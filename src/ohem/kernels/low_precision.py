@@ -1,0 +1,149 @@
+"""Linear layers in low precision, for a pass that only ranks: it takes a fraction of the time.
+
+The precision is int8 on a CPU, float8 on a GPU whose tensor cores have it, and bfloat16 on other GPUs. The weights are
+rounded at every step, since they change at every step. In int8 each row of the weights and each RoI has its own scale.
+The feature map is rounded as a whole before RoIs are pooled, so that pooling moves a quarter of the bytes: the maximum
+of rounded values is the rounded maximum. Convolutions are not changed on a CPU, and run in bfloat16 on a GPU.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.functional import ScalingType
+
+from ohem.kernels.fast_linear import Forward, Makers, forwards
+
+Precision = Literal["int8", "float8", "bfloat16"]
+LARGEST = 127
+FLOAT8 = torch.float8_e4m3fn
+ROWS = 64
+"""Number of rows of a weight matrix that are quantised at once: they stay in the cache of the processor."""
+
+
+class Rounded(NamedTuple):
+    """Values x as integers: x is about `values` * `steps` + `middle`."""
+
+    values: Tensor
+    """(R, ...) int8."""
+    steps: Tensor
+    """(R, 1), or a scalar for all rows."""
+    middle: Tensor
+    """(R, 1), or a scalar for all rows."""
+
+
+@contextmanager
+def low_precision(head: nn.Module, features: Tensor) -> Iterator[Tensor]:
+    """Makes the linear layers of `head` multiply in the precision of `suited` in this context, without gradient.
+
+    Args:
+        head: RoI network, whose input is pooled from the feature map.
+        features: (N, C, H, W) float, the feature map.
+
+    Yields:
+        The feature map to pool from: int8 on a CPU if `head` begins with a linear layer, else `features`.
+    """
+    precision = suited(features.device)
+    if precision != "int8":
+        layers: Makers = {nn.Linear: _float8_where_it_fits} if precision == "float8" else {}
+        with torch.no_grad(), torch.autocast(features.device.type, torch.bfloat16), forwards(head, layers):
+            yield features
+        return
+    with torch.no_grad():
+        rounded = _whole(features) if _begins_linear(head) else None
+        with forwards(head, {nn.Linear: partial(Int8Linear, rounded=rounded)}):
+            yield features if rounded is None else rounded.values
+
+
+def suited(device: torch.device) -> Precision:
+    """Returns the lowest precision in which `device` multiplies matrices fast."""
+    if device.type == "cpu":
+        return "int8"
+    if device.type == "cuda" and torch.version.cuda and torch.cuda.get_device_capability(device) >= (8, 9):
+        return "float8"
+    return "bfloat16"
+
+
+def _whole(features: Tensor) -> Rounded:
+    """Rounds the whole feature map with the same steps."""
+    values, steps, middle = quantised_range(features.float().flatten()[None])
+    return Rounded(values.view(features.shape), steps[0, 0], middle[0, 0])
+
+
+def _begins_linear(head: nn.Module) -> bool:
+    layers = [layer for layer in head.children() if not isinstance(layer, nn.Flatten)]
+    return isinstance(head, nn.Sequential) and bool(layers) and type(layers[0]) is nn.Linear
+
+
+class Int8Linear:
+    """`layer` in int8: each row of the weights has 127 steps up to its largest value, the input 255 steps in its range.
+
+    An input of int8 has been rounded with the steps of `rounded`.
+    """
+
+    def __init__(self, layer: nn.Linear, rounded: Rounded | None = None) -> None:
+        values, self.scales = quantised(layer.weight.detach().float())
+        self.weight, self.bias, self.rounded = values.t(), layer.bias, rounded
+        self.sums = torch._int_mm(values, values.new_ones(values.shape[1], 8))[:, 0].float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Computes (R, in) -> (R, out) float32."""
+        if x.dtype == torch.int8 and self.rounded is not None:
+            values, (_, steps, middle) = x, self.rounded
+        else:
+            values, steps, middle = quantised_range(x.float())
+        out = torch._int_mm(values, self.weight).float().mul_(steps).addcmul_(middle, self.sums).mul_(self.scales)
+        return out if self.bias is None else out.add_(self.bias)
+
+
+class Float8Linear:
+    """`layer` in float8 (e4m3): weights and input are each scaled to its range with one factor.
+
+    The sizes of the layer must be multiples of 16.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        values, self.scale = as_float8(layer.weight.detach())
+        self.weight, self.bias = values.t(), None if layer.bias is None else layer.bias.detach().bfloat16()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Computes (R, in) -> (R, out) bfloat16."""
+        values, scale = as_float8(x)
+        whole, out = ScalingType.TensorWise, torch.bfloat16
+        return F.scaled_mm(values, self.weight, scale, whole, self.scale, whole, bias=self.bias, output_dtype=out)
+
+
+def _float8_where_it_fits(layer: nn.Linear) -> Forward:
+    fits = layer.in_features % 16 == layer.out_features % 16 == 0
+    return Float8Linear(layer) if fits else partial(nn.Linear.forward, layer)
+
+
+def as_float8(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Converts `values` to float8 (e4m3) of the same shape and a float32 scalar factor."""
+    values = values.float()
+    largest = torch.linalg.vector_norm(values, torch.inf) if values.numel() else values.new_zeros(())
+    scale = largest.clamp(min=1e-30) / torch.finfo(FLOAT8).max
+    return (values / scale).to(FLOAT8), scale
+
+
+def quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Converts (R, C) float32 to (R, C) int8 and a float32 factor (R,) for each row."""
+    values, scales = torch.empty(rows.shape, dtype=torch.int8), rows.new_empty(len(rows), 1)
+    for start in range(0, len(rows), ROWS):
+        here = slice(start, start + ROWS)
+        largest = torch.maximum(rows[here].amax(dim=1, keepdim=True), -rows[here].amin(dim=1, keepdim=True))
+        scales[here] = largest.clamp_(min=1e-30) / LARGEST
+        values[here] = (rows[here] * (1 / scales[here])).round_()
+    return values, scales[:, 0]
+
+
+def quantised_range(rows: Tensor) -> Rounded:
+    """Rounds (R, C) float32 to the range of each row: outputs of ReLU have no sign, and get all 8 bits."""
+    lowest, highest = rows.amin(dim=1, keepdim=True), rows.amax(dim=1, keepdim=True)
+    steps = (highest - lowest).clamp_(min=1e-30) / 255
+    middle = lowest + 128 * steps
+    return Rounded(((rows - middle) / steps).round_().clamp_(-128, 127).to(torch.int8), steps, middle)

@@ -1,0 +1,1 @@
+"""A recipe becomes a detector: the paper's Fast R-CNN, or one of torchvision's."""

@@ -1,0 +1,93 @@
+"""Makes the detector of a recipe: the paper's, or one of torchvision's."""
+
+from dataclasses import asdict
+
+from torch import nn
+
+from ohem.config.schema import Recipe, SamplerConfig, TestConfig
+from ohem.data.loader import Examples
+from ohem.detection.backbones import BACKBONES, init_head
+from ohem.detection.box_refinement import BoxRefinement
+from ohem.detection.detector import Detector
+from ohem.detection.fast_rcnn import FastRCNN
+from ohem.detection.multiscale import nearest, union
+from ohem.detection.post_process import PostProcess
+from ohem.detection.weights import load_weights
+from ohem.errors import InputError
+from ohem.models.torchvision import TorchvisionDetector, build_torchvision, load_pretrained
+from ohem.rois import match, target_statistics
+from ohem.samplers import AllSampler, RoISampler, make_sampler
+
+
+def as_fast_rcnn(model: Detector, what: str) -> FastRCNN:
+    """Returns `model` if it is a `FastRCNN`; else raises `InputError`, since `what` needs fixed RoIs."""
+    if not isinstance(model, FastRCNN):
+        raise InputError(
+            f"{what} needs proposals that are the same at every step: it is for --model.detector fast_rcnn"
+        )
+    return model
+
+
+def build_model(recipe: Recipe, sampler: RoISampler) -> Detector:
+    """Makes the detector with random weights; `initialise` fills it."""
+    if recipe.model.detector != "fast_rcnn":
+        return build_torchvision(recipe, sampler)
+    backbone = BACKBONES[recipe.model.backbone]()
+    for layer in backbone.roi_head.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = recipe.model.dropout
+    test = recipe.test
+    return FastRCNN(
+        backbone,
+        len(recipe.data.classes) + 1,
+        sampler,
+        implementation=recipe.model.implementation,
+        rescore_top=recipe.model.rescore_top,
+        post_process=PostProcess(test.score, test.nms_iou, test.max_detections),
+        refinement=build_refinement(test),
+        merge={"union": union, "nearest": nearest}[test.merge],
+    )
+
+
+def build_refinement(config: TestConfig) -> BoxRefinement | None:
+    """Makes iterative box regression with voting; None where the recipe has neither."""
+    refinement = BoxRefinement(
+        iterations=config.iterations,
+        rescore_score=config.rescore_score,
+        first_nms_iou=config.first_nms_iou,
+        first_top=config.first_top,
+        voting=config.voting,
+        vote_iou=config.vote_iou,
+        vote_at_least=config.vote_at_least,
+        vote_added=config.vote_added,
+        voters=config.voters,
+    )
+    unlimited = config.first_nms_iou is None and config.first_top is None
+    return None if config.iterations == 1 and unlimited and not config.voting else refinement
+
+
+def initialise(model: Detector, examples: Examples, recipe: Recipe) -> None:
+    """Initialises a new run: pre-trained weights, the scale of a new head, the statistics of the box targets."""
+    if isinstance(model, TorchvisionDetector):
+        load_pretrained(model, recipe)
+        return
+    assert isinstance(model, FastRCNN)
+    if recipe.model.weights == "none" or not load_weights(model.backbone, recipe.model.weights):
+        init_head(model.backbone, [examples[i].image for i in range(min(len(examples), 8))])
+    if recipe.model.box_normalisation == "empirical":
+        mean, std = target_statistics(
+            (
+                match([e.proposals], [e.target], mean=[0.0] * 4, std=[1.0] * 4)
+                for e in map(examples.__getitem__, range(len(examples)))
+            ),
+            model.num_classes,
+        )
+        model.box_mean.copy_(mean)
+        model.box_std.copy_(std)
+
+
+def build_sampler(config: SamplerConfig) -> RoISampler:
+    """Returns the sampler that the recipe names; an option that is None has the default of its class."""
+    if config.name == "builtin":
+        return AllSampler()  # the detector mines nothing, and never calls it
+    return make_sampler(**asdict(config))

@@ -1,0 +1,121 @@
+"""The processes of a training, by Fabric: their start, and what they agree on.
+
+If one process stops or fails, all must stop, or the others would wait for ever.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar, cast
+
+import torch.distributed
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from ohem.config.schema import RunConfig
+from ohem.errors import InputError
+from ohem.io.files import describe_os_error
+
+T = TypeVar("T")
+_FAILED = 1 << 16  # above the number of every signal
+
+
+@contextmanager
+def launched(config: RunConfig) -> Iterator[Fabric]:
+    """Starts the processes on the devices of `config`, or joins those of torchrun; disconnects them at the end.
+
+    Raises:
+        InputError: the machine has no such devices, or they cannot compute in that precision.
+    """
+    devices = os.environ.get("LOCAL_WORLD_SIZE", config.devices)
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*available but not used")  # the user decided so
+            fabric = Fabric(
+                accelerator=config.accelerator,
+                devices=int(devices) if devices.lstrip("-").isdigit() else devices,
+                num_nodes=nodes,
+                precision=config.precision,
+            )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(
+            f"--run.accelerator {config.accelerator}, --run.devices {devices} and --run.precision {config.precision} "
+            f"do not fit this machine ({error}): choose others"
+        ) from error
+    fabric.launch()
+    # Mixed precision would round the boxes that are passed to the model, by whole pixels; images are bytes.
+    fabric.strategy.precision.convert_input = lambda data: data  # type: ignore[method-assign]
+    try:
+        yield fabric
+    finally:
+        # A process that exits while still connected may abort the ones it is connected to.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def agreed(fabric: Fabric, number: int) -> int:
+    """Returns the highest of the numbers that the processes give: if one must stop, all stop."""
+    if fabric.world_size == 1:
+        return number
+    return int(cast(Tensor, fabric.all_reduce(torch.tensor(number, device=fabric.device), reduce_op="max")))
+
+
+class Failed(Exception):
+    """A failure between two steps, in this process or in another one.
+
+    Attributes:
+        error: the exception to raise in this process; SystemExit(2) where another process reports the failure.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Agreement:
+    """Agreement of all processes on signals and failures.
+
+    Args:
+        fabric: of the training.
+        received: list to which the numbers of received signals are added.
+    """
+
+    def __init__(self, fabric: Fabric, received: Sequence[int]) -> None:
+        self.fabric, self.received = fabric, received
+        self._failure: Exception | None = None
+
+    def attempt(self, action: Callable[[], T]) -> T | None:
+        """Returns what `action` returns; None where it fails, which the next `check` reports."""
+        try:
+            return action()
+        except Exception as error:  # noqa: BLE001  it is raised once all processes know it
+            self._failure = self._failure or error
+            return None
+
+    def check(self) -> int:
+        """Returns the highest number of a signal that any process received, or 0. All processes must call it.
+
+        Raises:
+            Failed: an attempt failed in one of the processes.
+        """
+        failure, self._failure = self._failure, None
+        # Only the first process that failed reports it, so that the user reads one sentence.
+        number = first_of(self.fabric) + _FAILED if failure else max(self.received, default=0)
+        highest = agreed(self.fabric, number)
+        if highest < _FAILED:
+            return highest
+        raise Failed(failure if failure and highest == number else SystemExit(2))
+
+
+def first_of(fabric: Fabric) -> int:
+    """Returns a number above 0 that is the highest in the first process."""
+    return fabric.world_size - fabric.global_rank
+
+
+def describe(error: BaseException) -> str:
+    """Returns the sentence for `error`."""
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,76 @@
+"""Digests of weights and data: they identify what a run, a measurement or a result was made of."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ohem.data.loader import DetectionData, Examples
+from ohem.io.digests import digests_of_files
+
+KEYS = ("boxes", "labels", "ignore")
+"""Fields of a target that training and evaluation depend on."""
+
+
+class _Hash(Protocol):
+    def update(self, data: Any, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class DataDigests:
+    """Digests of 16 hexadecimal digits of the training data. They do not depend on the place of the files."""
+
+    images: str
+    """Digest of the bytes of the image files, in order."""
+    annotations: str
+    """Digest of boxes, labels and ignore flags, in order."""
+    proposals: str = ""
+    """Digest of the proposals that are used, in order; empty where there are none yet."""
+
+
+def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
+    """Returns 16 hexadecimal digits of the names, types, shapes and values of a state dict."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        _add(digest, name, value)
+    return digest.hexdigest()[:16]
+
+
+def digests_of_data(data: DetectionData) -> DataDigests:
+    """Returns the digests of the images and annotations of `data`, without proposals."""
+    annotations = hashlib.sha256()
+    for i in range(len(data)):
+        target = data.target(i)
+        for key in KEYS:
+            _add(annotations, key, target[key])
+    files = digests_of_files([data.path(i) for i in range(len(data))])
+    return DataDigests(_short(" ".join(files)), annotations.hexdigest()[:16])
+
+
+def digest_of_proposals(names: Sequence[str], proposals: Mapping[str, Any], top: int) -> str:
+    """Returns 16 hexadecimal digits of the first `top` proposals of each image, in order."""
+    digest = hashlib.sha256()
+    for name in names:
+        _add(digest, "proposals", torch.as_tensor(np.array(proposals[name][:top], dtype=np.float32)))
+    return digest.hexdigest()[:16]
+
+
+def digest_of_examples(examples: Examples) -> str:
+    """Returns 16 hexadecimal digits of the image files, ground truth, proposals and resized sizes."""
+    made_of = digests_of_data(examples.data)
+    proposals = digest_of_proposals(examples.data.ids, examples.proposals, examples.top)
+    parts = f"short {examples.short} long {examples.long}", made_of.images, made_of.annotations, proposals
+    return _short(" ".join(parts))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _add(digest: _Hash, name: str, value: Tensor) -> None:
+    digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+    digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

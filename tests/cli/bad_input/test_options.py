@@ -1,0 +1,123 @@
+"""Bad options on the command line and in --config files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.command_line import ohem, sentence
+from tests.helpers.toy_data import training
+
+
+def test_unknown_recipe_option_and_value_name_the_nearest(run: Path, data: Path) -> None:
+    assert "did you mean demo-ohem" in sentence(ohem("train", run, "--recipe", "demo-ohm"))
+    assert "--solver.lr?" in sentence(ohem("train", run, *training(data), "--solver.lrr", 1))
+    assert "Did you mean" in sentence(ohem("train", run, *training(data), "--model.backbone", "vgg61"))
+    assert "--solver.lr" in sentence(ohem("train", run, *training(data), "--solver.lr", "fast"))
+    assert not run.exists()
+
+
+def test_missing_recipe_names_the_command_that_lists_them(run: Path) -> None:
+    assert "`ohem recipes` lists them" in sentence(ohem("train", run))
+
+
+def test_unknown_command_names_the_nearest() -> None:
+    assert "train" in sentence(ohem("trian"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--test.iterations", 0, "--test.iterations 0"),
+        ("--test.scales", 0, "--test.scales 0"),
+        ("--test.scalse", 480, "--test.scales"),
+        ("--test.merge", "nearby", "nearest"),
+        ("--test.voters", "none", "all"),
+    ],
+)
+def test_bad_test_options(run: Path, data: Path, option: str, value: object, message: str) -> None:
+    assert ohem("train", run, *training(data, steps=1)).code == 0
+    assert message in sentence(ohem("eval", run, option, value))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--run.log-every", 0),
+        ("--run.checkpoint-every", 0),
+        ("--solver.decay-every", 0),
+        ("--solver.images", 0),
+        ("--solver.steps", 0),
+        ("--sampler.batch-size", 0),
+        ("--sampler.batch-size", -3),
+        ("--sampler.fg-fraction", 2.5),
+        ("--sampler.nms-iou", float("nan")),
+        ("--data.short", 0),
+        ("--solver.lr", -0.5),
+    ],
+)
+def test_numbers_out_of_range(run: Path, data: Path, option: str, value: object) -> None:
+    replaced = ("--data.short", 64, "--solver.images", "--solver.steps", 2)
+    options = [argument for argument in training(data) if argument not in replaced]
+    text = sentence(ohem("train", run, *options, f"{option}={value}"))
+    assert f"{option} {value} is out of range: give " in text
+    assert not run.exists()
+
+
+def test_scales_must_be_lengths(run: Path, data: Path) -> None:
+    assert "--data.scales -1" in sentence(ohem("train", run, *training(data), "--data.scales", 480, -1))
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("arguments", [[-1], [8, "--model.implementation", "loss_layer"]])
+def test_rescore_top_needs_a_count_and_the_read_only_pass(run: Path, data: Path, arguments: list[object]) -> None:
+    assert "--model.rescore-top" in sentence(ohem("train", run, *training(data), "--model.rescore-top", *arguments))
+    assert not run.exists()
+
+
+def test_unknown_yaml_key_names_the_nearest(run: Path, data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("solver:\n  momentun: 0.5\n")
+    text = sentence(ohem("train", run, *training(data), "--config", config))
+    assert "momentun" in text
+    assert "momentum" in text
+    assert str(config) in text
+
+
+def test_malformed_and_missing_yaml(run: Path, data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    assert str(config) in sentence(ohem("train", run, *training(data), "--config", config))
+    config.write_text("solver: [1\n")
+    assert str(config) in sentence(ohem("train", run, *training(data), "--config", config))
+
+
+@pytest.mark.parametrize("content", ["solver: 3\n", "[1, 2]\n", "", "{}\n"])
+def test_yaml_must_be_nested(content: str, run: Path, data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(content)
+    text = sentence(ohem("train", run, *training(data), "--config", config))
+    assert str(config) in text
+    assert "recipe.yaml" in text
+
+
+def test_config_must_be_a_file(run: Path, data: Path, tmp_path: Path) -> None:
+    text = sentence(ohem("train", run, *training(data), "--config", tmp_path))
+    assert f"--config {tmp_path}: Is a directory" in text
+    assert "YAML" not in text
+
+
+def test_missing_weights(run: Path, data: Path) -> None:
+    assert "nowhere.pth" in sentence(ohem("train", run, *training(data), "--model.weights", "nowhere.pth"))
+    assert ohem("train", run, *training(data)).code == 0  # the first try left nothing in the folder
+
+
+@pytest.mark.parametrize(
+    "option", [["--run.accelerator", "cuda"], ["--run.accelerator", "abacus"], ["--devices", "0"], ["--devices", "two"]]
+)
+def test_devices_must_fit_the_machine(run: Path, data: Path, option: list[str]) -> None:
+    if torch.cuda.is_available() and "cuda" in option:
+        pytest.skip("this machine has a GPU")
+    options = [argument for argument in training(data) if argument not in ("--run.accelerator", "cpu")]
+    text = sentence(ohem("train", run, *options, *option))
+    assert "do not fit this machine" in text
+    assert option[1] in text

@@ -1,0 +1,110 @@
+"""A data set of coloured rectangles, small enough to train on in a test, and the options that do so."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from PIL import Image
+
+from tests.helpers.datasets import OBJECT, annotation, write_coco
+
+NAMES = ("blue", "red")
+COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
+SPLITS = {"train": tuple("abcdef"), "test": tuple("gh")}
+
+
+def make_toy(folder: Path, splits: dict[str, Sequence[str]] | None = None) -> Path:
+    """Images 64 x 80 with one red and one blue rectangle each; splits `train` (a-f) and `test` (g, h) by default."""
+    splits = splits or SPLITS
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for split, stems in splits.items():
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems))
+        for stem in stems:
+            _make_image(folder, stem)
+    return folder
+
+
+def make_toy_coco(folder: Path) -> tuple[str, str]:
+    """The same images and objects in COCO's format, classes numbered 7 and 3; the sources of `train` and `test`.
+
+    Image `a` has a crowd besides, and `f` and `h` no object.
+    """
+    images = folder / "images"
+    images.mkdir(parents=True)
+    sources = []
+    for split, stems in SPLITS.items():
+        things = []
+        for stem in stems:
+            pixels, corners = _draw(stem)
+            Image.fromarray(pixels).save(images / f"{stem}.png")
+            if stem not in "fh":
+                things += [
+                    annotation(ord(stem), c, [x, y, 20, 24], area=480)
+                    for c, (x, y) in zip((7, 3), corners, strict=True)
+                ]
+        if split == "train":
+            things.append(annotation(ord("a"), 3, [0, 0, 40, 60], iscrowd=1))
+        sizes = {f"{stem}.png": (ord(stem), 64, 80) for stem in stems}
+        path = write_coco(folder / f"{split}.json", sizes, things, dict(zip(NAMES, (7, 3), strict=True)))
+        sources.append(f"{path}:{images}")
+    return sources[0], sources[1]
+
+
+def edit_xml(data: Path, old: str, new: str, stem: str = "a") -> Path:
+    """Replaces a text, which must be there, in the annotations of an image; returns the path of the file."""
+    path = data / "Annotations" / f"{stem}.xml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def write_mat_file(path: Path, stems: str) -> Path:
+    """Writes two proposals for each image, as the original release does: [y1, x1, y2, x2], 1-based, end included."""
+    boxes, images = (np.empty((1, len(stems)), dtype=object) for _ in range(2))
+    for i, stem in enumerate(stems):
+        boxes[0, i] = np.array([[1.0, 1.0, 30.0, 40.0], [5.0 + i, 11.0, 28.0, 60.0]])
+        images[0, i] = stem
+    scipy.io.savemat(path, {"boxes": boxes, "images": images})
+    return path
+
+
+def _make_image(folder: Path, stem: str) -> None:
+    pixels, corners = _draw(stem)
+    text = "<annotation><size><width>80</width><height>64</height><depth>3</depth></size>\n"
+    for name, (x, y) in zip(NAMES, corners, strict=True):
+        text += OBJECT.format(name, x + 1, y + 1, x + 20, y + 24, 0)
+    Image.fromarray(pixels).save(folder / "JPEGImages" / f"{stem}.png")
+    (folder / "Annotations" / f"{stem}.xml").write_text(text + "</annotation>\n")
+
+
+def _draw(stem: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Pixels `[64, 80, 3]`, and the corner of the rectangle, 20 wide and 24 high, of each of `NAMES`."""
+    rng = np.random.default_rng(sum(map(ord, stem)))
+    pixels = rng.integers(90, 140, (64, 80, 3))
+    corners = []
+    for i, name in enumerate(NAMES):
+        x, y = 4 + 40 * i + int(rng.integers(0, 8)), int(rng.integers(4, 30))
+        pixels[y : y + 24, x : x + 20] = COLOURS[name]
+        corners.append((x, y))
+    return pixels.astype(np.uint8), corners
+
+
+def training(
+    data: Path, *, steps: int = 2, images: int = 2, test: str | None = "test", recipe: str = "demo-ohem"
+) -> list[object]:
+    """Options of `ohem train RUN` for a few steps on the toy data."""
+    return training_on(f"{data}:train", f"{data}:{test}" if test else None, steps=steps, images=images, recipe=recipe)
+
+
+def training_on(
+    train: str, test: str | None, *, steps: int = 2, images: int = 2, recipe: str = "demo-ohem"
+) -> list[object]:
+    """The same on the given sources."""
+    tested = ["--data.test", test] if test else []
+    return [
+        *["--recipe", recipe, "--data.train", train, *tested, "--data.short", 64, "--data.long", 80],
+        *["--solver.steps", steps, "--solver.images", images, "--proposals.jobs", 1, "--run.accelerator", "cpu"],
+    ]

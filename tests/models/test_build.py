@@ -1,0 +1,75 @@
+"""From a recipe to the detector, its sampler and its box refinement."""
+
+from dataclasses import replace
+
+import torch
+
+from ohem.config import schema
+from ohem.config.recipes import RECIPES
+from ohem.config.schema import SamplerConfig
+from ohem.detection.box_refinement import BoxRefinement
+from ohem.detection.multiscale import nearest, union
+from ohem.detection.post_process import PostProcess
+from ohem.inputs.datasets import with_classes
+from ohem.models.build import build_model, build_refinement, build_sampler
+from ohem.samplers import (
+    AllSampler,
+    HierarchicalSampler,
+    IoUBalancedSampler,
+    OHEMSampler,
+    ProportionalSampler,
+    RandomSampler,
+    RankSampler,
+)
+
+
+def test_sampler_has_the_options_of_the_recipe() -> None:
+    config = SamplerConfig(batch_size=8, fg_fraction=0.5, bg_lo=0.0, nms_iou=0.6, per_image=False, suppress="label")
+    assert build_sampler(replace(config, name="random")) == RandomSampler(8, 0.5, bg_lo=0.0)
+    assert build_sampler(config) == OHEMSampler(8, 0.6, False, "label")
+    assert build_sampler(replace(config, nms_iou=1.0)) == OHEMSampler(8, 1.0, False, "label")
+    assert build_sampler(replace(config, name="all")) == AllSampler()
+    assert build_sampler(replace(config, name="separate")) == OHEMSampler(8, 0.6, False, "label", fg_fraction=0.5)
+    assert build_sampler(replace(config, name="rank", pressure=9.0)) == RankSampler(8, 9.0)
+    assert build_sampler(replace(config, name="iou_balanced")) == IoUBalancedSampler(8, 0.5)
+    assert build_sampler(replace(config, name="hierarchical")) == HierarchicalSampler(8, 0.6)
+    assert build_sampler(replace(config, box_weight=0.0)).box_weight == 0.0  # type: ignore[attr-defined]
+    assert build_sampler(replace(config, name="proportional")) == ProportionalSampler(8)
+
+
+def test_dropout_is_that_of_the_recipe() -> None:
+    recipe = with_classes(RECIPES["small-ohem"].recipe, ("a",))
+    for dropout in (0.0, 0.25):
+        model = build_model(replace(recipe, model=replace(recipe.model, dropout=dropout)), AllSampler())
+        actual = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+        assert actual == [dropout, dropout]
+
+
+def test_detector_has_the_test_options_of_the_recipe() -> None:
+    recipe = with_classes(RECIPES["demo-ohem"].recipe, ("a",))
+    model = build_model(recipe, AllSampler())
+    assert (model.post_process, model.refinement, model.merge) == (PostProcess(0.001, 0.3, 300), None, union)
+    test = schema.TestConfig(merge="nearest", iterations=2, score=0.1, nms_iou=0.4, max_detections=7)
+    model = build_model(replace(recipe, test=test), AllSampler())
+    assert (model.post_process, model.merge) == (PostProcess(0.1, 0.4, 7), nearest)
+    assert model.refinement == BoxRefinement(2, voting=False)
+
+
+def test_refinement_has_the_options_of_the_recipe() -> None:
+    plain = schema.TestConfig()
+    assert build_refinement(plain) is None
+    assert build_refinement(replace(plain, iterations=2, voting=True)) == BoxRefinement()
+    options = {
+        "iterations": 3,
+        "rescore_score": 0.2,
+        "first_nms_iou": 0.95,
+        "first_top": 200,
+        "voting": True,
+        "vote_iou": 0.6,
+        "vote_at_least": True,
+        "vote_added": 1.5,
+        "voters": "scored",
+    }
+    assert build_refinement(replace(plain, **options)) == BoxRefinement(**options)  # type: ignore[arg-type]
+    for name in ("voting", "first_nms_iou", "first_top"):
+        assert build_refinement(replace(plain, **{name: options[name]})) is not None
