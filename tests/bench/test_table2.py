@@ -135,7 +135,7 @@ def test_unknown_method_is_reported(data: Path) -> None:
         (["--solver.steps", 7], "give --steps"),
         (["--run.devices", 2], "--run.devices 2"),
         (["--data.scales", 0], "--data.scales 0"),
-        (["--backbones", "mobilenet_v3_large"], "--model.backbone mobilenet_v3_large is none of"),
+        (["--backbones", "mobilenet_v3_large"], "--model.backbone mobilenet_v3_large does not fit"),
         (["--model.detector", "ssdlite"], "--model.detector ssdlite"),
     ],
 )

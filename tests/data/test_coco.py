@@ -1,4 +1,4 @@
-"""COCO's files are read exactly, and every defect is corrected with one warning or named in one sentence."""
+"""Reading of files in COCO's format: values, corrections with one warning, refusals in one sentence."""
 
 import json
 import pickle
@@ -27,7 +27,7 @@ DOG = annotation(4, 18, [1, 2, 3, 4])
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three images: one with a cat and a crowd of dogs, one with a dog whose area is not given, one with nothing."""
+    """Writes three images: one with a cat and a crowd of dogs, one with a dog without an area, one without objects."""
     write_coco(tmp_path / "instances.json", IMAGES, [CAT, DOGS, DOG], CATEGORIES)
     write_noise(tmp_path / "images", IMAGES)
     return tmp_path
@@ -38,7 +38,7 @@ def source(folder: Path, name: str = "instances") -> str:
 
 
 def edit(folder: Path, change: Callable[[Any], Any]) -> None:
-    """Change what the file holds: in place, or by what `change` returns."""
+    """Changes the content of the file: `change` edits it in place or returns the new content."""
     path = folder / "instances.json"
     content = json.loads(path.read_text())
     replaced = change(content)
@@ -106,7 +106,7 @@ def test_iscrowd_and_area_may_be_absent(folder: Path) -> None:
     assert target["area"].tolist() == [8 * 16.25, 1200]
 
 
-# --- several sources
+# Several sources
 
 
 def test_concatenation(folder: Path) -> None:
@@ -135,7 +135,7 @@ def test_one_image_in_two_sources_is_refused(folder: Path) -> None:
         COCODetection([source(folder), source(folder)])
 
 
-# --- corrected, with one warning
+# Corrections with one warning
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_boxes_without_area_are_skipped_with_one_warning(folder: Path, box: list
     assert len(data.target(1)["labels"]) == len(data.target(1)["area"]) == 1
 
 
-# --- refused, in one sentence
+# Refusals in one sentence
 
 
 def refused(text: str, message: str) -> None:
@@ -196,7 +196,7 @@ def test_malformed_json(folder: Path, text: str | bytes) -> None:
 
 
 def put(*path: Any) -> Callable[[Any], None]:
-    """A change that sets the field at `path[:-1]` to `path[-1]`, or removes it where that is `...`."""
+    """Returns a change that sets the field at `path[:-1]` to `path[-1]`, or removes it where that is `...`."""
 
     def change(content: Any) -> None:
         *way, key, value = path
@@ -227,7 +227,7 @@ FIRST = ("annotations", 0)
         (put("images", 1, "id", 9), r"instances\.json lists the image 9 twice: remove one"),
         (put("images", 1, "file_name", ...), r"image 4 of .*instances\.json has no file_name: add it"),
         (put("images", 1, "file_name", " "), r"image 4 of .*instances\.json has the file_name ' ': write a name"),
-        (put("images", 1, "file_name", "b.png"), "the images 9 and 4 of .* share the file_name 'b', but for the"),
+        (put("images", 1, "file_name", "b.png"), "the images 9 and 4 of .* have the file_name 'b' except for the"),
         (put("images", 1, "file_name", "x.jpg"), "image 4 of .* the file_name 'x.jpg', which is not in .*images: put"),
         (put("images", 1, "file_name", "."), r"image 4 of .* has the file_name '\.', which is not in"),
         (put("images", 0, "width", 400), r"image 9 of .* a size of 400 x 30 \(width x height\), .*b\.jpg has 40 x 30"),
@@ -270,7 +270,7 @@ def test_damaged_image(folder: Path) -> None:
     refused(source(folder), r"b\.jpg is cut short or not an image")
 
 
-# --- real data
+# Real data
 
 
 @needs_shared
@@ -292,7 +292,7 @@ def test_tiny_coco_loads_clean(split: str, objects: int, empty: int) -> None:
     assert sum(not len(target["labels"]) for target in targets) == empty
 
 
-# --- nothing is left unread, or read otherwise than COCO's program does
+# Fields that would be left unread, or read differently from COCO's program
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

@@ -1,4 +1,4 @@
-"""`read_image` gives the pixels a person sees, whatever the file's kind; damaged files are named."""
+"""`read_image` returns the pixels that a viewer displays, for every kind of file, and names damaged files."""
 
 import struct
 import zlib
@@ -25,7 +25,7 @@ DEEP = np.linspace(0, 65535, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.ui
 
 
 def pixels(path: Path) -> np.ndarray:
-    """What `read_image` gives, as `[H, W, 3]`, after the checks that hold for any file."""
+    """Returns the pixels of `read_image` as `[H, W, 3]`, after the checks that hold for any file."""
     image = read_image(path)
     assert image.dtype == torch.uint8
     assert image.is_contiguous()
@@ -99,7 +99,7 @@ def test_pixels_and_size_are_upright_as_pillow_shows_them(tmp_path: Path, suffix
 
 
 def test_an_orientation_behind_the_pixels_of_a_png_is_read(tmp_path: Path) -> None:
-    """The format allows its chunk anywhere; Pillow itself decodes all pixels to find it there."""
+    """Checks a chunk that the format allows anywhere; Pillow decodes all pixels to find it there."""
     path = tmp_path / "image.png"
     save_turned(COLOURS, path, 6)
     data = path.read_bytes()
@@ -131,7 +131,7 @@ def test_damaged_exif_is_upright_and_no_warning(tmp_path: Path, kept: int) -> No
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @given(st.integers(1, 30), st.integers(1, 30), st.data())
 def test_boxes_turn_with_the_pixels_and_back(orientation: int, height: int, width: int, data: st.DataObject) -> None:
-    """A rectangle that is painted on the stored pixels is where its turned box says, for each orientation."""
+    """Paints a rectangle on the stored pixels and checks its turned box in the upright image, for each orientation."""
     x1, y1 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     x2, y2 = data.draw(st.integers(x1 + 1, width)), data.draw(st.integers(y1 + 1, height))
     stored = np.zeros((height, width), np.uint8)
@@ -171,7 +171,7 @@ def test_images_just_below_the_limit_are_read_without_a_warning_of_pillow(tmp_pa
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("padded", [False, True], ids=["cut", "padded"])
 def test_truncated_jpeg_is_refused(tmp_path: Path, options: dict, share: float, padded: bool) -> None:
-    """Not filled with grey, not even where a broken download left zeros in place of the rest."""
+    """Checks that the rest is not filled with grey, even where a broken download left zeros in its place."""
     path = tmp_path / "image.jpg"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path, **options)
@@ -194,7 +194,7 @@ def test_other_truncated_images_are_refused(tmp_path: Path, suffix: str) -> None
 
 
 def test_thumbnail_and_trailer_are_no_truncation(tmp_path: Path) -> None:
-    """Their end-of-image and start-of-scan markers are not the picture's."""
+    """Checks images with end-of-image and start-of-scan markers in a thumbnail or trailer."""
     path = tmp_path / "image.jpg"
     Image.fromarray(COLOURS).save(path)
     data = path.read_bytes()

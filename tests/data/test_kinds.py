@@ -1,6 +1,6 @@
-"""Kinds of faults that people's own files have, in every format that there is a reader of.
+"""Faults that files of users have, in every format that has a reader.
 
-A format is covered by being among the subclasses of `DetectionSet`: each must say how a file of it is written.
+Every subclass of `DetectionSet` must have a row that says how a file of its format is written.
 """
 
 import json
@@ -28,7 +28,7 @@ HEIGHT, WIDTH = 30, 40
 
 
 class Thing(NamedTuple):
-    """An object: its box as [x1, y1, x2, y2], end exclusive."""
+    """Holds an object: its box is [x1, y1, x2, y2], end exclusive."""
 
     box: Box
     name: str = "cat"
@@ -36,7 +36,7 @@ class Thing(NamedTuple):
 
 
 class Content(NamedTuple):
-    """An image file and what its annotation says."""
+    """Holds the size and orientation of an image file, and the content of its annotation."""
 
     things: Sequence[Thing]
     size: tuple[int, int] | None = (HEIGHT, WIDTH)
@@ -102,14 +102,14 @@ def write(request: pytest.FixtureRequest) -> Write:
 
 
 def read(source: str, **options: object) -> tuple[DetectionSet, list[str]]:
-    """The data set, and what was said of it."""
+    """Returns the data set and the warnings about it."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         data = open_dataset([source], **options)  # type: ignore[arg-type]
     return data, [str(record.message) for record in said]
 
 
-def test_nothing_is_said_of_good_files(write: Write, tmp_path: Path) -> None:
+def test_good_files_give_no_warning(write: Write, tmp_path: Path) -> None:
     data, said = read(write(tmp_path, {"a": GOOD, "b": Content([])}))
     assert said == []
     check_dataset(data)
@@ -130,7 +130,7 @@ def test_nothing_is_said_of_good_files(write: Write, tmp_path: Path) -> None:
         (Content(GOOD.things, size=None, orientation=8), Note.TURNED_UNKNOWN),
     ],
 )
-def test_what_is_changed_or_guessed_is_said_once_with_its_number(
+def test_corrections_are_reported_once_with_their_number(
     write: Write, tmp_path: Path, content: Content, kind: Note
 ) -> None:
     data, said = read(write(tmp_path, {"good": GOOD, "one": content, "two": content}))
@@ -150,7 +150,7 @@ def test_what_is_changed_or_guessed_is_said_once_with_its_number(
         ([Thing((4, 5, 400, 25))], "most lies outside"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_once_for_all_files(
+def test_impossible_content_is_refused_once_for_all_files(
     write: Write, tmp_path: Path, things: Sequence[Thing], message: str
 ) -> None:
     if write is voc and "fractions" in message:  # which count from 1, and so do not lie within 0 and 1 otherwise
@@ -168,7 +168,7 @@ def test_what_cannot_be_meant_is_refused_once_for_all_files(
 def test_an_image_of_another_size_is_refused(write: Write, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has a size of 50 x 30 \(width x height\), .*b\.png has 40 x 30: correct"):
         read(write(tmp_path, {"a": GOOD, "b": Content([], size=(30, 50))}))
-    with pytest.raises(InputError, match="30 x 40 as it is displayed, and 40 x 30 as it is stored"):
+    with pytest.raises(InputError, match="30 x 40 when it is upright, and 40 x 30 as it is stored"):
         read(write(tmp_path, {"a": Content([], size=(50, 50), orientation=5)}))
 
 
@@ -177,7 +177,7 @@ def test_an_image_of_another_size_is_refused(write: Write, tmp_path: Path) -> No
 def test_pixels_and_boxes_are_those_that_a_viewer_shows(
     write: Write, tmp_path: Path, orientation: int, stored: bool
 ) -> None:
-    """A box around the object in the upright image has the same pixels in it, whichever frame it was annotated in."""
+    """Checks that the box holds the pixels of the object, in whichever orientation it was annotated."""
     upright = turn_size((HEIGHT, WIDTH), orientation)
     annotated = np.array([[4.0, 5, 20, 25]])
     transposed = upright != (HEIGHT, WIDTH)

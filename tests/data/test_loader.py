@@ -1,4 +1,4 @@
-"""What the network is shown: at a position by (seed, position) alone; one scale is what it was before several."""
+"""The order, scale and flip of training images: a function of (seed, position) alone."""
 
 from collections import Counter
 
@@ -15,7 +15,7 @@ SCALES = (24, 32, 48)
 
 
 class Noise:
-    """Three images of 20 x 30 pixels with an object each."""
+    """Holds three images of 20 x 30 pixels with one object each."""
 
     classes = ("thing",)
     ids = ["a", "b", "c"]  # noqa: RUF012
@@ -60,7 +60,7 @@ def test_one_scale_is_that_of_all_images() -> None:
 
 
 def test_scales_change_nothing_but_the_size() -> None:
-    """Order and flips are those of one scale: each image is resized, with all that is on it."""
+    """Checks that order and flips are those of one scale, and that only the size of image and boxes differs."""
     for position in range(12):
         one, several = sequence(3, (40,))[position], sequence(3)[position]
         assert one.id == several.id
@@ -71,7 +71,7 @@ def test_scales_change_nothing_but_the_size() -> None:
 
 def test_every_scale_is_drawn_about_equally_often_and_as_the_seed_says() -> None:
     shorts = [[round(20 * sequence(seed)[p].scale) for p in range(300)] for seed in (0, 1)]
-    # 60 is the highest long side, so that 48 becomes 40.
+    # The longest side is at most 60, so that 48 becomes 40.
     counts = Counter(shorts[0])
     assert set(counts) == {24, 32, 40}
     assert min(counts.values()) > 70

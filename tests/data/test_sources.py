@@ -1,4 +1,4 @@
-"""The form of a source gives its format."""
+"""Sources: their form decides the format of the data set."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def test_both_formats_of_the_same_data(tmp_path: Path) -> None:
     assert isinstance(voc, VOCDetection)
     assert isinstance(coco, COCODetection)
     assert (coco.classes, coco.ids) == (voc.classes, voc.ids)
-    for i in range(1, 5):  # the first has a crowd besides, the last nothing
+    for i in range(1, 5):  # the first also has a crowd, the last has no object
         for field, values in voc.target(i).items():
             assert coco.target(i)[field].tolist() == values.tolist()
 
@@ -29,7 +29,7 @@ def test_formats_cannot_be_mixed(tmp_path: Path) -> None:
             open_dataset(sources)
 
 
-def test_annotations_may_be_missing_in_voc_s_layout_where_that_is_said(tmp_path: Path) -> None:
+def test_annotations_may_be_missing_in_voc_s_layout_where_that_is_allowed(tmp_path: Path) -> None:
     folder, coco = make_toy(tmp_path / "voc"), make_toy_coco(tmp_path / "coco")[0]
     (folder / "Annotations" / "a.xml").unlink()
     with pytest.raises(InputError, match=r"a\.xml does not exist"):

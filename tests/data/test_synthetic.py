@@ -1,4 +1,4 @@
-"""The generated data set: its layout, what is in it, and that nothing of a person's is ever lost."""
+"""The generated data set: its layout and content; files of users are never lost."""
 
 import json
 import sys
@@ -104,7 +104,7 @@ def test_the_splits_share_no_digit_and_no_part_of_a_photograph() -> None:
 
 
 def test_no_distractor_is_a_digit_of_its_own() -> None:
-    """Nearest neighbours: a mirrored, turned or halved glyph is farther from every digit than digits from each other."""
+    """Checks that a mirrored, turned or halved glyph is farther from every digit than digits from their neighbours."""
     train, test = synthetic._sources()
     known = np.concatenate(train.digits)
 
@@ -114,7 +114,7 @@ def test_no_distractor_is_a_digit_of_its_own() -> None:
 
     real = distance([glyph for digits in test.digits for glyph in digits[::8]])
     symmetric = distance([glyph[:, ::-1] for glyph in test.digits[0][::2]])
-    assert symmetric < 1.3 * real  # a mirrored 0 is a 0: the test notices
+    assert symmetric < 1.3 * real  # a mirrored 0 is a 0, and the test must notice it
     for digits, transform in (
         (synthetic.MIRRORED, lambda glyph: glyph[:, ::-1]),
         (synthetic.TURNED, lambda glyph: glyph[::-1, ::-1]),

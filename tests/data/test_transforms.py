@@ -1,4 +1,4 @@
-"""Resizing follows the authors' rule; mirroring twice changes nothing."""
+"""Resizing by the authors' rule, and mirroring."""
 
 import pytest
 import torch
@@ -48,14 +48,14 @@ def test_resize_keeps_dtype_and_constant(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("width", [1, 2, 3])
 def test_narrow_bytes_are_resized_as_floats_are(width: int) -> None:
-    """torch 2.15 fails, or is wrong by up to 200, on uint8 resized to a width of 1."""
+    """Checks widths of 1, where torch 2.15 fails on uint8 or is wrong by up to 200."""
     image = torch.randint(0, 256, (3, 40, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for scale in (0.1, 0.5, 2.0):
         assert torch.all((resize(image, scale).float() - resize(image.float(), scale)).abs() <= 1)
 
 
 def test_resize_is_antialiased() -> None:
-    """Every fourth column is bright: a quarter of the size is dim all over, where sampling alone would miss them."""
+    """Makes every fourth column bright: at a quarter of the size all is dim, where sampling alone would miss them."""
     stripes = (torch.arange(64) % 4 == 0).to(torch.uint8).mul(200).expand(3, 64, 64)
     inside = resize(stripes, 0.25)[:, 2:-2, 2:-2].int()
     assert torch.all((inside - 50).abs() < 20)
@@ -82,6 +82,6 @@ def test_flipped_box_holds_the_flipped_pixels() -> None:
 @needs_shared
 def test_flip_equals_the_authors() -> None:
     case = reference("flip")
-    end = torch.tensor([0, 0, 1, 1])  # theirs is included
+    end = torch.tensor([0, 0, 1, 1])  # the authors' end is inclusive
     ours = flip_boxes(torch.tensor(case["boxes"]) + end, case["width"]) - end
     assert ours.tolist() == case["flipped"]

@@ -1,4 +1,4 @@
-"""The networks against the authors' layer tables, torchvision's own models, and a Caffe importer that is not ours."""
+"""Backbones compared with the authors' layer tables, torchvision's models and OpenCV's Caffe importer."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -22,7 +22,7 @@ CAFFE_NETS = [("vgg16", "VGG16"), ("vgg_cnn_m_1024", "VGG_CNN_M_1024")]
 
 
 def on_meta(name: str) -> Backbone:
-    """The network without its (up to 135 million) values."""
+    """Returns the network without its (up to 135 million) values."""
     with torch.device("meta"):
         return BACKBONES[name]()
 
@@ -129,7 +129,7 @@ def test_caffe_names_are_in_the_order_of_our_layers(name: str, key: str) -> None
 
 
 def test_caffe_names_of_squeezenet() -> None:
-    """features.3.squeeze, .expand1x1, .expand3x3 are fire2/squeeze1x1, ..., and so on to fire9."""
+    """Checks that features.3.squeeze, .expand1x1 and .expand3x3 are fire2/squeeze1x1, ..., up to fire9."""
     backbone = on_meta("squeezenet1_0")
     convs = [name for name, module in backbone.features.named_modules() if isinstance(module, nn.Conv2d)]
     assert [name.rpartition(".")[2] for name in convs[1:]] == [
@@ -141,9 +141,9 @@ def test_caffe_names_of_squeezenet() -> None:
 @needs_shared
 @pytest.mark.parametrize(("name", "key"), CAFFE_NETS)
 def test_features_are_those_of_opencvs_caffe_importer(name: str, key: str) -> None:
-    """The conv network as a whole: LRN's alpha, ceil-mode pooling on odd sizes, order of the layers.
+    """Compares whole conv networks: LRN's alpha, ceil-mode pooling on odd sizes, the order of the layers.
 
-    Except for LRN's k, which OpenCV takes to be 1 in a Caffe model.
+    LRN's k is not compared: OpenCV assumes 1 in a Caffe model.
     """
     torch.manual_seed(0)
     with torch.device("meta"):
@@ -172,7 +172,7 @@ def test_features_are_those_of_opencvs_caffe_importer(name: str, key: str) -> No
 
 @needs_shared
 def test_lrn_is_caffes() -> None:
-    """x / (k + alpha / size * sum of squares over the channels around) ** beta."""
+    """Checks x / (k + alpha / size * sum of squares over the neighbouring channels) ** beta."""
     layers = layers_of("VGG_CNN_M_1024", "LRN")
     ours = [m for m in on_meta("vgg_cnn_m_1024").features if isinstance(m, nn.LocalResponseNorm)]
     for module, layer in zip(ours, layers, strict=True):
@@ -191,7 +191,7 @@ def test_lrn_is_caffes() -> None:
 
 
 def randomise(net: nn.Module) -> None:
-    """Batch norm that does something, at values that keep the signal's size."""
+    """Fills batch norm with values that have an effect and keep the size of the signal."""
     torch.manual_seed(0)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -215,7 +215,7 @@ def test_resnet50_is_torchvisions_up_to_its_classifier() -> None:
 
 
 def test_mobilenet_v2_at_stride_16_holds_torchvisions_stride_32() -> None:
-    """Dilation in place of the stride: every other cell of ours is a cell of theirs."""
+    """Checks the dilation that replaces the stride: every other cell is a cell of torchvision's feature map."""
     net = mobilenet_v2(weights=None).eval()
     randomise(net)
     backbone = BACKBONES["mobilenet_v2"]()
@@ -271,7 +271,7 @@ def test_width_of_the_new_head(name: str) -> None:
     ids=["vgg", "squeezenet1_0", "mobilenet_v2", "resnet50"],
 )
 def test_pure_red(backbone: Callable[[], Backbone], expected: list[float]) -> None:
-    """It is the last channel of a Caffe network's input and the first of the others'."""
+    """Checks that red is the last channel of the input of a Caffe network and the first of the others'."""
     red = torch.tensor([255, 0, 0], dtype=torch.uint8)[:, None, None]
     torch.testing.assert_close(backbone().normalise(red).flatten(), torch.tensor(expected))
 

@@ -1,4 +1,4 @@
-"""Iterative box regression with voting, with RoI networks whose answers can be counted by hand."""
+"""Iterative box regression with voting, with RoI networks whose results can be counted by hand."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def rows(*values: list[float]) -> Tensor:
 
 
 class Halfway:
-    """A RoI network of one class that halves the distance to the object; `calls` are the boxes of its calls.
+    """Halves the distance to the one object in each iteration; `calls` has the boxes of each call.
 
     The score of a box whose left side is x1 is x1 / 100.
     """
@@ -41,7 +41,7 @@ class Halfway:
 
 
 def random_scores(seed: int, classes: int = 3) -> tuple[ScoreBoxes, Tensor]:
-    """A RoI network that answers at random, the same each time for the same box, and proposals."""
+    """Returns proposals and a RoI network with random results, which are the same for the same box."""
     rng = torch.Generator().manual_seed(seed)
     weights = torch.randn(4, 5 * (classes + 1), generator=rng)
 
@@ -84,7 +84,7 @@ def test_voting_leaves_scores_labels_and_number(seed: int, voters: str) -> None:
 
 
 def test_second_iteration_by_hand() -> None:
-    """Box (40, 20, 60, 40) towards (80, 20, 120, 40): first to x1 = 60 with score 0.4, then to x1 = 70 with 0.6."""
+    """Moves box (40, 20, 60, 40) towards (80, 20, 120, 40): to x1 = 60 with score 0.4, then x1 = 70 with score 0.6."""
     score_boxes, proposals = Halfway([80.0, 20.0, 120.0, 40.0]), rows([40.0, 20.0, 60.0, 40.0])
     detections = BoxRefinement(2, voting=False)([score_boxes], proposals, SIZE, PostProcess(nms_iou=1.0))
     assert [boxes.tolist() for boxes in score_boxes.calls] == [[[40, 20, 60, 40]], [[60, 20, 90, 40]]]
@@ -93,7 +93,7 @@ def test_second_iteration_by_hand() -> None:
 
 
 def test_union_nms_and_vote_by_hand() -> None:
-    """IoU of both iterations is 20 / 45: the first is suppressed at 0.3, votes at 0.4, and does not at 0.5."""
+    """Counts with an IoU of 20 / 45: the first box is suppressed at 0.3, votes at 0.4, and does not vote at 0.5."""
     score_boxes, proposals = Halfway([80.0, 20.0, 120.0, 40.0]), rows([40.0, 20.0, 60.0, 40.0])
     kept = BoxRefinement()([score_boxes], proposals, SIZE, POST)
     torch.testing.assert_close(kept["boxes"], rows([70.0, 20.0, 105.0, 40.0]))
@@ -110,7 +110,7 @@ def test_only_high_scoring_boxes_are_scored_again() -> None:
 
 
 def test_threshold_limits_voters_only_with_the_option() -> None:
-    """The first iteration's box (score 0.4) is no detection at 0.5, but votes for the second's (score 0.6)."""
+    """Checks that the first iteration's box (score 0.4), no detection at 0.5, votes for the second's (score 0.6)."""
     score_boxes, proposals = Halfway([80.0, 20.0, 120.0, 40.0]), rows([40.0, 20.0, 60.0, 40.0])
     post, refine = PostProcess(score=0.5), BoxRefinement(vote_iou=0.4)
     torch.testing.assert_close(refine([score_boxes], proposals, SIZE, post)["boxes"], rows([66.0, 20.0, 99.0, 40.0]))
@@ -132,7 +132,7 @@ def test_options_of_the_vote_reach_it() -> None:
 
 
 def test_a_class_relocates_and_votes_for_itself_only() -> None:
-    """Two classes that want the one proposal at different places: each is followed, and neither votes for the other."""
+    """Moves one proposal to different places for two classes; neither class votes for the other."""
     targets = rows([20.0, 20.0, 40.0, 40.0], [22.0, 20.0, 42.0, 40.0])
 
     def score_boxes(boxes: Tensor) -> BoxScores:
@@ -149,7 +149,7 @@ def test_a_class_relocates_and_votes_for_itself_only() -> None:
 
 
 def test_first_nms_and_top_are_of_a_class_and_of_the_proposals() -> None:
-    """Scores 0.44, 0.42 (IoU 9 / 11 with the first, 29 / 31 once both are moved), 0.40 and 0.10."""
+    """Uses scores 0.44, 0.42 (IoU 9 / 11 with the first, 29 / 31 after both moved), 0.40 and 0.10."""
     score_boxes = Halfway([80.0, 20.0, 120.0, 40.0])
     proposals = rows([44.0, 0, 64, 20], [42.0, 0, 62, 20], [40.0, 60, 60, 80], [10.0, 60, 30, 80])
     for refine, left in [
@@ -166,7 +166,7 @@ def test_first_nms_and_top_are_of_a_class_and_of_the_proposals() -> None:
 
 
 def test_highest_number_of_a_class() -> None:
-    """The second proposal is the better one for class 1, the first for class 2."""
+    """Uses two proposals: the second is better for class 1, the first for class 2."""
     proposals = rows([10.0, 10.0, 30.0, 30.0], [50.0, 50.0, 70.0, 70.0])
 
     def score_boxes(boxes: Tensor) -> BoxScores:

@@ -1,4 +1,4 @@
-"""Drawn pictures: what is coloured, what is left alone, and that labels stay inside."""
+"""Images with drawn boxes: which pixels change, and where labels lie."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ GREY = torch.full((3, 100, 200), 100, dtype=torch.uint8)
 
 
 def changed(picture: Tensor, image: Tensor = GREY) -> Tensor:
-    """(H, W) bool: the pixels drawn on."""
+    """Returns (H, W) bool: the pixels that were drawn on."""
     return (picture != image).any(dim=0)
 
 
@@ -61,7 +61,7 @@ def test_a_name_has_one_colour_and_other_names_have_others() -> None:
     "box", [[0.0, 0, 200, 100], [190.0, 50, 200, 60], [150.0, 0, 200, 5], [0.0, 96, 10, 100], [-5.0, -5, 300, 300]]
 )
 def test_a_label_at_any_edge_is_drawn_completely(box: list[float]) -> None:
-    """The text has the same pixels as that of a label with room on all sides, somewhere in the picture."""
+    """Checks that the text has the same pixels as that of a label with room on all sides."""
     roomy = draw_detections(GREY, torch.tensor([[50.0, 40, 180, 90]]), ["king"], [0.93])[:, :40]
     rows, columns = changed(roomy, GREY[:, :40]).nonzero().T
     label = roomy[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
@@ -78,7 +78,7 @@ def test_a_label_at_any_edge_is_drawn_completely(box: list[float]) -> None:
 
 
 def label_areas(boxes: list[list[float]], names: list[str]) -> list[Area]:
-    """The area of each label, in the order of the boxes, in a picture of 200 x 100 pixels."""
+    """Returns the area of each label, in the order of the boxes, in an image of 200 x 100 pixels."""
     placed: list[Area] = []
     for box, name in zip(boxes, names, strict=True):
         width, height = (extent + 2 * PADDING for extent in _text_size(name, _font((200, 100))))
@@ -87,7 +87,7 @@ def label_areas(boxes: list[list[float]], names: list[str]) -> list[Area]:
 
 
 def test_labels_of_one_place_do_not_overlap() -> None:
-    """Four equal boxes: above, inside the top, below, inside the bottom."""
+    """Draws four equal boxes, with labels above, inside the top, below and inside the bottom."""
     areas = label_areas([[50.0, 40, 120, 80]] * 4, ["one"] * 4)
     height = areas[0][3] - areas[0][1]
     assert [area[1] for area in areas] == [40 - height, 40 - height, 40, 40]
@@ -110,7 +110,7 @@ def test_labels_lie_in_the_picture_and_overlap_only_without_room(boxes: list[tup
 
 
 def test_an_object_below_a_label_is_visible() -> None:
-    """A black and a white half of the image give different pixels of the background of a label."""
+    """Checks that a black and a white half of the image give different pixels behind a label."""
     image = torch.zeros(3, 100, 200, dtype=torch.uint8)
     image[:, :, 100:] = 255
     picture = draw_detections(image, torch.tensor([[80.0, 40, 190, 90]]), ["a long name"])

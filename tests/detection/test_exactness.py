@@ -1,7 +1,7 @@
-"""The read-only pass and the selection choose what the paper's two passes, as they are written down, choose.
+"""The read-only pass and the selection choose the same RoIs as the paper's two passes, written plainly.
 
-On real images with selective-search boxes, for every backbone, in float32 and under autocast, whichever RoIs suppress
-each other. The plain pass pools every RoI with torchvision's kernel and runs all of them through PyTorch's own layers.
+The images are real, with selective-search boxes; every backbone runs in float32 and under autocast, with each rule of
+suppression. The plain pass pools every RoI with torchvision's kernel and runs all of them through PyTorch's layers.
 """
 
 from functools import cache, partial
@@ -33,7 +33,7 @@ SAMPLERS = {
 
 @cache
 def batch(top: int = 150) -> tuple[list[Tensor], RoIs]:
-    """Two photographs of blood cells, about 250 pixels high, and their RoIs, of `top` proposals each."""
+    """Returns two photographs of blood cells, about 250 pixels high, and RoIs of `top` proposals each."""
     data: DetectionSet = open_dataset([f"{SHARED}/data/bccd:test"])
     names = data.ids[:2]
     proposals = {name: selective_search(data.image(i).flip(0).permute(1, 2, 0).numpy()) for i, name in enumerate(names)}
@@ -46,7 +46,7 @@ def batch(top: int = 150) -> tuple[list[Tensor], RoIs]:
 
 @cache
 def network(name: str) -> FastRCNN:
-    """In train mode, dropout off, with ImageNet's weights where they are at hand, and losses that differ."""
+    """Returns a detector in train mode without dropout, with ImageNet's weights if available, and different losses."""
     torch.manual_seed(0)
     model = FastRCNN(BACKBONES[name](), 4, OHEMSampler(KEPT))
     weights = SHARED / "weights" / f"{name}_imagenet_fp16.safetensors"
@@ -71,7 +71,7 @@ def plain_losses(model: FastRCNN, features: Tensor, rois: RoIs) -> Tensor:
 
 
 def plain_choice(sampler: OHEMSampler, losses: Tensor, rois: RoIs) -> list[int]:
-    """All of NMS, then the hardest: of each image, or of all. RoIs of one window tie: the first index goes first."""
+    """Runs NMS over all RoIs and takes the hardest of each image, or of all; ties go to the first index."""
     order = losses.argsort(descending=True, stable=True)
     order = order[rois.labels[order] != IGNORE]
     groups = rois.images * 100 + (rois.labels if sampler.suppress == "label" else 0)

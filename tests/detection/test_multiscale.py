@@ -1,4 +1,4 @@
-"""An image in several sizes: the size at which a box is scored, and that one size is what there was before."""
+"""An image in several sizes: the size at which a box is scored; one size gives the results of a single scale."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ def test_level_cases() -> None:
 
 
 def test_levels_by_hand() -> None:
-    """A square of side 112 has the area at scale 2; one of 158.4 (half the area) is as far from it at 0 as at 2^.5."""
+    """Checks a square of side 112, which has the area at scale 2, and one of 158.4, equally far from two levels."""
     squares = torch.tensor([[0.0, 0.0, side, side] for side in (112, 224, 20, 1000)])
     assert levels(squares, [1.0, 2.0]).tolist() == [1, 0, 1, 0]
     assert levels(squares, [2.0, 1.0]).tolist() == [0, 1, 0, 1]
@@ -39,7 +39,7 @@ def test_levels_by_hand() -> None:
 
 
 def views(scales: Sequence[float]) -> tuple[list[View], list[list[Tensor]]]:
-    """Views that return their own number, and the boxes of their calls."""
+    """Returns views that return their own number, and the list of the boxes of their calls."""
     calls: list[list[Tensor]] = [[] for _ in scales]
 
     def view(i: int, scale: float) -> View:
@@ -97,7 +97,7 @@ def test_one_size_is_the_plain_detector(merge: object, refinement: BoxRefinement
 
 
 def test_boxes_are_in_pixels_of_the_original() -> None:
-    """Only enlarged: what is found in the enlarged image, with boxes as many times smaller."""
+    """Checks that boxes of the enlarged image are divided by its scale."""
     images, proposals, _ = mini_batch()
     model = detector(AllSampler()).eval()
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_boxes_are_in_pixels_of_the_original() -> None:
     "refinement", [None, BoxRefinement(voting=False), BoxRefinement(), BoxRefinement(3, first_top=20)]
 )
 def test_an_image_twice_in_one_size_is_the_image_once(refinement: BoxRefinement | None) -> None:
-    """NMS drops the second of equals, and the weight of every vote is doubled."""
+    """Checks that NMS drops the second of two equal boxes, and that the weight of every vote is doubled."""
     images, proposals, _ = mini_batch()
     model = detector(AllSampler(), refinement=refinement)
     once, twice = (detections(model, images[0], scales, proposals[0]) for scales in ([1.5], [1.5, 1.5]))
@@ -134,7 +134,7 @@ def test_the_order_of_sizes_does_not_matter(refinement: BoxRefinement | None) ->
 
 
 def test_union_has_the_detections_of_all_sizes() -> None:
-    """Without NMS and limits, the union is all of both."""
+    """Checks that, without NMS and limits, the union has all detections of both."""
     images, proposals, _ = mini_batch()
     model = detector(AllSampler(), post_process=PostProcess(0.2, 1.0, 10**6))
     small, large, both = (detections(model, images[0], scales, proposals[0]) for scales in ([1.0], [2.0], [1.0, 2.0]))
@@ -164,7 +164,7 @@ def test_no_proposals(merge: object, refinement: BoxRefinement | None) -> None:
 
 @given(st.integers(20, 500), st.integers(20, 500), st.floats(0.5, 3), st.integers(0, 1000))
 def test_the_level_depends_on_the_scaled_area_alone(height: int, width: int, zoom: float, seed: int) -> None:
-    """The same picture stored larger: the same levels, as its scales are as many times smaller."""
+    """Checks that the same image, stored larger, has the same levels at scales that are as many times smaller."""
     boxes = random_boxes(10, torch.Generator().manual_seed(seed)).double()
     scales = [scale_factor(height, width, short, 10**6) for short in (480, 600, 864)]
     larger = [scale / zoom for scale in scales]

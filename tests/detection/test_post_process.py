@@ -1,4 +1,4 @@
-"""From scores and regressions to detections, by hand; box voting by hand, by definition and by reference."""
+"""Detections from scores and regressions, counted by hand; box voting by hand, by definition and by reference."""
 
 import math
 
@@ -24,7 +24,7 @@ FAR = [50.0, 50.0, 60.0, 60.0]
 def detect(
     scores: list[list[float]], boxes: list[list[float]], deltas: Tensor | None = None, post: PostProcess | None = None
 ) -> dict[str, list[object]]:
-    """Rows of probabilities, background first; no regression unless given."""
+    """Returns the detections of rows of probabilities, background first, without regression unless given."""
     p, k1 = len(boxes), len(scores[0]) if scores else 3
     result = (post or PostProcess())(
         torch.tensor(scores).reshape(p, k1),
@@ -77,7 +77,7 @@ def test_suppression_is_above_0_3_unless_given() -> None:
 
 
 def test_suppression_is_of_regressed_boxes() -> None:
-    """Two distant proposals that are regressed to the same place."""
+    """Uses two distant proposals that are regressed to the same place."""
     deltas = torch.zeros(2, 2, 4)
     deltas[1, 1, :2] = -5  # five widths of 10 back from (50, 50)
     result = detect([[0.1, 0.9], [0.5, 0.5]], [UNIT, FAR], deltas)
@@ -123,7 +123,7 @@ HALF = torch.tensor([[0.0, 0.0, 10.0, 5.0]])  # IoU 1/2 with it
 
 
 def drawn(seed: int, n: int = 4, c: int = 30) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes, candidates around them and everywhere, and their scores."""
+    """Returns boxes, candidates around them and everywhere, and their scores."""
     rng = torch.Generator().manual_seed(seed)
     boxes = random_boxes(n, rng)
     near = boxes.repeat_interleave(c // n, dim=0)
@@ -134,7 +134,7 @@ def drawn(seed: int, n: int = 4, c: int = 30) -> tuple[Tensor, Tensor, Tensor]:
 
 @needs_shared
 def test_reference_values() -> None:
-    """Their boxes have inclusive ends, so they are voted on in our convention and taken back."""
+    """Converts the authors' boxes, which have inclusive ends, to our convention and back."""
     cases = reference("bbox_voting")["cases"]
     assert len(cases) == 3
     for case in cases:
@@ -149,7 +149,7 @@ def test_reference_values() -> None:
 
 
 def test_by_hand() -> None:
-    """Weights 3 and 1: three quarters of the way from the second to the first; the third is too far to vote."""
+    """Uses weights 3 and 1: three quarters of the way from the second to the first; the third is too far to vote."""
     candidates = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 8.0], [5.0, 0.0, 15.0, 10.0]])
     assert vote_boxes(BOX, candidates, torch.tensor([0.75, 0.25, 0.9])).tolist() == [[0.0, 0.0, 10.0, 9.5]]
     assert vote_boxes(BOX, candidates, torch.tensor([0.75, 0.25, 0.9]), 0.8).tolist() == BOX.tolist()

@@ -1,8 +1,7 @@
-"""Weights of every source reach the right layers with the right normalisation, or none at all and it says why."""
+"""Weights of every source reach the right layers with the right normalisation, or are refused with the reason."""
 
 import os
 import pickle
-import sys
 import urllib.error
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,58 +10,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import get_model, get_model_weights
 from torchvision.transforms.functional import center_crop, resize
 
 from ohem.data.transforms import read_image
-from ohem.detection.backbones import BACKBONES, Backbone, Normalisation
-from ohem.detection.backbones.base import IMAGENET, Pretrained, fc_head
+from ohem.detection.backbones import BACKBONES
+from ohem.detection.backbones.base import IMAGENET, Pretrained
 from ohem.detection.weights import load_weights
 from ohem.errors import InputError
-from tests.helpers.caffe_files import caffemodel, old_caffemodel
+from tests.detection.toy_backbone import CAFFE, OWN, published, refused, snapshot, toy
 from tests.helpers.reference import SHARED, needs_shared
-
-OWN = Normalisation("rgb", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
-CAFFE = Normalisation("bgr", (100.0, 110.0, 120.0))
-
-
-def toy(pretrained: Pretrained | None = None, seed: int = 0) -> Backbone:
-    """Two convolutions, and a head of two linear layers."""
-    torch.manual_seed(seed)
-    return Backbone(
-        nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2, padding=1)),
-        fc_head(6 * 2 * 2, 5, 7, dropout=0.0),
-        stride=4,
-        channels=6,
-        pool_size=2,
-        dim=7,
-        normalisation=OWN,
-        pretrained=pretrained or Pretrained(names={"features.": "features.", "roi_head.1.": "classifier.0."}),
-    )
-
-
-def published() -> dict[str, Tensor]:
-    """A state dict for `toy` in torchvision's layout: the first linear layer included, float16, and a classifier."""
-    state = {k: v for k, v in toy(seed=1).state_dict().items() if k.startswith(("features.", "roi_head.1."))}
-    renamed = {k.replace("roi_head.1.", "classifier.0."): v.half() for k, v in state.items()}
-    return renamed | {"classifier.6.weight": torch.zeros(1000, 5)}
-
-
-def snapshot(backbone: Backbone) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-
-
-def refused(backbone: Backbone, source: str | Path, *arguments: str) -> None:
-    """The sentence has these words and the source's name, and the backbone is as it was."""
-    before = snapshot(backbone)
-    with pytest.raises(InputError) as caught:
-        load_weights(backbone, source)
-    for word in (str(source), *arguments):
-        assert word in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
-
 
 # Files in torchvision's layout
 
@@ -138,7 +96,7 @@ def test_missing_tensors_are_named_and_counted(tmp_path: Path) -> None:
 
 
 def test_shapes_and_values_are_checked_before_anything_is_copied(tmp_path: Path) -> None:
-    """The last of the tensors are at fault: the first ones must not have been copied."""
+    """Uses tensors of which the last are wrong: the first ones must not have been copied."""
     state = published()
     state["classifier.0.weight"] = torch.zeros(5, 54)
     state["classifier.0.bias"][0] = torch.nan
@@ -171,7 +129,7 @@ def test_a_file_cut_short(suffix: str, tmp_path: Path) -> None:
 
 
 def test_a_pickle_with_any_one_byte_changed(tmp_path: Path) -> None:
-    """Whatever it makes the unpickler raise, the caller gets the sentence, or the weights."""
+    """Checks that the caller gets one sentence or the weights, whatever error the unpickler raises."""
     torch.save(published(), tmp_path / "w.pth", _use_new_zipfile_serialization=False)
     content, spoilt, backbone = (tmp_path / "w.pth").read_bytes(), tmp_path / "spoilt.pth", toy()
     refusals = 0
@@ -221,7 +179,7 @@ def test_a_backbone_that_nobody_publishes_weights_of(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """torch.hub's folder of downloads, with the network unplugged."""
+    """Makes torch.hub's folder of downloads, without network."""
 
     def unplugged(*_: object, **__: object) -> None:
         raise urllib.error.URLError("no network in tests")
@@ -252,7 +210,7 @@ def save_as_downloaded(model: str, folder: Path, member: str = "IMAGENET1K_V1") 
     ],
 )
 def test_torchvisions_weights_come_with_torchvisions_input(source: str | None, hub: Path) -> None:
-    """By name, and (None) as the file that torchvision downloads, known by its name."""
+    """Loads by name, and (None) by the file that torchvision downloads, known by its file name."""
     path, state = save_as_downloaded("squeezenet1_0", hub)
     backbone = BACKBONES["squeezenet1_0"]()
     assert backbone.normalisation.order == "bgr"
@@ -283,7 +241,7 @@ def test_torchvisions_weights_that_are_not_there(hub: Path) -> None:
 
 @pytest.mark.parametrize("name", ["vgg16", "squeezenet1_0", "mobilenet_v2", "resnet50"])
 def test_layout_is_torchvisions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every tensor that we read is in torchvision's state dict in our shape; no other may be missing."""
+    """Checks that every tensor that we read is in torchvision's state dict in our shape, and that all are required."""
     with torch.device("meta"):
         backbone, net = BACKBONES[name](), get_model(name, weights=None)
     state = {k: torch.zeros((), dtype=v.dtype).expand(v.shape) for k, v in net.state_dict().items()}
@@ -311,80 +269,6 @@ def test_vgg16_takes_its_head_from_torchvisions_classifier() -> None:
     }
 
 
-# Caffe models
-
-TOY_CAFFE = Pretrained(caffe=("conv1", "conv2", "fc6", "fc7"), caffe_input=CAFFE)
-
-
-def caffe_layers(backbone: Backbone) -> list[Any]:
-    modules = [m for m in backbone.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    return [
-        (
-            name,
-            "Convolution" if name.startswith("conv") else "InnerProduct",
-            [p.detach().numpy() for p in m.parameters()],
-        )
-        for name, m in zip(TOY_CAFFE.caffe, modules, strict=True)
-    ]
-
-
-@pytest.mark.parametrize("write", [caffemodel, old_caffemodel])
-def test_a_caffemodel(write: Any, tmp_path: Path) -> None:
-    source = toy(seed=4)
-    extra = ("fc8", "InnerProduct", [torch.zeros(3, 7).numpy(), torch.zeros(3).numpy()])
-    (tmp_path / "w.caffemodel").write_bytes(write([*caffe_layers(source), extra]))
-    backbone = toy(TOY_CAFFE)
-    load_weights(backbone, tmp_path / "w.caffemodel")
-    for name, parameter in backbone.named_parameters():
-        assert torch.equal(parameter, source.get_parameter(name)), name
-    assert backbone.normalisation == CAFFE
-
-
-def test_a_caffemodel_for_the_features_alone(tmp_path: Path) -> None:
-    source = toy(seed=4)
-    (tmp_path / "w.caffemodel").write_bytes(caffemodel(caffe_layers(source)[:2]))
-    backbone = toy(Pretrained(names={"features.": "features."}, caffe=("conv1", "conv2"), caffe_input=CAFFE))
-    head = backbone.roi_head[1].weight.clone()
-    load_weights(backbone, tmp_path / "w.caffemodel")
-    assert torch.equal(backbone.features[2].weight, source.features[2].weight)
-    assert torch.equal(backbone.roi_head[1].weight, head)
-
-
-def test_a_caffemodel_that_does_not_fit(tmp_path: Path) -> None:
-    layers = caffe_layers(toy())
-    layers[1] = ("conv2", "Convolution", [torch.zeros(6, 4, 5, 5).numpy(), layers[1][2][1]])
-    layers[2] = ("fc6", "InnerProduct", [torch.zeros(5, 54).numpy(), layers[2][2][1]])
-    (tmp_path / "w.caffemodel").write_bytes(caffemodel(layers[:3]))
-    refused(
-        toy(TOY_CAFFE),
-        tmp_path / "w.caffemodel",
-        "2 missing: fc7.weight, fc7.bias",
-        "2 of another shape: conv2.weight (6, 4, 5, 5) instead of (6, 4, 3, 3), fc6.weight (5, 54) instead of (5, 24)",
-    )
-
-
-def test_a_caffemodel_cut_short(tmp_path: Path) -> None:
-    (tmp_path / "w.caffemodel").write_bytes(caffemodel(caffe_layers(toy()))[:-100])
-    refused(toy(TOY_CAFFE), tmp_path / "w.caffemodel", "cut short")
-
-
-def test_a_caffemodel_without_opencv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "w.caffemodel").write_bytes(caffemodel(caffe_layers(toy())))
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    refused(toy(TOY_CAFFE), tmp_path / "w.caffemodel", "ohem[proposals]")
-
-
-@pytest.mark.parametrize(("name", "count"), [("vgg16", 15), ("vgg_cnn_m_1024", 7), ("squeezenet1_0", 25)])
-def test_every_layer_has_a_caffe_name(name: str, count: int, tmp_path: Path) -> None:
-    """An empty model: all that the network needs is missing, by Caffe's names."""
-    with torch.device("meta"):
-        backbone = BACKBONES[name]()
-    (tmp_path / "w.caffemodel").write_bytes(b"")
-    first = "conv1_1.weight" if name == "vgg16" else "conv1.weight"
-    with pytest.raises(InputError, match=rf"of {2 * count} tensors {2 * count} missing: {first}, "):
-        load_weights(backbone, tmp_path / "w.caffemodel")
-
-
 # The real ones
 
 SURE = {  # photographs of COCO that show little else, and what ImageNet calls it
@@ -406,7 +290,7 @@ SURE = {  # photographs of COCO that show little else, and what ImageNet calls i
 @needs_shared
 @pytest.mark.parametrize("name", SURE)
 def test_shared_weights_recognise_photographs_in_our_normalisation(name: str) -> None:
-    """ImageNet's classifier on our input says what is there, and is less sure with red and blue exchanged."""
+    """Checks that ImageNet's classifier recognises the photographs, and less surely with red and blue exchanged."""
     path = SHARED / "weights" / f"{name}_imagenet_fp16.safetensors"
     net = get_model(name, weights=None).eval()
     net.load_state_dict({k: v.float() for k, v in load_file(path).items()})
@@ -429,7 +313,7 @@ def test_shared_weights_recognise_photographs_in_our_normalisation(name: str) ->
 @needs_shared
 @pytest.mark.parametrize("name", SURE)
 def test_shared_weights_on_a_photograph_of_the_data(name: str) -> None:
-    """Features differ from place to place and channel to channel, as those of a trained network do."""
+    """Checks that features differ from place to place and channel to channel, as those of a trained network do."""
     backbone = BACKBONES[name]()
     load_weights(backbone, SHARED / "weights" / f"{name}_imagenet_fp16.safetensors")
     image = read_image(sorted((SHARED / "data/cards/JPEGImages").iterdir())[0])

@@ -78,7 +78,7 @@ def test_a_changed_number_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "eval.json"
     write_toy_report(path, REPORT)
     path.write_text(path.read_text().replace("50.0", "60.0"))
-    with pytest.raises(InputError, match="its content is does not match its digest"):
+    with pytest.raises(InputError, match="its content does not match its digest"):
         read_report(path)
 
 

@@ -1,4 +1,4 @@
-"""The commands that read files, run in this process, and what comes out of each in a form that can be compared."""
+"""The commands that read files, run in this process, and their results in a form that can be compared."""
 
 import csv
 import hashlib
@@ -34,7 +34,7 @@ EVERY = [
 
 @dataclass
 class Result:
-    """How a command ended."""
+    """Holds the exit status and the output of a command."""
 
     code: int = 0
     out: str = ""
@@ -47,13 +47,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Command:
-    """A command line in the folder of a world, and what it leaves there."""
+    """Holds a command line, run in the folder of a world, and the files that it writes there."""
 
     arguments: Callable[[Path], Sequence[object]]
     outcome: Callable[[Path], Outcome]
 
     def __call__(self, world: Path) -> Result:
-        """Runs it. No exception passes, but for those that end this process."""
+        """Runs the command. No exception passes, except those that end this process."""
         result = Result()
         with warnings.catch_warnings(record=True) as caught, children_in_this_process():
             warnings.simplefilter("always")
@@ -75,7 +75,7 @@ class Command:
 
 
 def without_seconds(value: Any) -> Any:
-    """JSON without what was measured by a clock, and without the digest of all of it."""
+    """Returns JSON without the measured seconds, and without the digest of all of it."""
     if isinstance(value, Mapping):
         kept = (item for item in value.items() if "seconds" not in str(item[0]) and item[0] != DIGEST)
         return {key: without_seconds(item) for key, item in kept}
@@ -83,7 +83,7 @@ def without_seconds(value: Any) -> Any:
 
 
 def digest(value: Any) -> Any:
-    """Nested values with a digest in the place of tensors."""
+    """Returns nested values with a digest in place of each tensor."""
     if isinstance(value, torch.Tensor):
         plain = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
         return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(plain).hexdigest()}"
@@ -93,13 +93,13 @@ def digest(value: Any) -> Any:
 
 
 def checkpoint_of(path: Path) -> Outcome:
-    """Weights, optimizer and step."""
+    """Returns weights, optimizer and step."""
     state = torch.load(path, weights_only=True)
     return {key: without_seconds(digest(state.get(key))) for key in CHECKPOINT}
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv without the seconds."""
+    """Returns the rows of metrics.csv without the seconds."""
     with path.open(newline="") as file:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
@@ -138,7 +138,7 @@ def _proposed(data: Path) -> Outcome:
 
 
 def boxes_by_image(path: Path) -> dict[str, Any]:
-    """The tensors of a cache of proposals but for those about the files of the images."""
+    """Returns the tensors of a cache of proposals, without those about the files of the images."""
     return {name: digest(value) for name, value in load_file(path).items() if name in ("boxes", "offsets")}
 
 
@@ -146,18 +146,18 @@ def boxes_by_image(path: Path) -> dict[str, Any]:
 
 
 def on_toy(data: Path, steps: int) -> list[object]:
-    """Options of `ohem train` for every kind of file that a run can have."""
+    """Returns options of `ohem train` for every kind of file that a run can have."""
     return [*training(data, steps=steps), *EVERY]
 
 
 def on_coco(world: Path, steps: int) -> list[object]:
-    """The same on the data in COCO's format."""
+    """Returns the same options for the data in COCO's format."""
     sources = [f"{world / 'coco' / split}.json:{world / 'coco' / 'images'}" for split in ("train", "test")]
     return [*training_on(*sources, steps=steps), *EVERY]
 
 
 def compare_line(world: Path) -> list[object]:
-    """Two arms of a step, with a seed each."""
+    """Returns a command that compares two methods with one step and one seed."""
     data = world / "ready"
     return [
         *[
@@ -180,7 +180,7 @@ def compare_line(world: Path) -> list[object]:
 
 
 def reproduce_line(world: Path) -> list[object]:
-    """A table of the paper with four rows, each trained for a step."""
+    """Returns a command for a table of the paper with four rows, each trained for a step."""
     data = world / "ready"
     return [
         *["reproduce", "table3", "--small", "--out", world / "table", "--jobs", 2],
@@ -191,7 +191,7 @@ def reproduce_line(world: Path) -> list[object]:
 
 
 def _train(data: str, *more: str) -> Command:
-    """A new run; `more` are options and names of files in the world."""
+    """Returns a command that trains a new run; `more` are options and names of files in the world."""
     options = lambda world: [world / word if not word.startswith("--") else word for word in more]  # noqa: E731
     return Command(lambda world: ["train", world / "new", *on_toy(world / data, 2), *options(world)], _of("new"))
 
@@ -250,12 +250,12 @@ COMMANDS: dict[str, Command] = {
 
 
 def _picture(folder: Path, stem: str) -> Path:
-    """Whatever its suffix; a name for one that is missing, too."""
+    """Returns the image of this name with any suffix, or a name for one that is missing."""
     return next(iter(sorted(folder.glob(f"{stem}.*"))), folder / f"{stem}.png")
 
 
 def _load_caffe(world: Path) -> tuple[int, str, str]:
-    """Fills a network from a .caffemodel, as training does with the large ones that were published so."""
+    """Fills a network from a .caffemodel, as training does."""
     pretrained = Pretrained(caffe=TOY_CAFFE.caffe, caffe_input=TOY_CAFFE.caffe_input)
     backbone = toy(pretrained)
     try:
@@ -270,7 +270,7 @@ def _load_caffe(world: Path) -> tuple[int, str, str]:
 
 
 class _Ended:
-    """Stands for a process, of a command that ran here from its start to its end."""
+    """Stands for the process of a command that ran here from its start to its end."""
 
     pid = 0
 
@@ -290,13 +290,13 @@ class _Ended:
         return self.returncode
 
     def terminate(self) -> None:
-        """Has ended already."""
+        """Does nothing: the command has ended already."""
 
     kill = terminate
 
 
 class _Subprocess:
-    """The module subprocess, but commands of ohem run in this process."""
+    """Replaces the module subprocess: commands of ohem run in this process."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(subprocess, name)
@@ -310,7 +310,7 @@ class _Subprocess:
 
 @contextmanager
 def children_in_this_process() -> Iterator[None]:
-    """Within it `ohem compare` and `ohem reproduce` start no Python, which would take most of the time."""
+    """Makes `ohem compare` and `ohem reproduce` start no Python processes, which would take most of the time."""
     runner: Any = importlib.import_module("ohem.experiments.runner")
     before, poll = runner.subprocess, runner.POLL_SECONDS
     runner.subprocess, runner.POLL_SECONDS = _Subprocess(), 0.0

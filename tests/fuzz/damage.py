@@ -1,4 +1,4 @@
-"""Damages of files: what disks, transfers, editors and slips of the hand do to them, drawn at random from a seed."""
+"""Damage to files, as disks, transfers, editors and typing errors cause it, drawn at random from a seed."""
 
 import io
 import re
@@ -17,12 +17,12 @@ TRIES = 20
 
 
 def damage(path: Path, others: Sequence[Path], random: Random) -> str:
-    """Damages the file `path` in one way, drawn at random, and returns what was done.
+    """Damages the file `path` in one random way; returns a description.
 
     Args:
-        path: an existing file.
-        others: files of other kinds, one of which may take its place.
-        random: decides the way and the place.
+        path: An existing file.
+        others: Files of other kinds, one of which may replace it.
+        random: Decides the way and the place.
     """
     draw = random.random()
     if draw < 0.12:
@@ -41,14 +41,14 @@ def damage(path: Path, others: Sequence[Path], random: Random) -> str:
 
 
 def _structured(path: Path) -> dict[str, Change]:
-    """The changes that a file of this kind can go through and stay one of its kind."""
+    """Returns the changes after which a file of this kind is still one of its kind."""
     changes = {name: change for name, (suffixes, change) in STRUCTURED.items() if path.suffix in suffixes}
     text = path.suffix in (".txt", ".xml", ".json", ".yaml", ".csv", ".line")
     return (LINES | changes if text else changes) or BYTES
 
 
 def _replace(path: Path, others: Sequence[Path], random: Random) -> str:
-    """Puts something else in the place of the file."""
+    """Replaces the file by something else."""
     way = random.choice(("missing", "empty", "directory", "dangling link", "content", "other file", "other file"))
     other = random.choice(list(others))
     content = other.read_bytes()
@@ -75,7 +75,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link or a folder, if it is there."""
+    """Removes a file, a link or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -83,7 +83,7 @@ def remove(path: Path) -> None:
 
 
 def difference(before: bytes, after: bytes) -> str:
-    """The first place at which the contents of two files differ, for a person."""
+    """Describes the first place at which the contents of two files differ."""
     same = next(
         (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(map(len, (before, after)))
     )
@@ -95,7 +95,7 @@ def difference(before: bytes, after: bytes) -> str:
 
 
 def _range(size: int, random: Random) -> tuple[int, int]:
-    """A range of bytes, short ones as likely as long ones."""
+    """Returns a range of bytes; short ranges are as likely as long ones."""
     length = max(1, int(size ** random.random()))
     start = random.randrange(size - length + 1)
     return start, start + length

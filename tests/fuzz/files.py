@@ -1,4 +1,4 @@
-"""Damages files of every kind that the program reads, and judges what the commands that read them make of it.
+"""Damages files of every kind that the program reads, and judges the commands that read them.
 
     python -m tests.fuzz.files --cases 500 --seed 0
 
@@ -6,14 +6,14 @@ Every case is a copy of the same small world (data, runs, caches), one damage to
 it:
 
     ok-sentence  exit status 2 with one sentence that names the file or its folder
-    ok-same      exit status 0, and what comes out is what came out of the undamaged file
-    ok-said      exit status 0, something else comes out, and a note names the file or its folder
-    ok-valid     exit status 0, and something else comes out, as it must: the file is whole, and says so (see oracle.py)
+    ok-same      exit status 0, and the result is that of the undamaged file
+    ok-said      exit status 0, a different result, and a note that names the file or its folder
+    ok-valid     exit status 0, and a different result that is right: the damaged file is valid (see oracle.py)
     VAGUE        exit status 2 without such a sentence, or with several
-    SILENT       exit status 0, something else comes out, and nothing was said
+    SILENT       exit status 0, a different result, and no note
     TRACEBACK    an exception reached the top, or the process died or hung
 
-Exit status 1 if there is a TRACEBACK or SILENT. A case is a function of (seed, number): --case repeats one.
+The exit status is 1 if there is a TRACEBACK or SILENT. A case is a function of (seed, number): --case repeats one.
 """
 
 import argparse
@@ -44,7 +44,7 @@ DATA = ("voc", "ready", "partial", "coco", "run", "coco-run")
 
 @dataclass(frozen=True)
 class Case:
-    """One damage, one command, and what became of it."""
+    """Holds one damage, one command, and the verdict."""
 
     number: int
     kind: str
@@ -60,12 +60,12 @@ class Case:
 
 
 class Fuzzer:
-    """Cases in a world.
+    """Runs cases in a world.
 
     Args:
-        world: with the whole files.
-        run: calls a function, in a process of its own or in this one.
-        seed: of all cases.
+        world: Holds the undamaged files.
+        run: Calls a function, in its own process or in this one.
+        seed: The seed of all cases.
     """
 
     def __init__(self, world: World, run: Run, seed: int) -> None:
@@ -73,7 +73,7 @@ class Fuzzer:
         self._undamaged: dict[tuple[Any, str], Result] = {}
 
     def case(self, number: int, names: Sequence[str]) -> Iterator[Case]:
-        """The case `number` of the kinds `names`: a verdict for each command that reads the file."""
+        """Runs the case `number` of the kinds `names`; returns a verdict for each command that reads the file."""
         name = names[number % len(names)]
         kind, random = KINDS[name], Random(f"{self.seed} {number} {name}")
         state = random.getstate()
@@ -93,7 +93,7 @@ class Fuzzer:
             yield Case(number, name, str(path.relative_to(self.world.case)), done, command, verdict, output)
 
     def undamaged(self, kind: Kind, command: str) -> Result:
-        """What comes of the whole files."""
+        """Returns the result with undamaged files."""
         key = (kind.prepare, command)
         if key not in self._undamaged:
             self._prepared(kind, command, Random(0))
@@ -102,7 +102,7 @@ class Fuzzer:
         return self._undamaged[key]
 
     def _prepared(self, kind: Kind, command: str, random: Random) -> Path:
-        """A fresh copy of the world, and the file of it to damage."""
+        """Returns the file to damage in a fresh copy of the world."""
         self.world.reset(kind, command)
         return random.choice(kind.files(self.world.case))
 
@@ -126,13 +126,13 @@ class Fuzzer:
         return "ok-valid" if kept and self._is_valid(name, command, path, kept, result.outcome) else "SILENT"
 
     def _is_valid(self, name: str, command: str, path: Path, kept: Path, outcome: Outcome) -> bool:
-        """Whether the damaged file, of which `kept` is a copy, is whole and says what the program took from it."""
+        """Returns whether the damaged file, of which `kept` is a copy, is valid and the program used its content."""
         kind, place = KINDS[name], path.relative_to(self.world.case)
         if name == "recipe.yaml":
             return oracle.edited_settings(self.world.base / place, kept)
         if name == "caffemodel":
             return oracle.says_caffe(kept, outcome["weights"])
-        if not kind.own or command.startswith("resume"):  # a run means its data
+        if not kind.own or command.startswith("resume"):  # the name of a run also names its data
             return False
         self.world.reset(kind, command)
         try:
@@ -144,7 +144,7 @@ class Fuzzer:
         return self._run(command).outcome == outcome
 
     def _keep(self, path: Path) -> Path | None:
-        """A copy of a damaged file, since the command may write it anew."""
+        """Copies a damaged file, since the command may write it again."""
         if not path.is_file():
             return None
         kept = self.world.case.with_name(f"damaged{path.suffix}")
@@ -153,23 +153,26 @@ class Fuzzer:
 
 
 def _names(path: Path, world: Path, kind: str) -> list[str]:
-    """What a sentence may call the file by: itself, its folder, or the data set or run that it is of."""
+    """Returns the names by which a sentence may name the file: itself, its folder, its data set or its run."""
     place = path.relative_to(world)
     names = [str(path), *([str(path.parent)] if len(place.parts) > 1 else [])]
     if place.parts[0] in DATA:
         names.append(str(world / place.parts[0]))
-    return [*names, *(["--"] if kind == "config" else [])]  # the option is as good a name for what --config sets
+    return [
+        *names,
+        *(["--"] if kind == "config" else []),
+    ]  # the name of the option is enough for a value that --config sets
 
 
 def _notes(result: Result, expected: Result) -> list[str]:
-    """What was said that is not said of the whole files."""
+    """Returns the notes that do not appear with undamaged files."""
     lines = [line for line in (result.out + result.err).splitlines() if "`ohem" not in line and "  ohem " not in line]
     before = {*expected.warned, *(expected.out + expected.err).splitlines()}
     return [line for line in [*result.warned, *lines] if line not in before]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the cases and prints them as a table; the exit status."""
+    """Runs the cases and prints them as a table; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
@@ -197,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(cases: Sequence[Case]) -> None:
-    """Prints the cases that are not as they should be, and a table of all."""
+    """Prints the failed cases, and a table of all."""
     for case in cases:
         if case.verdict not in VERDICTS[:4]:
             print(case, end="\n\n")

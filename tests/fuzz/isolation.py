@@ -1,4 +1,4 @@
-"""Runs commands in processes of their own, so that one that crashes, hangs or eats the memory is a finding too."""
+"""Runs commands in their own processes, so that a crash, a hang or lack of memory is also a result."""
 
 import importlib
 import os
@@ -17,7 +17,7 @@ SECONDS = 60.0
 
 
 class Died(Exception):
-    """The process ended without a result."""
+    """Reports a process that ended without a result."""
 
 
 def here(command: Command, world: Path) -> Result:
@@ -59,7 +59,7 @@ def _forked(function: Callable[[], object]):  # type: ignore[no-untyped-def]
 
 
 def _child(function: Callable[[], object], answer: Path, output: Path) -> None:
-    """Never returns."""
+    """Runs in the child, and never returns."""
     try:
         file = os.open(output, os.O_WRONLY | os.O_CREAT)  # what libraries in C write
         os.dup2(file, 1)

@@ -1,12 +1,12 @@
-"""Kills commands at random moments, repeats them until they end, and compares what they leave with undisturbed ones.
+"""Kills commands at random moments, repeats them until they end, and compares their files with undisturbed ones.
 
     python -m tests.fuzz.kill --kills 100 --seed 0
 
 The commands are those that run long: train, propose, eval and compare, as real processes on tiny data. Each is
-started, killed (the process alone, or its whole group, by the toss of a coin) at a moment of the time that the
-undisturbed command takes, and started again. When it has ended by itself, or was killed `CHAIN` times and then left
-alone, its files must be those of the undisturbed command: weights, optimizer, proposals, snapshots and losses bit for
-bit, and all else but the seconds; with no file besides. Five seconds after each kill no process of it may be left.
+started, killed (the process alone or its whole group, at random) at a moment within the time of the undisturbed
+command, and started again. When it has ended by itself, or has been killed `CHAIN` times and then run to its end, its
+files must be those of the undisturbed command: weights, optimizer, proposals, snapshots and losses bit for bit, and everything else
+except the seconds. No other file may be left, and five seconds after each kill no process of the command.
 """
 
 import argparse
@@ -37,18 +37,18 @@ MARK = "OHEM_FUZZ_MARK"
 CHAIN = 5
 GONE_SECONDS = 5.0
 LIMIT_SECONDS = 180.0
-# Of what is written: they hold seconds, or times of day.
+# These files hold seconds or times of day.
 NOT_COMPARED = (".log", ".html")
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command, and what it needs.
+    """Describes a command and its input.
 
     Args:
-        arguments: those of the command, given the folder.
-        prepare: makes what the command reads in the folder.
-        setup: commands that are run before, undisturbed.
+        arguments: Returns the arguments of the command, given the folder.
+        prepare: Makes the input of the command in the folder.
+        setup: Commands that run first, undisturbed.
     """
 
     arguments: Callable[[Path], Sequence[object]]
@@ -61,7 +61,7 @@ def _toy(folder: Path) -> None:
 
 
 def _many(folder: Path) -> None:
-    """Pictures that keep selective search busy for some seconds."""
+    """Makes images that keep selective search busy for some seconds."""
     make_voc(
         folder / "data", {f"{i:02}": (150, 200, [("a", 5, 5, 60, 60, 0)]) for i in range(PICTURES)}, {"train": STEMS}
     )
@@ -76,7 +76,7 @@ STEMS = [f"{i:02}" for i in range(PICTURES)]
 
 
 def _tested(folder: Path) -> None:
-    """Toy data with more images to test on."""
+    """Makes toy data with more images to test on."""
     make_toy(folder / "data", {"train": "abcdef", "test": [f"t{i:02}" for i in range(60)]})
 
 
@@ -125,15 +125,15 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "compare": Scenario(_compare, _toy),
 }
-# Of the kills; the commands that do most get most.
+# Shares of the kills; the commands that do most get most.
 SHARES = {"train": 0.3, "propose": 0.2, "eval": 0.12, "eval --submit": 0.08, "eval on COCO": 0.08, "compare": 0.22}
 
 
-# What is left
+# Remaining files
 
 
 def contents(folder: Path, *, previous: bool) -> dict[str, Any]:
-    """File -> what must be equal; of checkpoints before the newest only if `previous`."""
+    """Returns file -> content that must be equal; checkpoints before the newest only if `previous`."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and (previous or "previous" not in path.name)]
     return {str(path.relative_to(folder)): _content(path) for path in paths}
 
@@ -156,14 +156,14 @@ def _content(path: Path) -> Any:
 
 
 def differences(ours: dict[str, Any], undisturbed: dict[str, Any]) -> list[str]:
-    """A line for each file that is not in both, or not the same in both."""
+    """Returns a line for each file that is missing or different in one of the two."""
     lines = [f"{name} is left over" for name in ours if name not in undisturbed]
     lines += [f"{name} is missing" for name in undisturbed if name not in ours]
     return lines + [f"{name} differs" for name in ours if name in undisturbed and ours[name] != undisturbed[name]]
 
 
 def processes(mark: str) -> dict[int, str]:
-    """Process id -> command line, of the living processes that have the mark in their environment."""
+    """Returns process id -> command line of the living processes that have the mark in their environment."""
     living = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -181,13 +181,13 @@ def processes(mark: str) -> dict[int, str]:
 
 @dataclass
 class Killer:
-    """A scenario under way.
+    """Runs one scenario.
 
     Args:
-        name: of the scenario.
-        place: the command is always run in the folder `place`/case, since runs know where their data lie.
-        signum: the signal to send.
-        random: decides when, and whom.
+        name: Name of the scenario.
+        place: The command always runs in the folder `place`/case, since runs store the paths of their data.
+        signum: The signal to send.
+        random: Decides the moment and the processes.
     """
 
     name: str
@@ -221,7 +221,7 @@ class Killer:
         return process, mark
 
     def _undisturbed(self, arguments: Sequence[object]) -> bool:
-        """Runs a command to its end; whether it ended well."""
+        """Runs a command to its end; returns whether it succeeded."""
         process, _ = self._start(arguments)
         try:
             status = process.wait(LIMIT_SECONDS)
@@ -231,7 +231,7 @@ class Killer:
         return status == 0
 
     def _time(self) -> tuple[float, float]:
-        """Seconds to the first file that the undisturbed command writes, and to its end."""
+        """Returns the seconds to the first file that the undisturbed command writes, and to its end."""
         before = {path: path.stat().st_mtime_ns for path in self.folder.rglob("*")}
         started, begins = time.monotonic(), 0.0
         process, _ = self._start(self.scenario.arguments(self.folder))
@@ -243,7 +243,7 @@ class Killer:
         return begins, time.monotonic() - started
 
     def chain(self, kills: int) -> None:
-        """Starts from whole files, kills the command up to `kills` times, lets it end and compares."""
+        """Starts from complete files, kills the command up to `kills` times, lets it end and compares."""
         shutil.rmtree(self.folder)
         shutil.copytree(self.whole, self.folder)
         done: list[str] = []
@@ -258,7 +258,7 @@ class Killer:
             self._fault(done, line)
 
     def _ended_before(self, done: list[str]) -> bool:
-        """Starts the command and kills it; whether it had ended before."""
+        """Starts the command and kills it; returns whether it had ended before."""
         first = 0.0 if self.random.random() < 0.2 else self.begins * 0.9
         moment, group = self.random.uniform(first, self.seconds), self.random.random() < 0.5
         process, mark = self._start(self.scenario.arguments(self.folder))
@@ -275,7 +275,7 @@ class Killer:
         return True
 
     def _wait(self, process: subprocess.Popen[bytes], mark: str, done: list[str]) -> None:
-        """Until no process of the command is left."""
+        """Waits until no process of the command is left."""
         deadline = time.monotonic() + GONE_SECONDS
         while time.monotonic() < deadline and (process.poll() is None or processes(mark)):
             time.sleep(0.02)
@@ -305,7 +305,7 @@ def _changed(folder: Path, before: dict[Path, int]) -> bool:
 
 
 def run(names: Sequence[str], kills: int, seed: int, signum: signal.Signals = signal.SIGKILL) -> list[str]:
-    """Kills commands of the scenarios `names` so many times; the faults."""
+    """Kills commands of the scenarios `names` as often as given; returns the faults."""
     faults: list[str] = []
     shares = sum(SHARES[name] for name in names)
     for name in names:
@@ -327,7 +327,7 @@ def run(names: Sequence[str], kills: int, seed: int, signum: signal.Signals = si
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the scenarios; the exit status."""
+    """Runs the scenarios; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,8 +1,8 @@
-"""What a damaged file of a person's own still says, read by other means than the program's.
+"""The content of a damaged file that a user wrote, read without the program.
 
-A damage can leave a file that is whole: a box with another digit in it. Nobody can know of it, and a program that does
-what the file says is right. So the file is read here, and written anew, plainly; from that the program must get
-the same result. Content that cannot be meant gives nothing.
+A damaged file can be valid, such as a box with a different digit. The program cannot notice this and must use the
+content of the file. This module reads the file in its own way and writes it again in plain form; from that file the
+program must get the same result. Impossible content is not written.
 """
 
 import hashlib
@@ -27,15 +27,15 @@ from tests.fuzz.damage import remove
 from tests.helpers.datasets import OBJECT
 
 HEIGHT, WIDTH = 64, 80
-SLACK = 1.0  # pixels by which conventions of boxes differ
+SLACK = 1.0  # pixels; the conventions of boxes differ by this much
 
 
 class Nonsense(Exception):
-    """The file cannot be read, or says what cannot be meant."""
+    """Reports a file that cannot be read or has impossible content."""
 
 
 def rewrite(path: Path, target: Path) -> None:
-    """Writes what the damaged file `path` says over the whole file `target`; raises Nonsense where it says nothing."""
+    """Writes the content of the damaged file `path` over the complete file `target`; raises Nonsense if it has none."""
     writer = next((write for suffixes, write in WRITERS.items() if path.suffix in suffixes), None)
     if writer is None or not path.is_file():
         raise Nonsense
@@ -53,7 +53,7 @@ def _must(condition: bool) -> None:
 
 
 def _inside(x1: float, y1: float, x2: float, y2: float) -> bool:
-    """Whether a box has an area and lies in the toy pictures, but for the rounding of other conventions."""
+    """Returns whether a box has an area and lies in the toy images, allowing for the rounding of other conventions."""
     sane = all(map(math.isfinite, (x1, y1, x2, y2)))
     return sane and -SLACK <= x1 < x2 <= WIDTH + SLACK and -SLACK <= y1 < y2 <= HEIGHT + SLACK
 
@@ -118,7 +118,7 @@ def _coco(path: Path, target: Path) -> None:
 
 
 class _NoTwins(yaml.SafeLoader):
-    """Refuses a mapping with a key twice."""
+    """Refuses a mapping that has a key twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -133,7 +133,7 @@ def _config(path: Path, target: Path) -> None:
 
 
 def _sane(value: Any) -> bool:
-    """Whether no value is empty, and no number negative or beyond all measure."""
+    """Returns whether no value is empty, and no number is negative or extremely large."""
     if isinstance(value, dict | list):
         return bool(value) and all(map(_sane, value.values() if isinstance(value, dict) else value))
     if isinstance(value, bool):
@@ -158,7 +158,7 @@ def _mat(path: Path, target: Path) -> None:
 
 
 def _weights(path: Path, target: Path) -> None:
-    """The format has a length for each tensor, and no checksum."""
+    """Reads safetensors, which has a length for each tensor and no checksum."""
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size], object_pairs_hook=_no_twins)
@@ -170,7 +170,7 @@ def _weights(path: Path, target: Path) -> None:
 
 
 def _pickled_weights(path: Path, target: Path) -> None:
-    """A zip file, with a checksum for each tensor."""
+    """Reads a zip file, which has a checksum for each tensor."""
     with zipfile.ZipFile(path) as archive:
         _must(archive.testzip() is None)
     tensors = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
@@ -191,11 +191,11 @@ WRITERS: dict[tuple[str, ...], Callable[[Path, Path], None]] = {
 }
 
 
-# What the program wrote itself, but a person may edit
+# Files that the program wrote and a user may edit
 
 
 def edited_settings(before: Path, after: Path) -> bool:
-    """Whether a recipe.yaml differs in nothing but sensible settings of the test and the machine."""
+    """Returns whether a recipe.yaml differs only in plausible settings of the test and the machine."""
     try:
         was, now = (yaml.load(path.read_text(), _NoTwins) for path in (before, after))
         groups = {key for key in was | now if was.get(key) != now.get(key)}
@@ -205,7 +205,7 @@ def edited_settings(before: Path, after: Path) -> bool:
 
 
 def _same_kind(was: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether the same settings have values of the same type, and sensible ones."""
+    """Returns whether the same settings have plausible values of the same type."""
     return was.keys() == now.keys() and all(
         was[key] == now[key] or (type(was[key]) is type(now[key]) and _sane(now[key])) for key in was
     )
@@ -215,7 +215,7 @@ def _same_kind(was: dict[str, Any], now: dict[str, Any]) -> bool:
 
 
 def says_caffe(path: Path, taken: Mapping[str, str]) -> bool:
-    """Whether the weights that were taken from a .caffemodel, as digests, are those that it holds, and finite."""
+    """Returns whether the weights that were read from a .caffemodel, as digests, are those of the file, and finite."""
     try:
         layers = _caffe_blobs(path.read_bytes())
     except (Nonsense, UnicodeDecodeError):
@@ -227,7 +227,7 @@ def says_caffe(path: Path, taken: Mapping[str, str]) -> bool:
 
 
 def _caffe_blobs(content: bytes) -> dict[str, list[bytes]]:
-    """Layer name -> the raw float32 of its blobs, of a NetParameter (field 100: name 1, blobs 7: data 5)."""
+    """Returns layer name -> the raw float32 of its blobs, of a NetParameter (field 100: name 1, blobs 7: data 5)."""
     layers: dict[str, list[bytes]] = {}
     for layer in _fields(content, 100):
         names = _fields(layer, 1)
@@ -237,7 +237,7 @@ def _caffe_blobs(content: bytes) -> dict[str, list[bytes]]:
 
 
 def _fields(message: bytes, wanted: int) -> list[bytes]:
-    """The length-delimited fields `wanted` of a protocol-buffer message that has no other kind of field."""
+    """Returns the length-delimited fields `wanted` of a protocol-buffer message that has no other kind of field."""
     at, values = 0, []
     while at < len(message):
         tag, at = _varint(message, at)

@@ -1,4 +1,4 @@
-"""Damages that leave a file of its kind: fields of trees, columns of tables and values of tensors are changed."""
+"""Damage after which a file is still of its kind: changed fields of trees, columns of tables and values of tensors."""
 
 import copy
 import csv
@@ -27,7 +27,7 @@ NUMBERS = (float("nan"), float("inf"), 1e30, -1e30, -1.0)
 
 
 def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """(container, key) of every value in nested mappings and lists."""
+    """Returns (container, key) of every value in nested mappings and lists."""
     keys = tree.keys() if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
     for key in keys:
         yield tree, key
@@ -35,7 +35,7 @@ def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _change_tree(tree: Any, random: Random) -> Any:
-    """A copy with one value removed, doubled or replaced."""
+    """Returns a copy with one value removed, doubled or replaced."""
     tree = copy.deepcopy(tree)
     places = list(_places(tree))
     if not places:
@@ -97,13 +97,13 @@ def _csv_column(content: bytes, random: Random) -> bytes:
     return out.getvalue().encode()
 
 
-# Pictures
+# Images
 
 ORIENTATION = (b"\x12\x01\x03\x00\x01\x00\x00\x00", b"\x01\x12\x00\x03\x00\x00\x00\x01")  # little-, big-endian
 
 
 def _orientation(content: bytes, random: Random) -> bytes:
-    """Another EXIF orientation, the pixels as they were."""
+    """Writes a different EXIF orientation and keeps the pixels."""
     for i, tag in enumerate(ORIENTATION):
         at = content.find(tag) + len(tag)
         if at >= len(tag):
@@ -116,7 +116,7 @@ def _orientation(content: bytes, random: Random) -> bytes:
 
 
 def _spoil(value: Tensor, random: Random) -> Tensor:
-    """A copy in which one element is no sensible number."""
+    """Returns a copy in which one element is an implausible number."""
     value = value.clone()
     if not value.numel():
         return value

@@ -1,4 +1,4 @@
-"""A short run of both scripts, and tests that they notice what they are there for."""
+"""A short run of both scripts, and tests that they notice faults."""
 
 import json
 import os
@@ -51,11 +51,11 @@ def test_a_killed_training_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
     assert not killer.faults, "\n".join(killer.faults)
 
 
-# Do the scripts notice a fault?
+# The scripts notice faults
 
 
 def _verdicts(fuzzer: Fuzzer, kind: str, command: str) -> set[str]:
-    """Of some damages to the files of one kind."""
+    """Returns the verdicts on some damage to files of one kind."""
     return {case.verdict for number in range(4) for case in fuzzer.case(number, [kind]) if case.command == command}
 
 
@@ -93,11 +93,11 @@ def test_a_case_is_a_function_of_its_number(fuzzer: Fuzzer) -> None:
     assert len({(case.file, case.done) for [case] in first}) > 3
 
 
-# What may be read in a damaged file
+# Content of damaged files
 
 
 def _rewritten(path: Path, content: bytes) -> str | None:
-    """The damaged file as the oracle writes it plainly; None where it says nothing."""
+    """Returns the damaged file as the oracle writes it, or None where it has no valid content."""
     damaged = path.with_name(f"damaged{path.suffix}")
     damaged.write_bytes(content)
     try:
@@ -178,7 +178,7 @@ def test_every_damage_changes_the_file(fuzzer: Fuzzer, tmp_path: Path) -> None:
             assert not path.is_file() or path.read_bytes() != whole.read_bytes()
 
 
-# What kills leave
+# Files after kills
 
 
 def test_what_a_kill_left_is_noticed(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_process_that_is_left_is_noticed() -> None:
     environment: dict[str, Any] = {**os.environ, kill.MARK: mark}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     deadline = time.monotonic() + 5
-    while len(kill.processes(mark)) != 1 and time.monotonic() < deadline:  # it may have yet to begin
+    while len(kill.processes(mark)) != 1 and time.monotonic() < deadline:  # it may not have begun yet
         time.sleep(0.01)
     (left,) = kill.processes(mark)
     os.kill(left, signal.SIGKILL)

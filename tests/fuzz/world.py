@@ -1,4 +1,4 @@
-"""A world of small files: data sets, runs, caches and all else that the program reads, made once and copied."""
+"""A world of small files: data sets, runs, caches and everything else that the program reads, made once and copied."""
 
 import shutil
 from collections.abc import Callable, Collection
@@ -26,7 +26,7 @@ LARGE = {"compare": "compare", "table": "reproduce", "demo": "demo", "coco-run":
 
 
 def make_world(world: Path, leave_out: Collection[str] = ()) -> None:
-    """Makes everything in the folder `world`, but for what the commands `leave_out` alone need."""
+    """Makes everything in the folder `world`, except what only the commands `leave_out` need."""
     _make_voc(world / "voc")
     shutil.copytree(world / "voc", world / "ready")
     shutil.copytree(world / "voc", world / "partial")
@@ -61,7 +61,7 @@ def _run(*arguments: object) -> None:
 
 
 def _make_voc(folder: Path) -> None:
-    """The toy data, some pictures JPEG files with EXIF data."""
+    """Writes the toy data; some images are JPEG files with EXIF data."""
     make_toy(folder)
     exif = Image.Exif()
     exif[0x0112] = 1  # upright
@@ -90,7 +90,7 @@ def _make_mat(world: Path) -> None:
 
 
 def _propose(world: Path) -> None:
-    """Caches of `ready`, and in `partial` what is there when `ohem propose` is killed in its midst."""
+    """Makes caches of `ready`, and in `partial` the files that a killed `ohem propose` leaves."""
     _run(*COMMANDS["propose"].arguments(world))
     with mock.patch.object(generate, "PART_SECONDS", 0.0), mock.patch.object(shutil, "rmtree"):
         _run(*COMMANDS["propose again"].arguments(world))
@@ -104,13 +104,13 @@ def _propose(world: Path) -> None:
 
 
 class Kind:
-    """Files of a kind, and the commands that read them.
+    """Describes files of a kind, and the commands that read them.
 
     Args:
-        pattern: of the files, in the world.
-        commands: keys of COMMANDS.
-        own: whether a person writes such files, so that the program cannot know of every change.
-        prepare: changes the copy of the world before the damage.
+        pattern: Pattern of the files, in the world.
+        commands: Keys of COMMANDS.
+        own: Whether users write such files, so that the program cannot notice every change.
+        prepare: Changes the copy of the world before the damage.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Kind:
         self.pattern, self.commands, self.own, self.prepare = pattern, commands, own, prepare
 
     def files(self, world: Path) -> list[Path]:
-        """Sorted by what they hold: names may be random."""
+        """Returns the files, sorted by content: names may be random."""
         files = [path for path in world.glob(self.pattern) if path.is_file()]
         return sorted(files, key=lambda path: (path.parent, path.read_bytes()))
 
@@ -129,16 +129,16 @@ def _seconds(calls: int) -> float:
 
 
 class World:
-    """The whole files in `base`, and a copy of them in `case` that commands are run in.
+    """Holds the complete files in `base`, and a copy of them in `case`, in which commands run.
 
-    Both are made at the place of `case`, since runs know where their data lie.
+    Both are made in the folder `case`, since runs store the paths of their data.
     """
 
     def __init__(self, folder: Path, leave_out: Collection[str] = ()) -> None:
         self.base, self.case, self.leave_out = folder / "base", folder / "case", leave_out
 
     def make(self) -> None:
-        """Makes `base`, the same each time: the clock goes on by itself, so that seconds take equally many digits."""
+        """Makes `base`, the same each time: a simulated clock makes the seconds equally long."""
         self.case.mkdir(parents=True)
         with mock.patch("time.perf_counter", side_effect=map(_seconds, count())):
             make_world(self.case, self.leave_out)
@@ -146,16 +146,16 @@ class World:
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds of files that there are."""
+        """Returns the kinds of files that exist."""
         return [name for name, kind in KINDS.items() if kind.files(self.base)]
 
     @property
     def examples(self) -> list[Path]:
-        """A file of each kind."""
+        """Returns a file of each kind."""
         return [KINDS[name].files(self.base)[0] for name in self.kinds]
 
     def reset(self, kind: Kind, command: str) -> None:
-        """Makes `case` anew, without the large folders that `command` does not read."""
+        """Makes `case` again, without the large folders that `command` does not read."""
         remove(self.case)
         unread = [name for name, commands in LARGE.items() if not command.endswith(commands)]
         shutil.copytree(self.base, self.case, ignore=lambda at, _: unread if Path(at) == self.base else [])

@@ -1,4 +1,4 @@
-"""Writes small Caffe models for tests: protocol-buffer messages, encoded by hand since nothing here needs them else."""
+"""Small Caffe models for tests, as protocol-buffer messages: nothing else here needs a library for them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ Layer = tuple[str, str, Sequence[NDArray[Any]]]  # name, type, blobs
 
 
 def caffemodel(layers: Iterable[Layer]) -> bytes:
-    """A NetParameter with `layer` messages (field 100), as Caffe has written since 2014."""
+    """Returns a NetParameter with `layer` messages (field 100), which Caffe has written since 2014."""
     return b"".join(
         _field(100, _field(1, name.encode()) + _field(2, kind.encode()) + b"".join(_field(7, _blob(b)) for b in blobs))
         for name, kind, blobs in layers
@@ -18,7 +18,7 @@ def caffemodel(layers: Iterable[Layer]) -> bytes:
 
 
 def old_caffemodel(layers: Iterable[Layer]) -> bytes:
-    """The same as older files, the published VGG ones among them: `layers` (field 2), four-dimensional blobs."""
+    """Returns a model as in older files, such as the published VGG: `layers` (field 2), four-dimensional blobs."""
     kinds = {"Convolution": 4, "InnerProduct": 14}
     return b"".join(
         _field(
@@ -30,7 +30,7 @@ def old_caffemodel(layers: Iterable[Layer]) -> bytes:
 
 
 def prototxt(layers: Iterable[Mapping[str, Any]], height: int, width: int) -> bytes:
-    """The conv, ReLU, LRN and pooling layers of `reference/architectures.json` on one image of 3 channels."""
+    """Returns the conv, ReLU, LRN and pooling layers of `reference/architectures.json`, for one image of 3 channels."""
     shape = "".join(f"dim: {n} " for n in (1, 3, height, width))
     text = [f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {shape}}} }} }}']
     groups = {"Convolution": "convolution_param", "Pooling": "pooling_param", "LRN": "lrn_param"}

@@ -1,4 +1,4 @@
-"""Checks that every implementation of one of the project's interfaces must pass: call them from the tests of yours."""
+"""Contracts that every implementation of an interface of the project must pass: call them from your own tests."""
 
 import copy
 import math
@@ -54,7 +54,7 @@ DetectorBatch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
 
 def check_backbone(backbone: Backbone) -> None:
-    """Whether `backbone` is what `FastRCNN` may rely on. It runs and trains it on two small images of unlike size."""
+    """Checks what `FastRCNN` requires of `backbone`. It runs and trains it on two small images of different sizes."""
     backbone.train()
     rng = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8, generator=rng) for h, w in ((96, 160), (128, 112))]
@@ -75,7 +75,7 @@ def _check_normalisation(backbone: Backbone, image: Tensor) -> None:
 
 
 def _check_padding(backbone: Backbone, images: list[Tensor]) -> None:
-    """Each image lies at the top left of its blob, normalised; the rest is 0, whatever the mean."""
+    """Checks that each image lies at the top left of its blob, normalised, and that the rest is 0."""
     blobs: list[Tensor] = []
     hook = backbone.features.register_forward_pre_hook(lambda _, inputs: blobs.append(inputs[0].clone()))
     with torch.no_grad():
@@ -91,7 +91,7 @@ def _check_padding(backbone: Backbone, images: list[Tensor]) -> None:
 
 
 def _check_stride(backbone: Backbone) -> None:
-    """4 strides more of image are 4 cells more of feature map, and the map covers the image."""
+    """Checks that 4 more strides of image give 4 more cells of feature map, and that the map covers the image."""
     with torch.no_grad():
         small, large = (backbone([torch.zeros(3, 128, 128 + 4 * n, dtype=torch.uint8)]) for n in (0, backbone.stride))
     assert large.shape[3] - small.shape[3] == 4
@@ -100,7 +100,7 @@ def _check_stride(backbone: Backbone) -> None:
 
 
 def _check_training(backbone: Backbone, images: list[Tensor]) -> None:
-    """Shapes are as stated; frozen parameters get no gradient and all others one; no statistic moves."""
+    """Checks the shapes, that frozen parameters alone get no gradient, and that no statistic changes."""
     before = copy.deepcopy(dict(backbone.named_buffers()))
     features = backbone(images)
     assert features.dtype == torch.float32
@@ -120,7 +120,7 @@ def _check_training(backbone: Backbone, images: list[Tensor]) -> None:
 
 
 def _check_state(backbone: Backbone) -> None:
-    """The normalisation travels with the weights."""
+    """Checks that the state dict carries the normalisation."""
     given = backbone.normalisation
     state = {name: tensor.clone() for name, tensor in backbone.state_dict().items() if name.startswith("input_")}
     backbone.normalisation = Normalisation("rgb" if given.order == "bgr" else "bgr", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
@@ -130,9 +130,12 @@ def _check_state(backbone: Backbone) -> None:
 
 
 def check_sampler(sampler: RoISampler, most: int | None = None) -> None:
-    """Whether `sampler` chooses what `FastRCNN` may train on, of mini-batches usual and unusual.
+    """Checks that `FastRCNN` may train on what `sampler` chooses from usual and unusual mini-batches.
 
-    most: RoIs of an image that it may choose, if that is bounded. It must choose at least one where there is any.
+    Args:
+        sampler: Any sampler.
+        most: The largest number of RoIs of an image that it may choose, if it has a limit. It must choose at
+            least one RoI where there is one.
     """
     for name, rois in mini_batches().items():
         losses = torch.rand(len(rois), generator=torch.Generator().manual_seed(0))
@@ -155,7 +158,7 @@ def _seeded(sampler: RoISampler, rois: RoIs, losses: Tensor) -> Tensor:
 
 
 def mini_batches() -> dict[str, RoIs]:
-    """Labelled RoIs by what is special about them."""
+    """Returns labelled RoIs by the name of what is special about them."""
     rng = torch.Generator().manual_seed(0)
     truths = [random_target(rng, 3, objects=4, ignored=ignored) for ignored in (0, 2)]
     proposals = [near(truth, 100, rng) for truth in truths]
@@ -177,7 +180,7 @@ def mini_batches() -> dict[str, RoIs]:
 
 
 def check_dataset(data: DetectionSet) -> None:
-    """Whether `data` is what the loader, the proposals and the evaluation may rely on. It reads every image."""
+    """Checks what the loader, the proposals and the evaluation require of `data`. It reads every image."""
     count = len(data)
     assert count == len(data.ids) == len(set(data.ids)) > 0
     assert len(set(data.classes)) == len(data.classes)
@@ -277,14 +280,14 @@ def _check_copies(make: Callable[[], nn.Module], sampler: RoISampler, batch: Det
 
 
 def _check_buffers(plain: nn.Module, mined: nn.Module) -> None:
-    """The passes that rank count for nothing: batch norm has seen one mini-batch with mining as without."""
+    """Checks that ranking leaves no trace in buffers: batch norm has counted one mini-batch with or without mining."""
     after = dict(plain.named_buffers())
     for name, buffer in mined.named_buffers():
         assert not name.endswith("num_batches_tracked") or torch.equal(buffer, after[name]), name
 
 
 def _trained(model: nn.Module, batch: DetectorBatch) -> dict[str, Tensor]:
-    """Losses of a step in train mode, after which the gradients are there."""
+    """Runs a step in train mode, which leaves the gradients; returns its losses."""
     torch.manual_seed(0)
     losses: dict[str, Tensor] = model.train()(*batch)
     sum(losses.values()).backward()  # type: ignore[union-attr]

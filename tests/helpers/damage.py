@@ -7,14 +7,14 @@ KINDS = ("flip", "cut", "zero", "double", "drop", "noise")
 
 def damaged(content: bytes, kind: str, rng: random.Random) -> bytes:
     """Returns `content` with a flipped bit, without its end, or with a range zeroed, doubled, dropped or random."""
-    found = bytearray(content)
-    first, length = rng.randrange(len(found)), rng.randrange(1, max(2, min(200, len(found) // 3)))
-    part = found[first : first + length]
+    result = bytearray(content)
+    first, length = rng.randrange(len(result)), rng.randrange(1, max(2, min(200, len(result) // 3)))
+    part = result[first : first + length]
     if kind == "flip":
-        found[first] ^= 1 << rng.randrange(8)
+        result[first] ^= 1 << rng.randrange(8)
     elif kind == "cut":
-        del found[first:]
+        del result[first:]
     else:
         changed = {"zero": bytes(len(part)), "double": part * 2, "drop": b"", "noise": rng.randbytes(len(part))}
-        found[first : first + length] = changed[kind]
-    return bytes(found)
+        result[first : first + length] = changed[kind]
+    return bytes(result)

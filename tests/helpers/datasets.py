@@ -21,7 +21,7 @@ OBJECT = """  <object><name>{0}</name><difficult>{5}</difficult>
 def make_voc(
     folder: Path, images: Mapping[str, Picture], splits: Mapping[str, Sequence[str]], suffix: str = ".png"
 ) -> Path:
-    """Write noise images with the given annotations and split files; returns `folder`."""
+    """Writes noise images with the given annotations and split files; returns `folder`."""
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def make_voc(
 
 
 def annotation(image_id: int, category_id: int, bbox: list[float], **fields: Any) -> dict[str, Any]:
-    """An object: `bbox` is [x, y, width, height]."""
+    """Returns the annotation of an object; `bbox` is [x, y, width, height]."""
     return {"image_id": image_id, "category_id": category_id, "bbox": bbox, **fields}
 
 
@@ -47,7 +47,7 @@ def write_coco(
     annotations: Iterable[Mapping[str, Any]],
     categories: Mapping[str, int],
 ) -> Path:
-    """Write the JSON file of `images` (file name -> id, height, width); annotations are numbered from 1."""
+    """Writes the JSON file of `images` (file name -> id, height, width); annotations are numbered from 1."""
     content = {
         "images": [{"id": i, "file_name": name, "height": h, "width": w} for name, (i, h, w) in images.items()],
         "annotations": [{"id": i, "iscrowd": 0, **thing} for i, thing in enumerate(annotations, start=1)],
@@ -58,7 +58,7 @@ def write_coco(
 
 
 def write_noise(folder: Path, images: Mapping[str, tuple[int, int, int]]) -> Path:
-    """Write a picture of noise for each of `images`, as in `write_coco`."""
+    """Writes an image of noise for each of `images`, as in `write_coco`."""
     noise = np.random.default_rng(0)
     for name, (_, height, width) in images.items():
         path = folder / name
@@ -68,7 +68,7 @@ def write_noise(folder: Path, images: Mapping[str, tuple[int, int, int]]) -> Pat
 
 
 def save_turned(stored: np.ndarray, path: Path, orientation: int) -> None:
-    """Writes the pixels `stored`, uint8 `[H, W, 3]`, as they are, with an orientation by which viewers turn them."""
+    """Saves the pixels `stored`, uint8 `[H, W, 3]`, with an orientation by which viewers turn them."""
     exif = Image.Exif()
     exif[274] = orientation
     options = {"lossless": True} if path.suffix == ".webp" else {}

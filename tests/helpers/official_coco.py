@@ -1,4 +1,4 @@
-"""COCO's own program, pycocotools, as the measure of ours."""
+"""The metrics of COCO's own program, pycocotools, to compare ours with."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ from ohem.metrics.coco import FIGURES
 
 
 def official(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], list[float]]:
-    """The twelve figures and the AP of each category, in percent, of annotations and results in the official format."""
+    """Returns the twelve figures and the AP of each category in percent, for data in COCO's format."""
     with contextlib.redirect_stdout(io.StringIO()):
         dataset = COCO()
         dataset.dataset = {"info": {}, **truth}

@@ -1,4 +1,4 @@
-"""One-stage detectors of torchvision, small enough to train in a test, and mini-batches usual and unusual for them."""
+"""Small one-stage detectors of torchvision, with usual and unusual mini-batches for them."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Target = dict[str, Tensor]
 
 
 class Backbone(nn.Module):
-    """Two feature maps, of stride 8 and 16."""
+    """Computes two feature maps, of stride 8 and 16."""
 
     def __init__(self, channels: int = 32) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ MAKE: dict[str, Any] = {"ssd": make_ssd, "retinanet": make_retinanet, "fcos": ma
 
 
 def make(kind: str, **options: Any) -> Any:
-    """The model in train mode, with the same weights each time, scores that differ and boxes that are off."""
+    """Returns the model in train mode, with the same weights each time, different scores and inexact boxes."""
     torch.manual_seed(0)
     model = MAKE[kind](**options).train()
     for module in model.head.modules():
@@ -82,13 +82,13 @@ def images(count: int = 2) -> list[Tensor]:
 
 
 def batch(name: str) -> tuple[list[Tensor], list[Target]]:
-    """Pictures, and a fresh copy of the targets."""
+    """Returns images and a fresh copy of their targets."""
     targets = [{key: value.clone() for key, value in one.items()} for one in BATCHES[name]]
     return images(len(targets)), targets
 
 
 def step(model: Any, name: str) -> dict[str, Tensor]:
-    """One forward and backward of the mini-batch `name`: torchvision's losses; gradients are in the model."""
+    """Runs forward and backward of the mini-batch `name`; returns the losses and leaves the gradients in the model."""
     model.zero_grad()
     losses: dict[str, Tensor] = model(*batch(name))
     sum(losses.values()).backward()  # type: ignore[union-attr]
@@ -101,7 +101,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 class NoneSampler:
-    """A sampler that chooses nothing."""
+    """Chooses nothing."""
 
     def __call__(self, rois: RoIs, losses: Callable[[], Tensor]) -> Tensor:
         return torch.zeros(0, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""torchvision's R-CNN family at a size that trains in a few milliseconds, and mini-batches for it."""
+"""Detectors of torchvision's R-CNN family that train in a few milliseconds, and mini-batches for them."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
 
 class Pyramid(nn.Module):
-    """Two levels, of stride 4 and 8."""
+    """Computes two feature maps, of stride 4 and 8."""
 
     out_channels = CHANNELS
 
@@ -38,7 +38,7 @@ class Pyramid(nn.Module):
 
 
 def faster_rcnn(seed: int = 0, **options: Any) -> FasterRCNN:
-    """The same weights for the same seed."""
+    """Returns a Faster R-CNN with the same weights for the same seed."""
     torch.manual_seed(seed)
     return FasterRCNN(**_common(CLASSES), **options)
 
@@ -64,7 +64,7 @@ def keypoint_rcnn(seed: int = 0) -> KeypointRCNN:
 
 
 def normalised_rcnn(seed: int = 0) -> FasterRCNN:
-    """With batch norm in the box head, as in `fasterrcnn_resnet50_fpn_v2`."""
+    """Returns a Faster R-CNN with batch norm in the box head, as in `fasterrcnn_resnet50_fpn_v2`."""
     model = faster_rcnn(seed)
     model.roi_heads.box_head = FastRCNNConvFCHead((CHANNELS, 3, 3), [CHANNELS], [16], norm_layer=nn.BatchNorm2d)
     return model
@@ -79,7 +79,7 @@ MODELS: dict[str, Callable[[], FasterRCNN]] = {
 
 
 def mini_batch(objects: tuple[int, ...] = (3, 1), seed: int = 0) -> Batch:
-    """As many images, with as many objects, and a mask and two keypoints of each object."""
+    """Returns images and targets; each object has a mask and two keypoints."""
     rng = torch.Generator().manual_seed(seed)
     images = [torch.rand(3, HEIGHT, WIDTH, generator=rng) for _ in objects]
     return images, [_target(random_boxes(n, rng, HEIGHT, WIDTH), rng) for n in objects]
@@ -99,7 +99,7 @@ def _target(boxes: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
 
 
 def _common(classes: int) -> dict[str, Any]:
-    """No resizing, 60 proposals an image, and RoIs of a third to half an object's overlap ignored."""
+    """Returns options: no resizing, 60 proposals per image, and RoIs with an IoU of 1/3 to 1/2 ignored."""
     return {
         "backbone": Pyramid(),
         "num_classes": None,

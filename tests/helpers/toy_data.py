@@ -15,7 +15,7 @@ SPLITS = {"train": tuple("abcdef"), "test": tuple("gh")}
 
 
 def make_toy(folder: Path, splits: dict[str, Sequence[str]] | None = None) -> Path:
-    """Images 64 x 80 with one red and one blue rectangle each; splits `train` (a-f) and `test` (g, h) by default."""
+    """Writes images of 80 x 64 pixels with a red and a blue rectangle each; splits `train` (a-f) and `test` (g, h)."""
     splits = splits or SPLITS
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -27,9 +27,9 @@ def make_toy(folder: Path, splits: dict[str, Sequence[str]] | None = None) -> Pa
 
 
 def make_toy_coco(folder: Path) -> tuple[str, str]:
-    """The same images and objects in COCO's format, classes numbered 7 and 3; the sources of `train` and `test`.
+    """Writes the same images and objects in COCO's format, classes 7 and 3; returns the sources of `train` and `test`.
 
-    Image `a` has a crowd besides, and `f` and `h` no object.
+    Image `a` also has a crowd, and `f` and `h` have no object.
     """
     images = folder / "images"
     images.mkdir(parents=True)
@@ -53,7 +53,7 @@ def make_toy_coco(folder: Path) -> tuple[str, str]:
 
 
 def edit_xml(data: Path, old: str, new: str, stem: str = "a") -> Path:
-    """Replaces a text, which must be there, in the annotations of an image; returns the path of the file."""
+    """Replaces a text, which must be present, in the annotations of an image; returns the path of the file."""
     path = data / "Annotations" / f"{stem}.xml"
     text = path.read_text()
     assert old in text
@@ -62,7 +62,7 @@ def edit_xml(data: Path, old: str, new: str, stem: str = "a") -> Path:
 
 
 def write_mat_file(path: Path, stems: str) -> Path:
-    """Writes two proposals for each image, as the original release does: [y1, x1, y2, x2], 1-based, end included."""
+    """Writes two proposals for each image in the original format: [y1, x1, y2, x2], 1-based, end inclusive."""
     boxes, images = (np.empty((1, len(stems)), dtype=object) for _ in range(2))
     for i, stem in enumerate(stems):
         boxes[0, i] = np.array([[1.0, 1.0, 30.0, 40.0], [5.0 + i, 11.0, 28.0, 60.0]])
@@ -81,7 +81,7 @@ def _make_image(folder: Path, stem: str) -> None:
 
 
 def _draw(stem: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """Pixels `[64, 80, 3]`, and the corner of the rectangle, 20 wide and 24 high, of each of `NAMES`."""
+    """Returns pixels `[64, 80, 3]` and the corner of the rectangle of each of `NAMES`, which is 20 wide and 24 high."""
     rng = np.random.default_rng(sum(map(ord, stem)))
     pixels = rng.integers(90, 140, (64, 80, 3))
     corners = []
@@ -95,14 +95,14 @@ def _draw(stem: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
 def training(
     data: Path, *, steps: int = 2, images: int = 2, test: str | None = "test", recipe: str = "demo-ohem"
 ) -> list[object]:
-    """Options of `ohem train RUN` for a few steps on the toy data."""
+    """Returns options of `ohem train RUN` for a few steps on the toy data."""
     return training_on(f"{data}:train", f"{data}:{test}" if test else None, steps=steps, images=images, recipe=recipe)
 
 
 def training_on(
     train: str, test: str | None, *, steps: int = 2, images: int = 2, recipe: str = "demo-ohem"
 ) -> list[object]:
-    """The same on the given sources."""
+    """Returns the same options for the given sources."""
     tested = ["--data.test", test] if test else []
     return [
         *["--recipe", recipe, "--data.train", train, *tested, "--data.short", 64, "--data.long", 80],

@@ -1,4 +1,4 @@
-"""Workloads that compute nothing: worker processes import them in no time, since they do without torch."""
+"""Workloads that compute nothing and import no torch, so that worker processes start at once."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from ohem.errors import InputError
 
 
 class Workload:
-    """Appends `NAME:STEP:PID` to a file at each step, and leaves by appending `NAME:left`."""
+    """Appends `NAME:STEP:PID` to a file at each step, and `NAME:left` at the end."""
 
     device = "cpu"
 
@@ -63,7 +63,7 @@ class _Doing(Workload):
 
 @contextmanager
 def doing(what: str, log: Path) -> Iterator[Workload]:
-    """Does, in its second step, what ends a worker."""
+    """Returns a workload that ends its worker in its second step."""
     yield _Doing(what, log)
 
 
@@ -80,5 +80,5 @@ class _Allocating(Workload):
 
 @contextmanager
 def allocating(size: int) -> Iterator[Workload]:
-    """Needs `size` bytes during a step, and has them no more after it."""
+    """Returns a workload that needs `size` bytes during a step and frees them after it."""
     yield _Allocating(str(size), Path(os.devnull))

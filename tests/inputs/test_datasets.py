@@ -1,4 +1,4 @@
-"""Classes of a training, given or of the annotations."""
+"""The classes of a training: given, or those of the annotations."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Sizes of the images that the detector gets."""
+"""The sizes of the images that the detector gets."""
 
 from dataclasses import replace
 

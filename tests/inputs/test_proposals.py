@@ -25,7 +25,7 @@ def test_mat_files_replace_selective_search(data: Path, tmp_path: Path) -> None:
 
 
 def test_boxes_outside_their_image_are_refused(data: Path, tmp_path: Path) -> None:
-    """The images have 80 x 64 pixels; boxes may be up to a pixel larger, as rounding makes them."""
+    """Checks boxes of images of 80 x 64 pixels; rounding may make a box up to one pixel larger."""
     dataset = open_data([f"{data}:train"], (), "--data.train")
     for box, allowed in (([1.0, 1, 65, 81], True), ([1.0, 1, 66, 80], False), ([1.0, 1, 64, 83], False)):
         boxes, images = (np.empty((1, 6), dtype=object) for _ in range(2))

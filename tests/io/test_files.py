@@ -1,4 +1,4 @@
-"""Files are whole, whoever else writes them."""
+"""Atomic writing of files, with other writers and failures."""
 
 import errno
 import hashlib
@@ -66,7 +66,7 @@ def test_a_digest_is_computed_again_where_the_file_changed(tmp_path: Path, monke
 
 
 def write_and_fail(path: Path, error: OSError) -> OSError:
-    """The error that leaves `atomic_write`."""
+    """Returns the error that `atomic_write` raises."""
     with pytest.raises(OSError) as caught, atomic_write(path):
         raise error
     return caught.value
@@ -102,7 +102,7 @@ def test_any_error_can_be_described(filename: object) -> None:
 
 
 def dead_process() -> int:
-    """The number of a process that has ended."""
+    """Returns the id of a process that has ended."""
     done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     return int(done.stdout)
 
@@ -142,4 +142,4 @@ def test_a_flipped_bit_of_a_zip_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(zipfile.BadZipFile, match="CRC"):
         check_crcs(path)
-    torch.load(path)  # which does not notice: the reason for the check
+    torch.load(path)  # it does not notice, which is why the check is needed

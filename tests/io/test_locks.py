@@ -1,4 +1,4 @@
-"""One writer at a time, whatever becomes of the others."""
+"""Locks: one writer at a time, also when another writer was killed."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ time.sleep(60)
 
 @contextmanager
 def another_process(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds the lock `path`."""
+    """Starts a process that holds the lock `path`."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
@@ -122,7 +122,7 @@ def test_a_process_follows_the_one_that_started_it() -> None:
 
 
 def _is_alive(process: int) -> bool:
-    """Whether it runs; one that has ended may wait to be reaped."""
+    """Returns whether the process runs; one that has ended may still have an entry."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

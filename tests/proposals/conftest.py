@@ -1,4 +1,4 @@
-"""Small pictures that selective search takes a few milliseconds for."""
+"""Small images, for which selective search takes a few milliseconds."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def picture(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
-    """Ten rectangles of random colour on noise: uint8 (H, W, 3), another one for another seed."""
+    """Draws ten rectangles of random colour on noise: uint8 (H, W, 3), a different image for each seed."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 60, (height, width, 3))
     for _ in range(10):
@@ -20,8 +20,13 @@ def picture(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
 
 @pytest.fixture
 def images(tmp_path: Path) -> dict[str, Path]:
-    """Six image files by id, not in alphabetical order."""
+    """Writes six image files; returns id -> path, not in alphabetical order."""
     files = {name: tmp_path / f"{name}.png" for name in ["d", "a", "f", "b", "e", "c"]}
     for seed, file in enumerate(files.values()):
         Image.fromarray(picture(seed)).save(file)
     return files
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "Proposals" / "train.safetensors"

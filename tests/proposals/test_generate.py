@@ -1,4 +1,4 @@
-"""Proposals of a data set: the same whatever happens on the way, nothing computed twice, nothing refused silently."""
+"""Generation of the proposals of a data set: results, cache, resumed runs and refusals."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import cv2
 import joblib
@@ -16,7 +15,6 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from ohem.errors import InputError
-from ohem.io.locks import locked
 from ohem.proposals import generate as module
 from ohem.proposals import parallel
 from ohem.proposals.generate import cache_path, generate, is_generated
@@ -26,13 +24,8 @@ from tests.proposals.conftest import picture
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "Proposals" / "train.safetensors"
-
-
-@pytest.fixture
 def calls(monkeypatch) -> list[str]:
-    """Ids of the images that are computed in this process (jobs=1)."""
+    """Returns the list of the ids of images that are computed in this process (jobs=1)."""
     seen: list[str] = []
     real = parallel.propose
 
@@ -73,7 +66,7 @@ def test_the_callers_joblib_backend_is_used_and_threads_do_not_mix_the_random_nu
     del calls[:]
     with joblib.parallel_config(backend="threading"):
         generate(images, path.with_name("threads.safetensors"), jobs=3, progress=False)
-    assert sorted(calls) == sorted(images)  # in this process, or the spy would have seen nothing
+    assert sorted(calls) == sorted(images)  # they were computed in this process, where the spy sees them
     assert path.with_name("threads.safetensors").read_bytes() == path.read_bytes()
 
 
@@ -121,7 +114,7 @@ def test_an_unreadable_image_is_named_by_a_worker_process(images, path):
 
 
 def interrupted(images, path, **settings):
-    """A run that stops before the last image and leaves its parts."""
+    """Stops a run before the last image, so that its parts stay; returns the id of the last image."""
     (last, file), *_ = reversed(images.items())
     aside = file.rename(file.with_suffix(".aside"))
     file.write_text("no image")
@@ -132,7 +125,7 @@ def interrupted(images, path, **settings):
 
 
 def write_format_1(path, ids, seed):
-    """A cache as it was before images were known by digest."""
+    """Writes a cache in the format that had no digests of images."""
     head = {"format": 1, "metadata": {"method": "selective search", "mode": "fast", "seed": seed}, "ids": ids}
     tensors = {
         "boxes": np.zeros((0, 4), np.float32),
@@ -140,42 +133,6 @@ def write_format_1(path, ids, seed):
         "image_bytes": np.ones(len(ids), np.int64),
     }
     save_file(tensors, path, {"ohem.proposals": json.dumps(head)})
-
-
-def processes():
-    """Process id -> (parent, session), of all that run."""
-    processes = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-        except OSError:  # it ended just now
-            continue
-        if state != "Z":
-            processes[int(stat.parent.name)] = int(parent), int(session)
-    return processes
-
-
-def child_processes():
-    return [pid for pid, (parent, _) in processes().items() if parent == os.getpid()]
-
-
-def in_session(number):
-    return [pid for pid, (_, session) in processes().items() if session == number]
-
-
-def is_worker(pid):
-    """Not joblib's resource tracker, which ends with this process."""
-    try:
-        return b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-
-
-def wait_until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
 
 
 def test_parts_of_changed_images_are_made_again(images, path, calls):
@@ -239,13 +196,15 @@ def test_what_is_added_later_makes_the_same_file(images, path):
 
 
 def test_an_image_of_equal_size_and_time_is_noticed(images, path, calls):
-    """Its proposals are made anew, with one note, and those of the others are not."""
+    """Checks that its proposals alone are made again, with one note."""
     before = generate(images, path, jobs=1, progress=False)["a"]
     old = images["a"].stat()
     content = bytearray((images["a"]).read_bytes())
     Image.fromarray(picture(99)).save(images["a"], format="BMP")
     Image.fromarray(picture(98)).save(images["b"], format="BMP")
-    generate({"b": images["b"]}, path.with_name("other.safetensors"), jobs=1, progress=False)  # remembers its digest
+    generate(
+        {"b": images["b"]}, path.with_name("other.safetensors"), jobs=1, progress=False
+    )  # its digest is kept in memory
     assert images["a"].stat().st_size == images["b"].stat().st_size
     stat = images["b"].stat()
     images["b"].write_bytes(images["a"].read_bytes())
@@ -261,11 +220,11 @@ def test_an_image_of_equal_size_and_time_is_noticed(images, path, calls):
     np.testing.assert_array_equal(made["a"], before)
 
 
-def test_a_cache_in_the_earlier_format_is_made_anew_with_a_note(images, path, calls):
+def test_a_cache_in_the_earlier_format_is_made_again_with_a_note(images, path, calls):
     path.parent.mkdir()
     write_format_1(path, list(images), seed=0)
     assert not is_generated(images, path)
-    with pytest.warns(UserWarning, match=f"{path.name}: proposals in an earlier format") as warned:
+    with pytest.warns(UserWarning, match=f"{path.name}: the proposals are in an earlier format") as warned:
         generate(images, path, jobs=1, progress=False)
     assert len(warned) == 1
     assert calls == list(images)
@@ -276,98 +235,6 @@ def test_a_cache_in_the_earlier_format_is_made_anew_with_a_note(images, path, ca
     with pytest.raises(InputError, match="made with seed 4, want 0"):
         generate(images, path, jobs=1, progress=False)
     assert path.read_bytes() == before
-
-
-def test_a_second_writer_is_refused_and_a_reader_is_not(images, path):
-    few = {"a": images["a"]}
-    generate(few, path, jobs=1, progress=False)
-    with locked(path.with_name(f".{path.name}.lock"), "the test"):
-        with pytest.raises(InputError, match=r"train\.safetensors is in use by another process"):
-            generate(images, path, jobs=1, progress=False)
-        assert len(generate(few, path, jobs=1, progress=False)) == 1
-    assert len(generate(images, path, jobs=1, progress=False)) == 6
-    assert list(path.parent.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("complete", [True, False])
-def test_what_killed_writers_left_is_removed(images, path, complete):
-    generate(images if complete else {"a": images["a"]}, path, jobs=1, progress=False)
-    names = [f".{path.name}.lock", f".{path.name}.77.tmp", f"{path.name}.parts"]
-    for name in names[:2]:
-        path.with_name(name).touch()
-    path.with_name(names[2]).mkdir()
-    generate(images, path, jobs=1, progress=False)
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_folder_that_cannot_be_written_is_named(images, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"cannot be written \(.*\): name another folder"):
-        generate(images, tmp_path / "file" / "p.safetensors", jobs=1, progress=False)
-
-
-def test_no_process_is_left_when_something_goes_wrong(images, monkeypatch, path):
-    workers = []
-
-    def fail(*_):
-        workers.extend(pid for pid in child_processes() if pid not in before and is_worker(pid))
-        raise RuntimeError("no")
-
-    before = child_processes()
-    monkeypatch.setattr(module, "PART_SECONDS", 0)
-    monkeypatch.setattr(module.Proposals, "save", fail)
-    many = {f"{name}{i}": file for i in range(20) for name, file in images.items()}
-    with pytest.raises(RuntimeError):
-        generate(many, path, jobs=2, progress=False)
-    assert len(set(workers)) >= 1
-    assert not [pid for pid in set(workers) if pid in child_processes()]
-
-
-def test_a_worker_that_is_killed_ends_in_a_sentence_and_what_is_done_is_kept(images, path, monkeypatch):
-    """As the system does where memory runs out."""
-    before = child_processes()
-    monkeypatch.setattr(module, "PART_SECONDS", 0)
-    real = module.Proposals.save
-
-    def save(self, file):
-        real(self, file)
-        for pid in child_processes():
-            if pid not in before and is_worker(pid):
-                os.kill(pid, signal.SIGKILL)
-
-    monkeypatch.setattr(module.Proposals, "save", save)
-    many = {f"{name}{i}": file for i in range(100) for name, file in images.items()}
-    with pytest.raises(InputError, match=r"was ended from outside.*fewer --jobs"):
-        generate(many, path, jobs=2, progress=False)
-    assert list(path.with_name(f"{path.name}.parts").glob("*.safetensors"))
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_signal_leaves_no_process_and_keeps_what_is_done(images, path, tmp_path, number):
-    """In a session of its own, so that every process that it leaves is counted."""
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys, time\n"
-        "from pathlib import Path\n"
-        "from ohem.proposals import generate as module\n"
-        "module.PART_SECONDS = 0\n"
-        f"images = { ({k: str(v) for k, v in images.items()})!r}\n"
-        "images |= {f'{k}{i}': v for i in range(3000) for k, v in images.items()}\n"
-        f"module.generate({{k: Path(v) for k, v in images.items()}}, Path({str(path)!r}), jobs=2)\n"
-    )
-    parts = path.with_name(f"{path.name}.parts")
-    with subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, start_new_session=True) as run:
-        assert wait_until(lambda: len(list(parts.glob("*.safetensors"))) >= 2)
-        assert len(in_session(run.pid)) > 2
-        run.send_signal(number)
-        run.wait(20)
-        assert wait_until(lambda: not in_session(run.pid), seconds=10)
-    assert (
-        run.returncode == {signal.SIGTERM: 143, signal.SIGINT: -signal.SIGINT, signal.SIGKILL: -signal.SIGKILL}[number]
-    )
-    assert len(list(parts.glob("*.safetensors"))) >= 2
-    if number != signal.SIGKILL:
-        assert list(path.parent.iterdir()) == [parts]
 
 
 def test_a_cache_serves_without_opencv(images, path, monkeypatch):
@@ -410,7 +277,7 @@ def test_the_cache_is_with_the_data(tmp_path):
 def test_read_only_data_have_their_cache_in_the_users_folder(tmp_path, monkeypatch, recwarn):
     monkeypatch.setattr(module.os, "access", lambda *_: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.warns(UserWarning, match="cannot be written: its proposals go to"):
+    with pytest.warns(UserWarning, match="cannot be written: its proposals are kept in"):
         path = cache_path(tmp_path / "one" / "VOC2007", "test")
     assert path.parent.parent == tmp_path / "cache" / "ohem"
     assert path.parent.name.startswith("VOC2007-")
@@ -419,7 +286,7 @@ def test_read_only_data_have_their_cache_in_the_users_folder(tmp_path, monkeypat
 
     path.parent.mkdir(parents=True)
     path.touch()
-    assert cache_path(tmp_path / "one" / "VOC2007", "test") == path  # and no warning: it is no news
+    assert cache_path(tmp_path / "one" / "VOC2007", "test") == path  # without a second warning
 
     shipped = tmp_path / "one" / "VOC2007" / "Proposals" / path.name
     shipped.parent.mkdir(parents=True)

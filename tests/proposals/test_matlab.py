@@ -1,4 +1,4 @@
-"""The original release's .mat files: columns, convention and filter, and what is refused."""
+"""The original release's .mat files: columns, convention and filter, and refusals."""
 
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def test_absent_text_and_truncated_files_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"none\.mat: no such file"):
         read_mat(tmp_path / "none.mat")
     (tmp_path / "text.mat").write_text("no matrix in here" * 20)
-    with pytest.raises(InputError, match=r"text\.mat: not a whole \.mat file"):
+    with pytest.raises(InputError, match=r"text\.mat: not a complete \.mat file"):
         read_mat(tmp_path / "text.mat")
     whole = write(tmp_path / "p.mat", [np.ones((9, 4))] * 3, ["a", "b", "c"]).read_bytes()
     for length in range(0, len(whole), 11):
@@ -89,7 +89,7 @@ def test_absent_text_and_truncated_files_are_refused(tmp_path):
 
 
 def same(ours, theirs):
-    """Whether two values are equal, where None stands for what SciPy reads and this reader does not."""
+    """Returns whether two values are equal; None stands for types that SciPy reads and this reader does not."""
     if ours is None:
         return not isinstance(theirs, np.ndarray) or theirs.dtype.kind not in "OUiuf"
     if ours.dtype == object:
@@ -101,7 +101,7 @@ OF_MATLAB = sorted(Path(scipy.io.matlab.__file__).parent.glob("tests/data/test*_
 
 
 @pytest.mark.skipif(not OF_MATLAB, reason="this SciPy comes without its tests")
-@pytest.mark.filterwarnings("ignore")  # SciPy's, of what it cannot read
+@pytest.mark.filterwarnings("ignore")  # SciPy raises these for files that it cannot read
 def test_files_of_matlab_are_read_as_scipy_reads_them():
     compared = 0
     for path in OF_MATLAB:
@@ -140,10 +140,10 @@ def test_files_are_read_as_scipy_reads_them(tmp_path_factory, data, compressed, 
     [
         ([1, 1, np.nan, 9], "not finite"),
         ([1, 1, 9, np.inf], "not finite"),
-        ([1, 1, 1e30, 9], "outside the picture"),
-        ([9, 1, 4, 9], "ends before it begins"),
-        ([0, 1, 9, 9], "outside the picture"),  # counted from 0
-        ([-4, 1, 9, 9], "outside the picture"),
+        ([1, 1, 1e30, 9], "outside the image"),
+        ([9, 1, 4, 9], "is inverted"),
+        ([0, 1, 9, 9], "outside the image"),  # counted from 0
+        ([-4, 1, 9, 9], "outside the image"),
     ],
 )
 def test_impossible_boxes_are_refused(tmp_path, box, fault):
@@ -189,7 +189,7 @@ def test_ids_that_are_no_text_are_refused(tmp_path):
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_damaged_files_are_refused_or_read(tmp_path, compressed):
-    """A flipped bit of a number that is not compressed cannot be noticed; of one that is, it must be."""
+    """Checks that every flipped bit of compressed data is noticed; without compression a number has no checksum."""
     rng = np.random.default_rng(0)
     low = rng.integers(1, 50, (3, 20, 2))
     boxes = list(np.concatenate([low, low + rng.integers(5, 50, (3, 20, 2))], axis=2).astype(float))

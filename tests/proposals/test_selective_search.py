@@ -1,4 +1,4 @@
-"""Selective search: the boxes' convention, what they depend on, and what images it takes."""
+"""Selective search: the convention of its boxes, the influence of seed and threads, and the images that it accepts."""
 
 import ctypes
 import subprocess

@@ -1,4 +1,4 @@
-"""The cache of proposals: what is written is read, and what does not fit is refused with the reason."""
+"""The file that keeps proposals: writing, reading, and refusals with their reason."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def digests_for(names):
 
 
 def reseal(file, change):
-    """Changes boxes, offsets, digests and crcs as `change` does, and computes the CRC of the index anew."""
+    """Applies `change` to boxes, offsets, digests and CRCs, and computes the CRC of the index again."""
     with safe_open(file, framework="numpy") as opened:
         text = opened.metadata()["ohem.proposals"]
         tensors = {name: opened.get_tensor(name).copy() for name in ("boxes", "offsets", "digests", "crcs")}
@@ -138,20 +138,20 @@ def test_every_truncation_is_refused(file):
     whole = file.read_bytes()
     for length in [*range(0, len(whole), 7), len(whole) - 1]:
         file.write_bytes(whole[:length])
-        with pytest.raises(InputError, match=r"cache\.safetensors: not a whole file.*delete the file"):
+        with pytest.raises(InputError, match=r"cache\.safetensors: not a complete file.*delete the file"):
             Proposals.load(file)
 
 
 def test_an_absent_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such file of proposals"):
         Proposals.load(tmp_path / "none.safetensors")
-    with pytest.raises(InputError, match="not a whole file"):
+    with pytest.raises(InputError, match="not a complete file"):
         Proposals.load(tmp_path)
 
 
 def test_weights_are_not_proposals(tmp_path):
     save_file({"conv1": np.zeros(3)}, tmp_path / "w.safetensors")
-    with pytest.raises(InputError, match="not a whole file of proposals"):
+    with pytest.raises(InputError, match="not a complete file of proposals"):
         Proposals.load(tmp_path / "w.safetensors")
 
 
@@ -185,11 +185,11 @@ IMPOSSIBLE = [
     ([np.nan, 0, 5, 5], "not finite"),
     ([0, 0, np.inf, 5], "not finite"),
     ([-np.inf, 0, 5, 5], "not finite"),
-    ([0, 0, 5, 1e30], "outside the picture"),
-    ([5, 0, 5, 9], "ends before it begins or has no area"),
-    ([0, 9, 5, 3], "ends before it begins or has no area"),
-    ([-3, 0, 5, 5], "outside the picture"),
-    ([0, -1, 5, 5], "outside the picture"),
+    ([0, 0, 5, 1e30], "outside the image"),
+    ([5, 0, 5, 9], "is inverted or has no area"),
+    ([0, 9, 5, 3], "is inverted or has no area"),
+    ([-3, 0, 5, 5], "outside the image"),
+    ([0, -1, 5, 5], "outside the image"),
 ]
 
 
@@ -205,7 +205,7 @@ def test_impossible_boxes_are_refused_from_memory_and_from_a_file(file, box, fau
 
     reseal(file, put)
     read = Proposals.load(file)
-    with pytest.raises(InputError, match=f"the boxes of b are of no use .*{fault}.*delete the file"):
+    with pytest.raises(InputError, match=f"the boxes of b cannot be used .*{fault}.*delete the file"):
         read["b"]
     np.testing.assert_array_equal(read["ü/1"], boxes(1, 50))
 
@@ -225,7 +225,7 @@ def test_digests_are_checked(digests):
 def test_a_file_cut_short_or_removed_while_it_is_in_use(file):
     read = Proposals.load(file)
     file.unlink()
-    np.testing.assert_array_equal(read["b"], boxes(2))  # an open file stays
+    np.testing.assert_array_equal(read["b"], boxes(2))  # the open file keeps its content
 
     Proposals.from_boxes({"b": boxes(2), "a": boxes(0), "ü/1": boxes(1, 50)}, DIGESTS, SETTINGS).save(file)
     read = Proposals.load(file)

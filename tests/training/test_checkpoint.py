@@ -78,7 +78,7 @@ def test_what_is_no_checkpoint_gives_way_to_the_one_before(name: str, tmp_path: 
     (tmp_path / checkpoint.NAME).rename(tmp_path / checkpoint.PREVIOUS)
     torch.save(CONTENTS[name], tmp_path / checkpoint.NAME)
     with pytest.warns(
-        UserWarning, match=r"checkpoint\.pt is damaged or no checkpoint .* the previous checkpoint is used"
+        UserWarning, match=r"checkpoint\.pt is damaged or is no checkpoint .* the previous checkpoint is used"
     ):
         loaded = checkpoint.find(tmp_path)
     assert loaded is not None
@@ -110,7 +110,7 @@ def test_weights_that_were_changed_in_a_whole_file_are_noticed(tmp_path: Path) -
     state = torch.load(tmp_path / checkpoint.NAME)
     state["model"]["bias"][0] += 1
     torch.save(state, tmp_path / checkpoint.NAME)
-    with pytest.raises(InputError, match="its content is does not match its digest"):
+    with pytest.raises(InputError, match="its content does not match its digest"):
         checkpoint.load(tmp_path)
 
 

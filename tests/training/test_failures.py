@@ -124,7 +124,7 @@ def test_an_image_that_fails_in_mid_run(
 
     monkeypatch.setattr(TrainingExamples, "__getitem__", failing)
     text = sentence(ohem("train", run, *options))
-    assert ("memory is not enough" if isinstance(error, MemoryError) else "c.png") in text
+    assert ("not enough memory" if isinstance(error, MemoryError) else "c.png") in text
     assert "repeat the command to resume from step 4" in text
     assert state(run)["step"] == 4
     monkeypatch.undo()

@@ -92,10 +92,10 @@ def test_a_digit_that_differs_from_the_checkpoint_is_noticed(tmp_path: Path) -> 
         file.write(f"4{EMPTY}\r\n")
     assert len(read_metrics(tmp_path)) == 4  # a run is ahead of its checkpoint
     path.write_bytes(text.replace("0.5", "0.6").encode())
-    with pytest.raises(InputError, match="differs from what the checkpoint holds"):
+    with pytest.raises(InputError, match="differs from its copy in the checkpoint"):
         read_metrics(tmp_path)
     path.write_bytes("".join(text.splitlines(keepends=True)[:-1]).encode())
-    with pytest.raises(InputError, match="differs from what the checkpoint holds"):
+    with pytest.raises(InputError, match="differs from its copy in the checkpoint"):
         read_metrics(tmp_path)
 
 

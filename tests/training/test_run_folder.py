@@ -163,11 +163,11 @@ def test_a_changed_recipe_is_said(run: Path) -> None:
     read_run(run)
 
 
-def test_a_run_of_a_version_without_digests_goes_on_with_a_warning(data: Path, run: Path) -> None:
+def test_a_run_without_digests_is_resumed_with_a_warning(data: Path, run: Path) -> None:
     content = yaml.safe_load((run / NAME).read_text())
     del content["made_of"], content["checksum"]
     (run / NAME).write_text(yaml.safe_dump(content))
-    with pytest.warns(UserWarning, match="kept no digests"):
+    with pytest.warns(UserWarning, match="without digests of the data"):
         assert ohem("train", run, *training(data, steps=3)).code == 0
     assert yaml.safe_load((run / NAME).read_text())["made_of"].keys() == {"images", "annotations", "proposals"}
 
