@@ -5,8 +5,8 @@
 The commands are those that run long: train, propose, eval and compare, as real processes on tiny data. Each is
 started, killed (the process alone or its whole group, at random) at a moment within the time of the undisturbed
 command, and started again. When it has ended by itself, or has been killed `CHAIN` times and then run to its end, its
-files must be those of the undisturbed command: weights, optimizer, proposals, snapshots and losses bit for bit, and everything else
-except the seconds. No other file may be left, and five seconds after each kill no process of the command.
+files must be those of the undisturbed command: weights, optimizer, proposals, snapshots and losses bit for bit, and all
+else except the seconds. No other file may be left, and five seconds after each kill no process of the command.
 """
 
 import argparse
