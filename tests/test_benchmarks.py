@@ -19,7 +19,7 @@ from ohem.inputs.datasets import open_data
 from ohem.kernels.fast_linear import fast_linear
 from ohem.recorder import Recorder
 from ohem.samplers import OHEMSampler
-from tests.detection.test_fast_rcnn import assert_close, detector, losses_and_gradients, mini_batch
+from tests.detection.toy_detector import assert_close, detector, losses_and_gradients, mini_batch
 
 
 def as_rival(kind: type[FastRCNN], recorder: Recorder) -> FastRCNN:

@@ -14,7 +14,7 @@ from ohem import OHEMLoss, OHEMSampler, with_ohem
 from ohem.detection.box_refinement import BoxRefinement
 from ohem.kernels.low_precision import Float8Linear
 from ohem.recorder import Recorder
-from tests.detection.test_fast_rcnn import Implementation, assert_close, detector, mini_batch
+from tests.detection.toy_detector import Implementation, assert_close, detector, mini_batch
 from tests.helpers import one_stage, tiny_rcnn
 from tests.helpers.contracts import EVERY_SAMPLER
 from tests.helpers.fake_gpu import Pretended, on_gpu, pretended_gpu

@@ -15,7 +15,7 @@ from ohem.detection.fast_rcnn import FastRCNN
 from ohem.detection.multiscale import View, levels, nearest, union
 from ohem.detection.post_process import BoxScores, PostProcess
 from ohem.samplers import AllSampler
-from tests.detection.test_fast_rcnn import detector, mini_batch
+from tests.detection.toy_detector import detector, mini_batch
 from tests.helpers.make_rois import random_boxes
 from tests.helpers.reference import needs_shared, reference
 

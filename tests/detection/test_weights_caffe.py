@@ -6,28 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-from ohem.detection.backbones import BACKBONES, Backbone
+from ohem.detection.backbones import BACKBONES
 from ohem.detection.backbones.base import Pretrained
 from ohem.detection.weights import load_weights
 from ohem.errors import InputError
-from tests.detection.toy_backbone import CAFFE, refused, toy
+from tests.detection.toy_backbone import CAFFE, TOY_CAFFE, caffe_layers, refused, toy
 from tests.helpers.caffe_files import caffemodel, old_caffemodel
-
-TOY_CAFFE = Pretrained(caffe=("conv1", "conv2", "fc6", "fc7"), caffe_input=CAFFE)
-
-
-def caffe_layers(backbone: Backbone) -> list[Any]:
-    modules = [m for m in backbone.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    return [
-        (
-            name,
-            "Convolution" if name.startswith("conv") else "InnerProduct",
-            [p.detach().numpy() for p in m.parameters()],
-        )
-        for name, m in zip(TOY_CAFFE.caffe, modules, strict=True)
-    ]
 
 
 @pytest.mark.parametrize("write", [caffemodel, old_caffemodel])

@@ -1,6 +1,7 @@
 """A small backbone with published weights, for the tests of reading weights."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from ohem.errors import InputError
 
 OWN = Normalisation("rgb", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
 CAFFE = Normalisation("bgr", (100.0, 110.0, 120.0))
+TOY_CAFFE = Pretrained(caffe=("conv1", "conv2", "fc6", "fc7"), caffe_input=CAFFE)
 
 
 def toy(pretrained: Pretrained | None = None, seed: int = 0) -> Backbone:
@@ -50,3 +52,15 @@ def refused(backbone: Backbone, source: str | Path, *arguments: str) -> None:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
+def caffe_layers(backbone: Backbone) -> list[Any]:
+    modules = [m for m in backbone.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    return [
+        (
+            name,
+            "Convolution" if name.startswith("conv") else "InnerProduct",
+            [p.detach().numpy() for p in m.parameters()],
+        )
+        for name, m in zip(TOY_CAFFE.caffe, modules, strict=True)
+    ]

@@ -20,7 +20,7 @@ from ohem.detection.backbones.base import Pretrained
 from ohem.detection.weights import load_weights
 from ohem.errors import InputError
 from ohem.evaluation.report import DIGEST
-from tests.detection.test_weights import TOY_CAFFE, toy
+from tests.detection.toy_backbone import TOY_CAFFE, toy
 from tests.helpers.command_line import ohem
 from tests.helpers.toy_data import training, training_on
 

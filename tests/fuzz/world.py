@@ -15,7 +15,7 @@ from scipy.io import savemat
 
 from ohem.detection.backbones import BACKBONES
 from ohem.proposals import generate
-from tests.detection.test_weights import caffe_layers, toy
+from tests.detection.toy_backbone import caffe_layers, toy
 from tests.fuzz.commands import COMMANDS, Command, on_coco, on_toy
 from tests.fuzz.damage import remove
 from tests.helpers.caffe_files import caffemodel

@@ -22,7 +22,7 @@ from ohem.kernels.low_precision import (
 from ohem.kernels.roi_pool import roi_max_pool
 from ohem.rois import RoIs, match
 from ohem.samplers import AllSampler, OHEMSampler
-from tests.detection.test_fast_rcnn import detector, losses_and_gradients, mini_batch
+from tests.detection.toy_detector import detector, losses_and_gradients, mini_batch
 
 
 def rows(*sizes: int) -> Tensor:
