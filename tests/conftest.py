@@ -17,7 +17,7 @@ settings.load_profile("ohem")
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny data set in VOC layout with its proposals, which tests read only; those that change it take a copy."""
+    """Returns a tiny data set in VOC layout with its proposals. Tests only read it, or change a copy."""
     folder = make_toy(tmp_path_factory.mktemp("data") / "toy")
     assert ohem("propose", f"{folder}:train", f"{folder}:test", "--jobs", 1).code == 0
     return folder

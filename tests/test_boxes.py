@@ -1,4 +1,4 @@
-"""Box coding against the authors' recorded values, and as inverses of each other."""
+"""Box coding: the authors' recorded values, and encoding and decoding as inverses."""
 
 import math
 from typing import Any
@@ -24,7 +24,7 @@ def test_from_inclusive_adds_the_last_pixel() -> None:
 
 
 def test_encode_by_hand() -> None:
-    """From 10 x 20 centred at (5, 10) to 20 x 20 centred at (20, 15): 1.5 widths right, a quarter height down."""
+    """Encodes from 10 x 20 centred at (5, 10) to 20 x 20 centred at (20, 15): 1.5 widths right, 1/4 height down."""
     deltas = encode(torch.tensor([[0.0, 0.0, 10.0, 20.0]]), torch.tensor([[10.0, 5.0, 30.0, 25.0]]))
     torch.testing.assert_close(deltas, torch.tensor([[1.5, 0.25, math.log(2), 0.0]]))
 
@@ -111,7 +111,7 @@ EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 @needs_shared
 def test_recorded_targets() -> None:
-    """Their boxes end with the last pixel and their widths are x2 - x1 + 1."""
+    """Converts the authors' boxes, which end with the last pixel and have widths x2 - x1 + 1."""
     case = reference("box_coding")
     actual = encode(from_inclusive(tensor(case["ex"])), from_inclusive(tensor(case["gt"])))
     torch.testing.assert_close(actual, tensor(case["targets"]), **EXACT)
@@ -119,7 +119,7 @@ def test_recorded_targets() -> None:
 
 @needs_shared
 def test_recorded_targets_of_the_first_fast_rcnn() -> None:
-    """It had widths x2 - x1, so that its boxes are ours as they stand."""
+    """Checks the first version, whose widths x2 - x1 are those of our boxes without conversion."""
     case = reference("box_coding")
     actual = encode(tensor(case["ex"]), tensor(case["gt"]))
     torch.testing.assert_close(actual, tensor(case["targets_original_fast_rcnn_eps_convention"]), **EXACT)
@@ -127,11 +127,11 @@ def test_recorded_targets_of_the_first_fast_rcnn() -> None:
 
 @needs_shared
 def test_recorded_decoding_and_clipping() -> None:
-    """Two classes a row.
+    """Decodes two classes in each row.
 
-    Their decoder takes widths with the "+ 1" but does not take it off the corner that it returns: what comes out has
-    an exclusive end already, and equals ours with nothing to convert. They then clip it to the last pixel, W - 1, as if
-    it were inclusive: ours with an image a pixel smaller.
+    The authors' decoder uses widths with the "+ 1" but does not subtract it from the corner that it returns. The
+    result has an exclusive end and equals ours without conversion. They then clip it to the last pixel, W - 1, as if
+    the end were inclusive, which equals ours with an image that is one pixel smaller.
     """
     case = reference("box_coding")
     height, width = case["clip_shape_hw"]
@@ -142,7 +142,7 @@ def test_recorded_decoding_and_clipping() -> None:
 
 @needs_shared
 def test_recorded_round_trip() -> None:
-    """Their round trip ends a pixel to the right and below, which is the exclusive end of the box they began with."""
+    """Checks that the authors' round trip ends one pixel further right and below, at the box's exclusive end."""
     case = reference("box_coding")
     ex, gt = tensor(case["ex"]), tensor(case["gt"])
     ours = decode(from_inclusive(ex), encode(from_inclusive(ex), from_inclusive(gt)))

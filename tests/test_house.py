@@ -27,7 +27,7 @@ TEXT = (tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", t
 
 
 def _parts(name: str) -> list[str]:
-    """The words that a name in snake_case or CamelCase is made of."""
+    """Returns the words of a name in snake_case or CamelCase."""
     return [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
 
 

@@ -1,4 +1,4 @@
-"""The mining core against a plain greedy suppression written anew, and against the authors' recorded choices."""
+"""The mining core, compared with a plain greedy suppression and with the authors' recorded choices."""
 
 import math
 from collections.abc import Sequence
@@ -111,7 +111,7 @@ def test_hard_examples_is_a_stable_sort(losses: list[float], k: int) -> None:
 
 
 def test_a_gpu_never_reports_a_length() -> None:
-    """The device "meta" has no values: whatever depends on one fails there."""
+    """Uses the device "meta", which has no values: an operation that needs one fails."""
     assert hard_examples(torch.empty(1000, device="meta"), 64).shape == (64,)
     losses = torch.rand(1000)
     assert host_reads(lambda: hard_examples(losses, 64)) == []
@@ -128,7 +128,7 @@ def test_the_hardest_of_a_neighbourhood_is_kept() -> None:
 
 
 def test_only_kept_rois_suppress() -> None:
-    """A chain: 0 suppresses 1, which therefore does not suppress 2."""
+    """Uses a chain: 0 suppresses 1, which therefore does not suppress 2."""
     chain = [[0.0, 0.0, 10.0, 10.0], [0.0, 2.0, 10.0, 12.0], [0.0, 4.0, 10.0, 14.0]]  # neighbours 0.67, ends 0.43
     assert choose_rois([3.0, 2.0, 1.0], chain, [0, 0, 0], iou=0.5) == [0, 2]
 
@@ -155,7 +155,7 @@ def test_k_counts_survivors_not_candidates() -> None:
 @pytest.mark.parametrize("k", [1, 8, 40, 60])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_few_of_very_many_are_the_first_of_all_survivors(k: int, groups: int) -> None:
-    """Few of 6000 boxes in 25 places survive, so that the hardest thousand do not hold `k` of them."""
+    """Uses 6000 boxes in 25 places: few survive, so that the hardest thousand do not contain `k` survivors."""
     rng = torch.Generator().manual_seed(k)
     losses, owner = torch.rand(6000, generator=rng), torch.randint(0, groups, (6000,), generator=rng)
     corner = 50.0 * torch.randint(0, 5, (6000, 2), generator=rng) + torch.rand(6000, 2, generator=rng)
@@ -203,7 +203,7 @@ Case = tuple[list[float], list[list[int]], list[int], int, float]
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Few places and sizes, also negative ones, so that IoUs meet the thresholds; few losses, so that they tie."""
+    """Draws few places and sizes, some negative, so that IoUs meet the thresholds, and few losses, so that they tie."""
     n = draw(st.integers(0, 14))
     ints = st.integers(-6, 6)
     corners = draw(st.lists(st.tuples(ints, ints, st.integers(1, 6), st.integers(1, 6)), min_size=n, max_size=n))
@@ -222,7 +222,7 @@ def overlap(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def brute_force(losses: list[float], boxes: list[list[int]], groups: list[int], k: int, iou: float) -> list[int]:
-    """One RoI after the other, hardest first: kept if no kept one of its group overlaps it by more than `iou`."""
+    """Keeps a RoI, hardest first, if no kept RoI of its group overlaps it by more than `iou`."""
     hardness = [(math.isnan(loss), 0.0 if math.isnan(loss) else -loss) for loss in losses]
     kept: list[int] = []
     for i in sorted(range(len(losses)), key=hardness.__getitem__):
@@ -232,7 +232,7 @@ def brute_force(losses: list[float], boxes: list[list[int]], groups: list[int], 
 
 
 def _crowded(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses, boxes and groups of which few survive: most boxes are one of a few places, moved a little."""
+    """Returns losses, boxes and groups with few survivors: most boxes are at one of a few places, moved a little."""
     rng = torch.Generator().manual_seed(seed)
     corner = 40.0 * torch.randint(0, 12, (n, 2), generator=rng) + torch.rand(n, 2, generator=rng)
     return (
@@ -244,7 +244,7 @@ def _crowded(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("k", [1, 5, 50, 200, 288, 1000])
 def test_the_k_hardest_are_those_of_all_survivors(k: int) -> None:
-    """The choice is right however far down the ranking it reaches: of 3000 RoIs at most 288 survive."""
+    """Checks the choice wherever in the ranking it ends: of 3000 RoIs at most 288 survive."""
     losses, boxes, groups = _crowded(3000, seed=k)
     everything = hard_rois(losses, boxes, groups, len(losses))
     assert len(everything) <= 288
@@ -303,14 +303,14 @@ def _recorded() -> list[Any]:
 
 
 def _columns(case: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Images, boxes as recorded (last pixel inclusive), labels and losses."""
+    """Returns images, boxes as recorded (last pixel inclusive), labels and losses."""
     rois = torch.tensor(case["rois"])
     return rois[:, 0].long(), rois[:, 1:], torch.tensor(case["labels"]), torch.tensor(case["loss"])
 
 
 def _check_recorded(case: dict[str, Any], chosen: list[int], again: list[int]) -> None:
     assert chosen == again
-    if case["name"] == "all_zero_loss":  # which of the tied ones the authors' sort puts first is an accident
+    if case["name"] == "all_zero_loss":  # the order of ties in the authors' sort is arbitrary
         assert len(chosen) == len(case["hard_inds_in_order"])
     else:
         assert chosen == case["hard_inds_in_order"]
@@ -333,7 +333,7 @@ def test_recorded_selection_by_hard_rois(case: dict[str, Any]) -> None:
 def test_recorded_selection_by_the_sampler(case: dict[str, Any]) -> None:
     images, boxes, labels, losses = _columns(case)
     num_images = int(images.max()) + 1
-    # Our size is of each image, theirs of the mini-batch.
+    # Our size is per image, the authors' is for the mini-batch.
     size, rest = divmod(case["batch_size"], num_images)
     assert rest == 0
     sampler = OHEMSampler(
@@ -346,7 +346,7 @@ def test_recorded_selection_by_the_sampler(case: dict[str, Any]) -> None:
 
 @needs_shared
 def test_the_recorded_cases_separate_the_conventions() -> None:
-    """Of two of them the choice is another without the "+ 1", or with suppression over the image."""
+    """Checks that two cases give another choice without the "+ 1", or with suppression over the image."""
     by_name = {case["name"]: case for case in reference("ohem_selection")}
     images, boxes, labels, losses = _columns(by_name["iou_plus_one_is_0.72"])
     assert hard_rois(losses, boxes, images * 1000 + labels, 8).tolist() == [0, 1]

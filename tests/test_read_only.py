@@ -1,4 +1,4 @@
-"""The read-only pass leaves no trace: no graph, no statistics, and the network works as in the pass that trains."""
+"""The read-only pass leaves no graph and no statistics, and computes the same as the training pass."""
 
 import copy
 
@@ -11,7 +11,7 @@ from ohem.read_only import read_only
 
 
 def network() -> nn.Sequential:
-    """Every kind of normalisation that keeps statistics, one that does not, and dropout."""
+    """Returns a network with every kind of normalisation and with dropout."""
     return nn.Sequential(
         nn.Conv2d(3, 4, 3),
         nn.BatchNorm2d(4),
@@ -41,7 +41,7 @@ def assert_same_buffers(module: nn.Module, before: dict[str, Tensor]) -> None:
 
 def test_statistics_stay_as_they_are() -> None:
     module = network().train()
-    module(images())  # so that they are not at their first values
+    module(images())  # so that they differ from their initial values
     before = buffers(module)
     with read_only(module):
         module(images() * 5)
@@ -49,7 +49,7 @@ def test_statistics_stay_as_they_are() -> None:
 
 
 def test_statistics_move_again_afterwards() -> None:
-    """The same tensors, where optimizers, checkpoints and averages may hold them."""
+    """Checks that they are the same tensors, which optimizers, checkpoints and averages may hold."""
     module, twin = network().train(), network().train()
     twin.load_state_dict(module.state_dict())
     held = dict(module.named_buffers())
@@ -91,7 +91,7 @@ def test_gradients_are_switched_back_to_what_they_were() -> None:
 
 
 def test_the_pass_is_that_of_training() -> None:
-    """Normalised by the batch and with dropout on, mode unchanged."""
+    """Checks normalisation by the batch, active dropout, and an unchanged mode."""
     module = network().train()
     torch.manual_seed(0)
     with read_only(module):
@@ -99,7 +99,7 @@ def test_the_pass_is_that_of_training() -> None:
         assert all(m.training for m in module.modules())
     assert all(m.training for m in module.modules())
     torch.manual_seed(0)
-    with fast_layers(module):  # dropout there draws other numbers than PyTorch's
+    with fast_layers(module):  # dropout there draws different numbers from PyTorch's
         torch.testing.assert_close(actual, module(images()))
     assert 0.3 < (actual == 0).float().mean() < 0.7  # dropped
 
@@ -122,7 +122,7 @@ def test_evaluation_mode_uses_the_statistics() -> None:
 
 
 def test_frozen_normalisation_keeps_using_its_statistics() -> None:
-    """A detector in train mode whose batch norm is held in evaluation mode."""
+    """Uses a detector in train mode whose batch norm stays in evaluation mode."""
     module = network().train()
     module(images())
     for layer in module:
@@ -153,7 +153,7 @@ def test_checkpoints_are_the_same_before_and_after() -> None:
 
 
 def test_processes_do_not_wait_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One may rank more RoIs than another: a pass of `SyncBatchNorm` that waits for the others would never end."""
+    """Checks that a pass of `SyncBatchNorm` does not wait: one process may rank more RoIs than another."""
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4, track_running_stats=False)).train()

@@ -1,4 +1,4 @@
-"""Labels and regression targets: cases counted by hand, and the authors' recorded ones."""
+"""Labels and regression targets: cases counted by hand, and the authors' recorded values."""
 
 import math
 from typing import Any
@@ -25,7 +25,7 @@ def boxes(*rows: Box) -> Tensor:
 
 
 def target(*objects: tuple[Box, int], ignored: tuple[Box, ...] = ()) -> dict[str, Tensor]:
-    """Objects as (box, label), and boxes to be ignored, which come first and carry label 1."""
+    """Returns a target from objects as (box, label) and from ignored boxes, which come first and have label 1."""
     return {
         "boxes": boxes(*ignored, *(box for box, _ in objects)),
         "labels": torch.tensor([1] * len(ignored) + [label for _, label in objects], dtype=torch.int64),
@@ -34,7 +34,7 @@ def target(*objects: tuple[Box, int], ignored: tuple[Box, ...] = ()) -> dict[str
 
 
 def labels_of(proposals: list[Box], *objects: tuple[Box, int], ignored: tuple[Box, ...] = ()) -> list[int]:
-    """Labels of the proposals alone."""
+    """Returns the labels of the proposals only."""
     actual = match([boxes(*proposals)], [target(*objects, ignored=ignored)]).labels.tolist()
     return actual[len(objects) :]
 
@@ -195,7 +195,7 @@ def test_without_area_nothing_is_covered() -> None:
 
 @given(st.integers(0, 2**32 - 1))
 def test_rules_hold_for_random_boxes(seed: int) -> None:
-    """Each RoI against the definition, one at a time."""
+    """Compares each RoI with the definition."""
     rng = torch.Generator().manual_seed(seed)
     truth = random_target(rng, 3, objects=4, ignored=2)
     rois = match([near(truth, 20, rng)], [truth])
@@ -251,7 +251,7 @@ def test_statistics_by_hand() -> None:
     assert mean.dtype == std.dtype == torch.float32
     torch.testing.assert_close(mean, torch.tensor([[0.0] * 4, [3.0, 0.0, 0.0, 2.0], [0.0] * 4, [7.0] * 4]))
     spread = math.sqrt(8 / 3)  # of 1, 3, 5 as of 0, 4, 2
-    # Where nothing varies, or there is nothing, the target is left as it is.
+    # If no target varies, or there is none, the targets do not change.
     torch.testing.assert_close(std, torch.tensor([[1.0] * 4, [spread, 1.0, 1.0, spread], [1.0] * 4, [1.0] * 4]))
 
 
@@ -276,7 +276,7 @@ def test_normalised_targets_have_mean_0_and_deviation_1() -> None:
 
 # ------------------------------------------------------------------------------------------------ the authors' values
 
-# How many of the first rows of each recorded image are its ground truth (overlap 1).
+# The number of rows at the start of each recorded image that are its ground truth (overlap 1).
 OBJECTS = (2, 1, 0, 1)
 # The record says that row 2 of image 3 is of a crowd, but not where the crowd is: any region that it fits better than
 # the object, and the other rows do not.
@@ -303,7 +303,7 @@ def test_recorded_overlaps_and_labels() -> None:
     images, actual = _recorded()
     for i, (image, rois) in enumerate(zip(images, actual, strict=True)):
         expected = torch.tensor(image["max_overlaps"])
-        # Their labels are in the order of `row_order`, foreground first.
+        # The authors' labels are in the order of `row_order`, foreground first.
         order, labels = image["all_rois"]["row_order"], image["all_rois"]["labels"]
         by_row = dict(zip(order, labels, strict=True))
         if i == 3:
@@ -329,7 +329,7 @@ def test_recorded_statistics() -> None:
     mean, std = target_statistics(_recorded(mean=[0.0] * 4, std=[1.0] * 4)[1], case["num_classes"])
     torch.testing.assert_close(mean, torch.tensor(case["means"]), rtol=1e-5, atol=1e-6)
     expected = torch.tensor(case["stds"])
-    # Theirs of a class without a sample is 0, which nothing may be divided by: ours is 1.
+    # The authors' value for a class without a sample is 0, by which one cannot divide: ours is 1.
     assert not expected[0].any()
     torch.testing.assert_close(std, torch.where(expected > 0, expected, 1), rtol=1e-5, atol=1e-6)
 
@@ -347,7 +347,7 @@ def test_recorded_normalised_targets() -> None:
 @needs_shared
 @pytest.mark.parametrize("index", range(3))
 def test_edge_cases_of_mmdetection(index: int) -> None:
-    """With and without objects, ignored regions and proposals; no crash, and every row accounted for."""
+    """Checks all combinations with and without objects, ignored regions and proposals: every row has a label."""
     record = reference("mmdet_sampler_edge_cases")
     case = record["cases"][index]
     proposals = boxes(*case.get("boxes", record["boxes"]))

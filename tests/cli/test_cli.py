@@ -16,7 +16,7 @@ from tests.helpers.toy_data import NAMES, make_toy, training
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 60 steps on the toy data."""
+    """Returns a run of 60 steps on the toy data."""
     folder = tmp_path_factory.mktemp("runs") / "toy"
     assert ohem("train", folder, *training(data, steps=60)).code == 0
     return folder

@@ -15,13 +15,13 @@ from tests.helpers.toy_data import NAMES, make_toy, make_toy_coco, training_on
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Sources of the training data and the test data."""
+    """Returns the sources of the training data and the test data."""
     return make_toy_coco(tmp_path_factory.mktemp("data") / "toy")
 
 
 @pytest.fixture(scope="module")
 def run(sources: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 60 steps."""
+    """Returns a run of 60 steps."""
     folder = tmp_path_factory.mktemp("runs") / "toy"
     assert ohem("train", folder, *training_on(*sources, steps=60)).code == 0
     return folder
@@ -91,7 +91,7 @@ def test_every_source_has_a_result_file(sources: tuple[str, str], run: Path, tmp
 
 
 def test_test_data_without_annotations_get_a_result_file(sources: tuple[str, str], run: Path, tmp_path: Path) -> None:
-    """As with the images of COCO's test server."""
+    """Checks images without annotations, as on COCO's test server."""
     content = json.loads(annotations_of(sources[1]).read_text())
     del content["annotations"]
     (tmp_path / "image_info.json").write_text(json.dumps(content))
@@ -129,7 +129,7 @@ def test_propose(sources: tuple[str, str], tmp_path: Path) -> None:
 
 
 def edited(source: str, folder: Path, old: str, new: str) -> str:
-    """The source with some text, which must be there, of its annotations replaced."""
+    """Returns the source with a text of its annotations, which must be present, replaced."""
     text = annotations_of(source).read_text()
     assert old in text
     (folder / "edited.json").write_text(text.replace(old, new, 1))
@@ -174,7 +174,7 @@ def test_class_in_test_that_is_not_in_train(sources: tuple[str, str], tmp_path: 
 
 
 def test_submit_is_for_the_voc_server(run: Path, tmp_path: Path) -> None:
-    """Before anything is detected or written."""
+    """Checks the refusal, which comes before anything is detected or written."""
     assert ohem("eval", run).code == 0
     before = (run / "eval.json").read_bytes()
     text = sentence(ohem("eval", run, "--submit", tmp_path / "results"))

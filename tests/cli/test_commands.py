@@ -1,4 +1,4 @@
-"""Rules for every command there is: a new one without an entry here fails the first test."""
+"""Rules for every command: a new command without an entry here fails the first test."""
 
 import contextlib
 import shutil
@@ -14,7 +14,7 @@ from tests.helpers.toy_data import make_toy, make_toy_coco, training, training_o
 
 
 class World(NamedTuple):
-    """Data in VOC layout, and a run on these and on data in COCO's format."""
+    """Holds data in VOC layout, and runs on these and on data in COCO's format."""
 
     voc: Path
     run: Path
@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def world(made: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
-    """A copy, in which commands are run."""
+    """Returns a copy, in which commands run."""
     folder = Path(shutil.copytree(made, tmp_path / "world"))
     monkeypatch.chdir(folder)
     return World(Path("voc"), Path("run"), Path("coco-run"))

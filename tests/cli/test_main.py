@@ -71,7 +71,7 @@ def test_signal_prints_one_line_and_removes_temporary_files(
     assert process.returncode == 128 + number
     assert message == f"ohem: stopped by {number.name}\n"
     assert list((tmp_path / "out").iterdir()) == []
-    assert ("imported" in out) == (moment == "importing")  # only where an import was going on
+    assert ("imported" in out) == (moment == "importing")  # only if an import was running
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.1, 0.2, 0.4])

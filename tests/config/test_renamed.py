@@ -78,7 +78,7 @@ def write_as_0_1(path: Path, sampler: Mapping[str, Any] = OLD_SAMPLER) -> None:
 
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of two steps and a run of four steps of demo-ohem."""
+    """Returns a folder with runs of two and of four steps of demo-ohem."""
     folder = tmp_path_factory.mktemp("runs")
     for steps in (2, 4):
         assert ohem("train", folder / str(steps), *training(data, steps=steps)).code == 0
@@ -87,7 +87,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy of the run of two steps, as 0.1 wrote it."""
+    """Returns a copy of the run of two steps, in the form that 0.1 wrote."""
     run = Path(shutil.copytree(trained / "2", tmp_path / "run"))
     write_as_0_1(run / "recipe.yaml")
     return run

@@ -1,4 +1,4 @@
-"""Every option that is a number has a range, and what is out of it gets a sentence that names the option."""
+"""Ranges of numeric options: a value outside gets a sentence that names the option."""
 
 import math
 from dataclasses import fields, replace

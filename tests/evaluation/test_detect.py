@@ -1,4 +1,4 @@
-"""`ohem detect` is a stream: each picture is done before the next is read, and nothing of anybody's is overwritten."""
+"""`ohem detect` draws each image before it reads the next, and overwrites nothing but its own results."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.helpers.toy_data import make_toy, training
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run, and the folder of the pictures of its data."""
+    """Returns a run, and the folder of the images of its data."""
     folder = tmp_path_factory.mktemp("made")
     data = make_toy(folder / "toy")
     assert ohem("train", folder / "run", *training(data, test=None)).code == 0
@@ -34,7 +34,7 @@ def run(made: tuple[Path, Path]) -> Path:
 
 @pytest.fixture
 def pictures(made: tuple[Path, Path], tmp_path: Path) -> list[Path]:
-    """Copies of five pictures, one of which is a JPEG file."""
+    """Returns copies of five images, one of which is a JPEG file."""
     shutil.copytree(made[1], tmp_path / "pictures")
     with Image.open(tmp_path / "pictures" / "b.png") as image:
         image.save(tmp_path / "pictures" / "b.jpg", quality=95)
@@ -48,7 +48,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def listed(out: Path) -> list[str]:
-    """Names of the pictures in detections.json, which must be whole."""
+    """Returns the names of the images in detections.json, which must be complete."""
     return [Path(entry["image"]).name for entry in json.loads((out / "detections.json").read_text())]
 
 
@@ -98,7 +98,7 @@ def test_detections_are_those_of_single_images(run: Path, pictures: list[Path], 
 def test_whatever_stops_it_leaves_a_whole_list(
     run: Path, pictures: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    """Also of what is not published yet."""
+    """Checks that the list also has the images that were not yet published."""
     monkeypatch.setattr(module, "FIRST", 1)
     real = module.read_image
 
@@ -123,7 +123,7 @@ def test_half_an_entry_is_not_published(tmp_path: Path) -> None:
         entries.count = module.FIRST
         entries.append({"image": "b"})
         assert listed(tmp_path) == ["a"]
-        entries.file.write(b',\n{"image"')  # where a signal came in the middle of a write
+        entries.file.write(b',\n{"image"')  # a signal that comes during a write
     assert listed(tmp_path) == ["a", "b"]
     assert list(content(tmp_path)) == ["detections.json"]
 
@@ -208,7 +208,7 @@ def test_files_of_others_are_not_overwritten_and_its_own_are(run: Path, pictures
         assert (out / "detections.json").read_text() == text
     (out / "detections.json").unlink()
     assert ohem("detect", run, *pictures, "--out", out).code == 0
-    (out / "detections.json").unlink()  # as where it was killed before the list was published
+    (out / "detections.json").unlink()  # as if it was killed before the list was published
     assert ohem("detect", run, *pictures, "--out", out).code == 0
     assert ohem("detect", run, *pictures[:2], "--out", out).code == 0
     assert listed(out) == ["a.png", "b.jpg"]
@@ -220,3 +220,11 @@ def test_pictures_of_one_name_are_refused(run: Path, pictures: list[Path], out: 
         image.save(other)
     assert "has the same name as another image" in sentence(ohem("detect", run, *pictures, other, "--out", out))
     assert not out.exists()
+
+
+def test_the_highest_score_is_reported_where_no_object_is_drawn(run: Path, pictures: list[Path], out: Path) -> None:
+    result = ohem("detect", run, pictures[0], "--out", out, "--score", 1)
+    (entry,) = json.loads((out / "detections.json").read_text())
+    highest = max(entry["scores"])
+    assert 0 < highest < 1
+    assert f"0 objects of score 1.0 or more; the highest score is {highest:.2f}: lower --score" in result.out

@@ -1,4 +1,4 @@
-"""eval.json: what is written is what is read; anything else is a sentence, and nothing else is overwritten."""
+"""eval.json: writing and reading, damaged files, and files that must not be overwritten."""
 
 import json
 import math
@@ -16,7 +16,7 @@ REPORT: dict[str, Any] = {
     "metric": "voc07", "map": 50.0, "ap": {"blue": 100.0, "red": 0.0, "green": None}, "step": 5, "images": 2,
     "seconds_per_image": 0.125, "test": {"scales": [], "long": None}, "weights": "w0", "data": "d0",
 }  # fmt: skip
-# As older versions wrote it, without any digest.
+# Older versions wrote it without a digest.
 OLDER = {name: value for name, value in REPORT.items() if name not in ("weights", "data")}
 
 
@@ -26,7 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> VOCDetection:
 
 
 def write_toy_report(path: Path, report: dict[str, Any]) -> None:
-    write_report(path, report, [], None)  # type: ignore[arg-type]  of VOC data nothing else is written
+    write_report(path, report, [], None)  # type: ignore[arg-type]  nothing else is written for VOC data
 
 
 def test_round_trip(tmp_path: Path) -> None:

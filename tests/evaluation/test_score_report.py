@@ -27,7 +27,7 @@ def voc(tmp_path: Path) -> DetectionSet:
 
 
 def all_blue(data: DetectionSet) -> list[dict[str, Tensor]]:
-    """Every blue object found exactly, and nothing else."""
+    """Returns detections that have every blue object exactly, and nothing else."""
     result = []
     for i in range(len(data)):
         target = data.target(i)
@@ -58,7 +58,7 @@ def test_coco_reports_twelve_figures(coco: DetectionSet) -> None:
 
 
 def test_metrics_score_data_of_the_other_format(coco: DetectionSet, voc: DetectionSet) -> None:
-    """A crowd is as a difficult object: the detections in it count neither way."""
+    """Checks that crowds are like difficult objects: detections in them are neither right nor wrong."""
     result = all_blue(coco)
     crowd = coco.target(0)["boxes"][2:]
     assert coco.target(0)["ignore"].tolist() == [False, False, True]

@@ -1,4 +1,4 @@
-"""The server's files: 1-based, inclusive, one for each class, whole or not there."""
+"""The result files of the VOC server: 1-based, inclusive ends, one file for each class, complete or absent."""
 
 from pathlib import Path
 

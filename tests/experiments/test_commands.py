@@ -17,7 +17,7 @@ BASE = RECIPES["small-frcn"].recipe
 
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
-    """The recipes of all trainings that commands would start; nothing is trained."""
+    """Returns the recipes of all trainings that commands would start; nothing is trained."""
     recipes: list[Recipe] = []
     monkeypatch.setattr("ohem.training.run.run_training", lambda run, name, recipe, devices: recipes.append(recipe))
     return recipes

@@ -18,7 +18,7 @@ from tests.helpers.toy_data import make_toy, training
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy data, and next to them a run of 12 steps with a loss and a snapshot every 5 steps."""
+    """Returns toy data and a run of 12 steps with a loss and a snapshot every 5 steps."""
     folder = tmp_path_factory.mktemp("original")
     data = make_toy(folder / "toy")
     options = ["--run.loss-every", 5, "--run.snapshot-every", 5]
@@ -34,7 +34,7 @@ def data(original: Path) -> Path:
 
 @pytest.fixture
 def run(original: Path, tmp_path: Path) -> Path:
-    """A copy of the run."""
+    """Returns a copy of the run."""
     return Path(shutil.copytree(original / "run", tmp_path / "ohem"))
 
 
@@ -124,7 +124,7 @@ def test_change_of_data_is_reported_and_measured(run: Path, original: Path, tmp_
     path.write_text(path.read_text().replace("<name>red", "<name>blue"))
     with pytest.warns(UserWarning, match="3 rows were measured; they are left out"):
         printed = ohem("loss", run, "--data", source)
-    assert f"{before[5].loss:.4f}" not in printed.out  # it is of other data, and the weights are gone
+    assert f"{before[5].loss:.4f}" not in printed.out  # it has other data, and the weights are removed
     after = {row.step: row for row in roi_loss.read(run) if row.data == source}
     assert after[5] == before[5]
     assert after[10].loss != before[10].loss

@@ -1,4 +1,4 @@
-"""Jobs: what is done is done once, and an interrupted command can be continued."""
+"""Jobs: finished work is not repeated, and an interrupted command can be resumed."""
 
 import os
 import signal

@@ -243,7 +243,7 @@ COMMANDS: dict[str, Command] = {
     "reproduce": Command(reproduce_line, _of("table", _compared)),
     "demo": Command(
         lambda world: ["demo", world / "demo", "--steps", 1, "--train-images", 2, "--test-images", 1],
-        lambda world: {arm: checkpoint_of(world / "demo" / arm / "checkpoint.pt") for arm in ("frcn", "ohem")},
+        lambda world: {name: checkpoint_of(world / "demo" / name / "checkpoint.pt") for name in ("frcn", "ohem")},
     ),
     "caffe": Command(lambda _: CAFFE, lambda world: {"weights": torch.load(world / "caffe.pt")}),
 }  # fmt: skip

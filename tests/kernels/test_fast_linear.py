@@ -1,4 +1,4 @@
-"""Layers computed faster: the same numbers, gradients and distribution as PyTorch's own, and no trace afterwards."""
+"""Faster linear layers and dropout: the numbers, gradients and distribution of PyTorch, and no trace afterwards."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ needed = pytest.mark.skipif(
 
 
 def called(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Fills with the shape of each input that goes to oneDNN."""
+    """Records the shape of each input that goes to oneDNN."""
     shapes, convert = [], Tensor.to_mkldnn
 
     def to_mkldnn(x: Tensor, *args: object) -> Tensor:

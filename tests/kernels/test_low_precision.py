@@ -1,4 +1,4 @@
-"""Ranking in few bits: close to full precision, exact where it is rescored, and no trace afterwards."""
+"""Ranking in low precision: close to full precision, exact for the rescored RoIs, and no trace afterwards."""
 
 from dataclasses import replace
 
@@ -97,7 +97,7 @@ def test_a_head_that_begins_otherwise_is_given_the_map_as_it_is(first: nn.Module
     torch.testing.assert_close(within, model(x), atol=0.05, rtol=0)
 
 
-# ------------------------------------------------------------------------- what a GPU ranks in; a CPU rounds alike
+# ------------------------------------- precisions of a GPU, which a CPU rounds to in the same way
 
 
 @pytest.fixture(params=["float8", "bfloat16"])
@@ -112,14 +112,14 @@ def test_the_precision_that_a_device_is_fast_in(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert suited(torch.device("cuda")) == actual
-    monkeypatch.setattr(torch.version, "cuda", None)  # as with ROCm, whose capabilities are other numbers
+    monkeypatch.setattr(torch.version, "cuda", None)  # as with ROCm, which has different numbers of capability
     assert suited(torch.device("cuda")) == "bfloat16"
     assert suited(torch.device("mps")) == "bfloat16"
     assert suited(torch.device("cpu")) == "int8"
 
 
 def test_float8_by_hand() -> None:
-    """448 is the highest; next to it lie steps of 32, next to 1 steps of an eighth."""
+    """Checks that 448 is the highest value, with steps of 32 next to it, and steps of an eighth next to 1."""
     values, scale = as_float8(torch.tensor([[896.0, -600.0], [2.1, 0.0]]))
     assert scale == 2
     assert values.float().tolist() == [[448, -288], [1, 0]]
@@ -132,7 +132,7 @@ def test_a_linear_layer_in_float8_to_within_its_steps(r: int, inputs: int, outpu
     layer, x = nn.Linear(16 * inputs, 16 * outputs, bias=bias), rows(r, 16 * inputs)
     actual = Float8Linear(layer)(x)
     assert actual.shape == (r, 16 * outputs)
-    # A sixteenth of each factor, or half the smallest step; and bfloat16 in the end.
+    # A sixteenth of each factor, or half the smallest step, and the rounding to bfloat16 at the end.
     magnitude = x.abs() @ layer.weight.abs().t()
     smallest = (1 + x.abs().sum(dim=1, keepdim=True)) * 2**-10 / 100
     assert ((actual - layer(x)).abs() <= (2 / 16 + 1 / 256) * magnitude + smallest + 0.01).all()
@@ -140,7 +140,7 @@ def test_a_linear_layer_in_float8_to_within_its_steps(r: int, inputs: int, outpu
 
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_on_a_gpu_layers_are_as_before_afterwards() -> None:
-    """The second layer does not fit float8; the map is given as it is."""
+    """Uses a second layer that does not fit float8; the feature map is not changed."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3))
     x = rows(5, 16, 1, 1)
     before = model(x)
@@ -181,7 +181,7 @@ def test_pooling_of_the_rounded_is_the_pooled_rounded() -> None:
 
 
 def test_only_the_hardest_of_an_image_are_rescored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By hand: those marked -1 are not among them, and an image may have fewer, or none."""
+    """Counts by hand: those marked -1 are not rescored, and an image may have fewer RoIs, or none."""
     rois = RoIs(
         torch.zeros(6, 4),
         torch.tensor([0, 0, 0, 0, 1, 1]),
@@ -223,7 +223,7 @@ def test_the_hardest_have_their_losses_in_full_and_the_others_nearly() -> None:
 
 
 def test_training_is_on_nearly_the_same() -> None:
-    """With as many rescored as there are, on exactly the same."""
+    """Compares the chosen RoIs; they are exactly the same if all RoIs are rescored."""
     exact, rescore_top = (detector(OHEMSampler(8), rescore_top=n) for n in (0, 1000))
     (losses, gradients), (others, other_gradients) = (
         losses_and_gradients(model, mini_batch()) for model in (exact, rescore_top)

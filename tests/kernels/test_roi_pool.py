@@ -1,4 +1,4 @@
-"""RoIPool without gradient: bit for bit what torchvision's gives."""
+"""RoIPool without gradient: bit for bit the values of torchvision's."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from ohem.kernels.roi_pool import AT_ONCE, roi_max_pool, roi_max_pools
 
 
 def _windows(rois: int, count: int, height: int, width: int, rng: torch.Generator, outside: int = 0) -> Tensor:
-    """Whole numbers, up to `outside` cells beyond the map."""
+    """Draws whole numbers, up to `outside` cells outside the map."""
     image = torch.randint(0, count, (rois, 1), generator=rng)
     corners = [
         torch.randint(-outside, side + outside, (rois, 2), generator=rng).sort(dim=1).values for side in (width, height)
@@ -33,7 +33,7 @@ def test_equals_torchvision_bit_for_bit(
 
 
 def test_rounding_of_every_length_is_torchvisions() -> None:
-    """Cells are cut in float32: 7 cells of every window that a long map has."""
+    """Compares the cells, which are computed in float32, of every window of a long map."""
     features = torch.randn(1, 2, 1, 130, generator=torch.Generator().manual_seed(0))
     windows = torch.tensor([[0, x, 0, y, 0] for x in range(130) for y in range(x, 130)]).float()
     assert torch.equal(roi_max_pool(features, windows, 7), roi_pool(features, windows, (7, 7)))

@@ -1,17 +1,20 @@
 """From a recipe to the detector, its sampler and its box refinement."""
 
 from dataclasses import replace
+from typing import get_args
 
 import torch
 
 from ohem.config import schema
 from ohem.config.recipes import RECIPES
-from ohem.config.schema import SamplerConfig
+from ohem.config.schema import BACKBONES_OF, BackboneName, DetectorName, SamplerConfig
+from ohem.detection.backbones import BACKBONES
 from ohem.detection.box_refinement import BoxRefinement
 from ohem.detection.multiscale import nearest, union
 from ohem.detection.post_process import PostProcess
 from ohem.inputs.datasets import with_classes
 from ohem.models.build import build_model, build_refinement, build_sampler
+from ohem.models.torchvision import STAGES
 from ohem.samplers import (
     AllSampler,
     HierarchicalSampler,
@@ -73,3 +76,11 @@ def test_refinement_has_the_options_of_the_recipe() -> None:
     assert build_refinement(replace(plain, **options)) == BoxRefinement(**options)  # type: ignore[arg-type]
     for name in ("voting", "first_nms_iou", "first_top"):
         assert build_refinement(replace(plain, **{name: options[name]})) is not None
+
+
+def test_backbones_of_the_options_are_those_that_can_be_built() -> None:
+    assert set(BACKBONES_OF) == set(get_args(DetectorName))
+    assert set(BACKBONES_OF["fast_rcnn"]) == set(BACKBONES)
+    assert set(BACKBONES_OF["faster_rcnn"]) == set(STAGES)
+    assert set(BACKBONES_OF["ssdlite"]) <= set(STAGES)
+    assert {name for names in BACKBONES_OF.values() for name in names} == set(get_args(BackboneName))

@@ -1,4 +1,4 @@
-"""torchvision's detectors in our loop: they are what torchvision's constructors make, and all else works as it does."""
+"""torchvision's detectors in our loop: they equal what torchvision's constructors make, and all commands take them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,7 @@ def built(recipe: Recipe) -> nn.Module:
 
 
 def settings(model: nn.Module) -> dict[str, str]:
-    """Every plain value that a detector and its parts hold."""
+    """Returns every plain value of a detector and its parts."""
     return {
         f"{where}.{name}": repr(value)  # in which there may be tensors
         for where, module in model.named_modules()
@@ -71,16 +71,16 @@ def test_mining_is_on_in_the_other_recipe(name: str) -> None:
     assert isinstance(model.mining.sampler, OHEMSampler)
 
 
-@pytest.mark.parametrize(("name", "arm"), [(MOBILE, ""), (MOBILE, "-ohem"), (SSDLITE, ""), (SSDLITE, "-ohem")])
-def test_it_trains_resumes_evaluates_and_detects(name: str, arm: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "suffix"), [(MOBILE, ""), (MOBILE, "-ohem"), (SSDLITE, ""), (SSDLITE, "-ohem")])
+def test_it_trains_resumes_evaluates_and_detects(name: str, suffix: str, tmp_path: Path) -> None:
     data = make_toy(tmp_path / "toy")
     straight, halves = tmp_path / "straight", tmp_path / "halves"
     for run, steps in ((straight, 2), (halves, 1), (halves, 2)):
-        assert ohem("train", run, *training(data, recipe=name + arm, steps=steps), *SHORT).code == 0
+        assert ohem("train", run, *training(data, recipe=name + suffix, steps=steps), *SHORT).code == 0
     weights = [checkpoint.load(run)["model"] for run in (straight, halves)]  # type: ignore[index]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     rows = read_metrics(straight)
-    assert [bool(row["chosen"]) for row in rows] == [arm != ""] * 2
+    assert [bool(row["chosen"]) for row in rows] == [suffix != ""] * 2
     own = ["classification", "bbox_regression"] if name == SSDLITE else ["loss_objectness", "loss_classifier"]
     assert all(float(row[loss]) > 0 for row in rows for loss in own)
 
@@ -90,7 +90,9 @@ def test_it_trains_resumes_evaluates_and_detects(name: str, arm: str, tmp_path: 
     assert not (data / "Proposals").exists()
 
     build, _ = BUILDERS[name]
-    build(weights=None, weights_backbone=None, num_classes=3).load_state_dict(weights[0])  # torchvision's own takes it
+    build(weights=None, weights_backbone=None, num_classes=3).load_state_dict(
+        weights[0]
+    )  # torchvision's own detector accepts it
 
 
 def test_boxes_come_back_in_pixels_of_the_image() -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: only whole ones of a training are used, and the newest of those."""
+"""Checkpoints: the newest complete checkpoint of a training is used."""
 
 import copy
 import re
@@ -132,7 +132,7 @@ def test_both_are_named_where_neither_is_whole(tmp_path: Path) -> None:
 
 
 def test_a_damaged_one_never_takes_the_place_of_a_whole_one(tmp_path: Path) -> None:
-    """Or a run that dies between the two renames would have none."""
+    """Checks the case that a run dies between the two renames."""
     checkpoint.save(tmp_path, trained(7))
     checkpoint.save(tmp_path, trained(8))
     (tmp_path / checkpoint.NAME).write_bytes(b"no")

@@ -1,4 +1,4 @@
-"""Whatever happens to a file of a run, reading it gives what was written or a sentence, and never something else."""
+"""Damage to the files of a run: reading gives the written content or one sentence, and nothing else."""
 
 import random
 import shutil

@@ -1,4 +1,4 @@
-"""What fails in mid-run: the checkpoint of the present step is written first, and the run goes on from there."""
+"""Failures during a run: the checkpoint of the present step is written first, and the run can be resumed from it."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in which nothing failed."""
+    """Returns a run without a failure."""
     run = tmp_path_factory.mktemp("runs") / "straight"
     assert ohem("train", run, *training(data, steps=STEPS), *OPTIONS).code == 0
     return run
@@ -57,7 +57,7 @@ def full(path: str) -> NoReturn:
 
 
 def once_full(original: Callable[..., Any], at: Callable[..., bool]) -> Callable[..., Any]:
-    """`original`, for which the disk is full in the calls that `at` picks."""
+    """Returns `original` with a full disk in the calls that `at` names."""
 
     def called(*arguments: Any) -> Any:
         return full("the file") if at(*arguments) else original(*arguments)

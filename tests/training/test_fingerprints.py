@@ -1,4 +1,4 @@
-"""By what a change of weights or data is noticed, and by what not."""
+"""Digests: which changes of weights and data they notice, and which they must not."""
 
 import shutil
 from collections.abc import Callable

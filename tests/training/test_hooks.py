@@ -20,7 +20,7 @@ OBSERVED = ["--run.loss-every", 10, "--run.snapshot-every", 20, "--run.checkpoin
 
 @pytest.fixture(scope="module")
 def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 45 steps that never stopped."""
+    """Returns a run of 45 steps that was never stopped."""
     run = tmp_path_factory.mktemp("runs") / "straight"
     assert ohem("train", run, *training(data, steps=45), *OBSERVED).code == 0
     return run
@@ -38,7 +38,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def kept(run: Path) -> dict[str, bytes]:
-    """What is compared of two runs: the losses over all RoIs and the snapshots, byte for byte."""
+    """Returns the losses over all RoIs and the snapshots of a run, byte for byte, for comparison."""
     paths = [run / roi_loss.NAME, *snapshots.list_snapshots(run).values()]
     return {path.name: path.read_bytes() for path in paths}
 
@@ -85,7 +85,7 @@ def test_training_on_all_rois_of_the_one_image_has_that_loss(tmp_path: Path) -> 
     assert ohem("train", run, *options, "--run.log-every", 1, "--run.loss-every", 1).code == 0
     measured = {row.step: row for row in roi_loss.read(run)}
     for row in read_metrics(run)[1:]:
-        before = measured[int(row["step"]) - 1]  # the loss that a step logs is that of the weights before it
+        before = measured[int(row["step"]) - 1]  # the loss of a step is computed with the weights before it
         for term in ("loss", "loss_classifier", "loss_box_reg"):
             assert float(row[term]) == pytest.approx(getattr(before, term), rel=1e-4)
         assert float(row["chosen"]) == before.rois
@@ -104,7 +104,7 @@ def test_what_lies_behind_the_step_that_a_run_goes_on_from_is_made_anew(
     data: Path, tmp_path: Path, straight: Path
 ) -> None:
     run = Path(shutil.copytree(straight, tmp_path / "run"))
-    (run / checkpoint.NAME).unlink()  # what is left is the one of step 40
+    (run / checkpoint.NAME).unlink()  # the snapshot of step 40 is left
     shutil.copy(run / "snapshots" / "step-0000045.safetensors", run / "snapshots" / "step-0000043.safetensors")
     assert ohem("train", run, *training(data, steps=45), *OBSERVED).code == 0
     assert kept(run) == kept(straight)
@@ -124,7 +124,7 @@ def test_what_was_due_when_a_run_was_killed_is_done_first(data: Path, tmp_path: 
 def test_a_signal_ends_a_measurement_which_is_taken_up_again(
     data: Path, tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch, image: int
 ) -> None:
-    """Which image of the third measurement it comes in: behind the last one the row is whole."""
+    """Sends the signal at each image of the third measurement; after the last image the row is complete."""
     run, lines = tmp_path / "run", []
     measure = roi_loss.loss_sums
 

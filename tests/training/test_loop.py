@@ -1,4 +1,4 @@
-"""The training loop, by the command line on toy data: resumption, processes, accumulation, what it logs."""
+"""The training loop, on the command line with toy data: resumed runs, processes, accumulation and logs."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def same(a: Weights, b: Weights) -> bool:
 
 
 def timeless(run: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv without the seconds that a step took."""
+    """Returns the rows of metrics.csv without the seconds of a step."""
     return [{**row, "seconds": ""} for row in read_metrics(run)]
 
 
@@ -56,7 +56,7 @@ def test_60_and_40_steps_are_100(data: Path, tmp_path: Path, recipe: str) -> Non
     assert timeless(straight) == timeless(halved)
 
 
-def test_scales_are_drawn_anew_where_a_run_stopped(data: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_draws_the_same_scales(data: Path, tmp_path: Path) -> None:
     scales = ["--data.scales", 48, 56, 64]
     one, straight, halved = tmp_path / "one", tmp_path / "straight", tmp_path / "halved"
     assert ohem("train", one, *training(data, steps=10)).code == 0
@@ -85,7 +85,7 @@ def killable(data: Path) -> list[Any]:
 
 
 def train_here(run: Path, options: list[Any]) -> None:
-    """Trains in this process, with one thread as in those that are killed: other numbers of threads add otherwise."""
+    """Trains in this process, with one thread like the runs that are killed: threads change the rounding."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -214,7 +214,7 @@ def test_every_option_trains_and_evaluates(data: Path, tmp_path: Path, options: 
 def test_boxes_keep_their_precision_where_the_arithmetic_is_mixed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In bfloat16 a box would be off by pixels."""
+    """Checks that boxes are not rounded to bfloat16, which would move them by pixels."""
     seen: list[RoIs] = []
 
     class Keeper(Recorder):
@@ -240,7 +240,7 @@ def test_a_run_may_go_on_in_another_precision(data: Path, tmp_path: Path) -> Non
 
 
 def test_a_run_may_start_from_the_weights_of_another(data: Path, tmp_path: Path) -> None:
-    """The scale of its features goes with its head."""
+    """Checks that the scale of the features comes with the head."""
     first, second = tmp_path / "first", tmp_path / "second"
     assert ohem("train", first, *training(data, steps=3)).code == 0
     options = [*training(data, steps=1), "--model.weights", first / "checkpoint.pt", "--solver.lr", 0]

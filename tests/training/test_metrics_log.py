@@ -1,4 +1,4 @@
-"""metrics.csv: what is written is what is read, a damaged file is a sentence, and a checkpoint restores it."""
+"""metrics.csv: writing and reading, damaged files, and files restored from a checkpoint."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.training.test_checkpoint import trained
 
 
 def write(run: Path, steps: int = 3) -> str:
-    """The text of a file with a row for each step."""
+    """Returns the text of a file with a row for each step."""
     with MetricsLog(run, 0) as log:
         for step in range(1, steps + 1):
             log.write({"step": step, "loss": 1 / step, "nan": float("nan")})

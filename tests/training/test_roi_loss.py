@@ -1,4 +1,4 @@
-"""The loss over all RoIs of images, by cases that can be counted, and the file that it is kept in."""
+"""The loss over all RoIs of images, counted by hand, and the file that keeps it."""
 
 import math
 from dataclasses import replace
@@ -22,7 +22,7 @@ ROW = LossRow(20, "toy:train", 6, 70, 0.25, 0.5, 0.75, "d0", "w0")
 
 
 def example(proposals: list[list[float]], ignored: list[list[float]] | None = None) -> Example:
-    """A grey image 64 x 80 with an object of class 2; the ground truth is a RoI, too."""
+    """Returns a grey image of 80 x 64 pixels with an object of class 2; the ground truth is also a RoI."""
     boxes = [[8.0, 8.0, 40.0, 40.0], *(ignored or [])]
     target = {
         "boxes": torch.tensor(boxes),
@@ -34,7 +34,7 @@ def example(proposals: list[list[float]], ignored: list[list[float]] | None = No
 
 
 def indifferent(delta: float = 0.0) -> FastRCNN:
-    """Scores of 0 for each of two classes and background, and box regressions of `delta`, for any input."""
+    """Returns a detector with score 0 for each of two classes and background, and box regressions of `delta`."""
     model = FastRCNN(tiny(), 3, AllSampler())
     for layer in (model.scores, model.deltas):
         nn.init.zeros_(layer.weight)
@@ -78,7 +78,7 @@ def test_it_leaves_no_trace() -> None:
     normalisation = Normalisation("rgb", (128.0,) * 3, (64.0,) * 3)
     backbone = Backbone(features, head, stride=8, channels=4, pool_size=2, dim=8, normalisation=normalisation)
     model = FastRCNN(backbone, 3, AllSampler()).train()
-    features[1].eval()  # one that its owner keeps out of training
+    features[1].eval()  # a layer that is in evaluation mode during training
     rng = torch.Generator().manual_seed(2)
     target = random_target(rng, 2)
     image = torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8, generator=rng)
@@ -88,7 +88,7 @@ def test_it_leaves_no_trace() -> None:
 
     first, second = loss_over_all(model, examples), loss_over_all(model, examples)
 
-    assert first == second  # with dropout on they would differ
+    assert first == second  # with dropout they would differ
     assert first.loss > 0
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), random)

@@ -1,4 +1,4 @@
-"""A run folder knows what it was made of, has one writer, and recovers from whatever kill left in it."""
+"""A run folder knows the digests of its input, has one writer, and recovers from killed commands."""
 
 import os
 import re
@@ -24,7 +24,7 @@ DEAD = 2**22 + 1  # no process has this number: it is above the highest that Lin
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Toy data and a run of two steps on them."""
+    """Returns toy data and a run of two steps on them."""
     folder = tmp_path_factory.mktemp("runs")
     data = make_toy(folder / "toy")
     assert ohem("train", folder / "run", *training(data)).code == 0
@@ -180,3 +180,31 @@ def test_damaged_heads(made_of: str, run: Path) -> None:
     (run / NAME).write_text(yaml.safe_dump(content))
     with pytest.raises(InputError, match=f"{NAME} cannot be read"):
         read_run(run)
+
+
+def test_the_end_of_a_training_names_its_files_and_the_next_commands(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    lines = ohem("train", run, *training(data, steps=1)).out.splitlines()
+    assert lines[-3:] == [
+        f"wrote {run / 'checkpoint.pt'} and {run / 'metrics.csv'}",
+        f"next: ohem eval '{run}'",
+        f"      ohem detect '{run}' IMAGE --out FOLDER",
+    ]
+
+
+def test_relative_data_of_a_run_are_explained_in_another_folder(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    assert ohem("train", tmp_path / "run", *training(Path(data.name), steps=1)).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    message = sentence(ohem("eval", tmp_path / "run"))
+    assert f"which the recipe of {tmp_path / 'run'} names, does not exist: it is relative to the folder" in message
+    assert "--data SOURCE" in message
+
+
+def test_a_data_set_in_place_of_a_run_is_explained(data: Path) -> None:
+    for command in (["eval", data], ["detect", data, data / "JPEGImages" / "a.png", "--out", data.parent / "out"]):
+        message = sentence(ohem(*command))
+        assert f"{data} is not a run (it has no recipe.yaml): it is a data set: name a run folder" in message

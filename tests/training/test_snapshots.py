@@ -1,4 +1,4 @@
-"""Snapshots: what is written is what is read."""
+"""Snapshots: writing and reading."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_round_trip(tmp_path: Path) -> None:
     read = snapshots.load(loaded[1200])
     assert read.keys() == WEIGHTS.keys()
     assert all(torch.equal(value, WEIGHTS[name]) and value.dtype == WEIGHTS[name].dtype for name, value in read.items())
-    assert {path.name[0] for path in (tmp_path / "snapshots").iterdir()} == {"s"}  # none is left half-written
+    assert {path.name[0] for path in (tmp_path / "snapshots").iterdir()} == {"s"}  # no incomplete file is left
 
 
 def test_equal_weights_are_equal_files_and_readable_by_others(tmp_path: Path) -> None:

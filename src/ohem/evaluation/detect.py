@@ -87,10 +87,10 @@ def draw_confident(image: Tensor, detections: dict[str, Tensor], classes: Sequen
     return draw_detections(image, detections["boxes"][confident], names, detections["scores"][confident].tolist())
 
 
-def save_picture(make_pyramid: Tensor, path: Path) -> None:
+def save_picture(picture: Tensor, path: Path) -> None:
     """Writes `picture`, uint8 (3, H, W), as a JPEG file."""
     with atomic_write(path) as temporary:
-        to_pil_image(make_pyramid).save(temporary, format="JPEG", quality=92, comment=COMMENT)
+        to_pil_image(picture).save(temporary, format="JPEG", quality=92, comment=COMMENT)
 
 
 def _outputs(files: Sequence[Path], out: Path) -> list[Path]:
