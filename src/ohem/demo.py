@@ -50,7 +50,7 @@ def _introduction(folder: Path, steps: int | None, train_images: int, test_image
         f"This demo makes {train_images + test_images} scenes with handwritten digits, and trains a small detector on "
         f"{train_images} of them twice, {steps} steps each:\nfirst with {TITLES['frcn']} (Fast R-CNN), then with "
         f"{TITLES['ohem']} (online hard example mining). It compares the two on the other {test_images}.\n"
-        f"With the default settings it takes about 4 minutes on 2 CPU cores. All files are in {folder}."
+        f"With the default settings it takes about 3 minutes on 2 CPU cores. All files are in {folder}."
     )
 
 
