@@ -1,6 +1,7 @@
 """The loss over all RoIs of images, counted by hand, and the file that keeps it."""
 
 import math
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,10 +164,20 @@ def test_what_is_not_whole_is_a_sentence(tmp_path: Path, content: bytes) -> None
         roi_loss.read(tmp_path)
 
 
-def test_a_file_without_its_last_line_is_noticed(tmp_path: Path) -> None:
-    for step in (10, 20):
+@pytest.mark.parametrize("removed", [[1], [2], [3], [1, 2], [2, 3]])
+def test_a_removed_line_is_noticed(tmp_path: Path, removed: list[int]) -> None:
+    for step in (10, 20, 30):
         roi_loss.add_row(tmp_path, replace(ROW, step=step))
     path = tmp_path / roi_loss.NAME
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
-    with pytest.raises(InputError, match="line 2 was changed after it was written"):
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(line for number, line in enumerate(lines) if number not in removed))
+    with pytest.raises(InputError, match="was changed after it was written, or a line before it was removed"):
         roi_loss.read(tmp_path)
+
+
+def test_a_file_of_an_older_version_has_a_last_crc_with_seed_1(tmp_path: Path) -> None:
+    lines = [LINE, LINE.replace("20,", "30,", 1)]
+    crcs = [zlib.crc32(line.encode(), seed) for seed, line in enumerate(lines)]
+    rows = "".join(f"{line},{crc:08x}\n" for line, crc in zip(lines, crcs, strict=True))
+    (tmp_path / roi_loss.NAME).write_text(f"{HEADER},crc\n{rows}")
+    assert [row.step for row in roi_loss.read(tmp_path)] == [20, 30]

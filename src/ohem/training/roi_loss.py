@@ -124,19 +124,19 @@ def read(run: Path) -> list[LossRow]:
         raise _damaged(path, "its columns are others")
     if not lines:
         raise _damaged(path, "it has no row")
-    rows = [_row(line, header, path, number, number > len(lines)) for number, line in enumerate(lines, start=2)]
+    rows = [_row(line, header, path, i + 1, _crc_seeds(i, len(lines))) for i, line in enumerate(lines, start=1)]
     if min(len({(row.step, row.data) for row in rows}), len({(row.step, row.data_digest) for row in rows})) < len(rows):
         raise _damaged(path, "two rows are of the same step and data")
     return rows
 
 
-def _row(line: Sequence[str], header: Sequence[str], path: Path, number: int, last: bool) -> LossRow:
+def _row(line: Sequence[str], header: Sequence[str], path: Path, number: int, seeds: Sequence[int]) -> LossRow:
     kinds = get_type_hints(LossRow)
     if len(line) == len(header) and all(map(_is_field, kinds.values(), line)):
         row = LossRow(**{name: kind(text) for (name, kind), text in zip(kinds.items(), line, strict=False)})
-        if len(line) == len(kinds) or line[-1] == _crc(line[:-1], last):
+        if len(line) == len(kinds) or line[-1] in [_crc(line[:-1], seed) for seed in seeds]:
             return row
-    raise _damaged(path, f"line {number} was changed after it was written")
+    raise _damaged(path, f"line {number} was changed after it was written, or a line before it was removed")
 
 
 def _is_field(kind: type, text: str) -> bool:
@@ -144,9 +144,17 @@ def _is_field(kind: type, text: str) -> bool:
     return re.fullmatch(pattern, text, re.ASCII) is not None
 
 
-def _crc(values: Sequence[str], last: bool) -> str:
-    """Returns 8 hexadecimal digits of a row; those of the last row differ, so that a missing end is noticed."""
-    return f"{zlib.crc32(','.join(values).encode(), int(last)):08x}"
+def _crc(values: Sequence[str], seed: int) -> str:
+    """Returns 8 hexadecimal digits of a row."""
+    return f"{zlib.crc32(','.join(values).encode(), seed):08x}"
+
+
+def _crc_seeds(number: int, count: int) -> tuple[int, ...]:
+    """Returns the seeds that the CRC of row `number` of `count` may have, the seed that is written first.
+
+    The seed of the last row is the number of rows, so that a missing row is noticed. In older versions it was 1.
+    """
+    return (count, 1) if number == count else (0,)
 
 
 def _damaged(path: Path, why: str) -> InputError:
@@ -186,6 +194,6 @@ def _write(run: Path, rows: Iterable[LossRow]) -> None:
     with atomic_write(run / NAME) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
-        for row in ordered:
+        for number, row in enumerate(ordered, start=1):
             values = [f"{v:.9g}" if isinstance(v, float) else str(v) for v in astuple(row)]
-            writer.writerow([*values, _crc(values, row is ordered[-1])])
+            writer.writerow([*values, _crc(values, _crc_seeds(number, len(ordered))[0])])
