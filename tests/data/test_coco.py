@@ -83,7 +83,7 @@ def test_given_classes_fix_the_labels(folder: Path) -> None:
     assert data.other_classes == ("dog",)
 
 
-def test_it_can_be_sent_to_a_worker(folder: Path) -> None:
+def test_data_set_can_be_sent_to_a_worker(folder: Path) -> None:
     data = COCODetection(source(folder))
     copy = pickle.loads(pickle.dumps(data))
     assert torch.equal(copy[1][0], data[1][0])
@@ -302,7 +302,7 @@ def test_json_in_other_encodings(folder: Path, encoding: str) -> None:
     assert len(COCODetection(source(folder))) == 3
 
 
-def test_a_key_that_is_there_twice(folder: Path) -> None:
+def test_a_duplicate_key_is_refused(folder: Path) -> None:
     path = folder / "instances.json"
     path.write_text(path.read_text().replace('"bbox": ', '"bbox": [1, 1, 5, 5], "bbox": ', 1))
     refused(source(folder), "one object has the key 'bbox' twice")

@@ -1,4 +1,4 @@
-"""`read_image` returns the pixels that a viewer displays, for every kind of file, and names damaged files."""
+"""Reading of images: the pixels that a viewer displays, for every kind of file, and refusal of damaged files."""
 
 import struct
 import zlib
@@ -50,7 +50,7 @@ def test_grey_is_the_same_in_all_channels(tmp_path: Path, mode: str, suffix: str
 
 
 def test_cmyk_is_not_inverted(tmp_path: Path) -> None:
-    """Pillow writes CMYK inverted with Adobe's marker, as Photoshop does."""
+    """Uses Pillow, which writes CMYK inverted with Adobe's marker, as Photoshop does."""
     path = tmp_path / "image.jpg"
     Image.new("CMYK", (WIDTH, HEIGHT), (0, 255, 255, 0)).save(path, quality=95)
     assert b"Adobe" in path.read_bytes()
@@ -85,7 +85,7 @@ def test_16_bit_colour_is_scaled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_pixels_and_size_are_upright_as_pillow_shows_them(tmp_path: Path, suffix: str, orientation: int) -> None:
+def test_pixels_and_size_are_upright_as_in_pillow(tmp_path: Path, suffix: str, orientation: int) -> None:
     path = tmp_path / f"image.{suffix}"
     save_turned(COLOURS, path, orientation)
     header = read_header(path)
@@ -207,7 +207,7 @@ def test_thumbnail_and_trailer_are_no_truncation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [read_image, image_size])
-def test_what_is_no_image_is_refused(tmp_path: Path, read) -> None:
+def test_files_that_are_no_images_are_refused(tmp_path: Path, read) -> None:
     (tmp_path / "text.jpg").write_text("hello")
     with pytest.raises(InputError, match=r"text\.jpg is cut short or not an image \(cannot identify image file\)"):
         read(tmp_path / "text.jpg")

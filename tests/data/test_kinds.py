@@ -1,6 +1,6 @@
 """Faults that files of users have, in every format that has a reader.
 
-Every subclass of `DetectionSet` must have a row that says how a file of its format is written.
+Every subclass of `DetectionSet` must have a row in `WRITERS` with a function that writes its format.
 """
 
 import json
@@ -174,7 +174,7 @@ def test_an_image_of_another_size_is_refused(write: Write, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("stored", [False, True])
-def test_pixels_and_boxes_are_those_that_a_viewer_shows(
+def test_pixels_and_boxes_are_those_that_a_viewer_displays(
     write: Write, tmp_path: Path, orientation: int, stored: bool
 ) -> None:
     """Checks that the box holds the pixels of the object, in whichever orientation it was annotated."""

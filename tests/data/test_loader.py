@@ -52,7 +52,7 @@ def test_a_function_of_seed_and_position(seed: int, position: int) -> None:
     assert same(sequence(seed)[position], sequence(seed)[position])
 
 
-def test_one_scale_is_that_of_all_images() -> None:
+def test_a_single_scale_is_used_for_all_images() -> None:
     without = TrainingExamples(EXAMPLES, seed=3, flips=True)
     assert all(same(without[p], sequence(3, (40,))[p]) for p in range(12))
     assert all(same(without[p], sequence(3, ())[p]) for p in range(12))
@@ -69,7 +69,7 @@ def test_scales_change_nothing_but_the_size() -> None:
         assert list(several.image.shape[1:]) == [round(20 * several.scale), round(30 * several.scale)]
 
 
-def test_every_scale_is_drawn_about_equally_often_and_as_the_seed_says() -> None:
+def test_scales_are_drawn_about_equally_often_and_depend_on_the_seed() -> None:
     shorts = [[round(20 * sequence(seed)[p].scale) for p in range(300)] for seed in (0, 1)]
     # The longest side is at most 60, so that 48 becomes 40.
     counts = Counter(shorts[0])
@@ -115,7 +115,7 @@ def test_image_pyramids_have_the_pixels_of_examples(shorts: tuple[int, ...]) -> 
         assert torch.equal(pyramid.proposals * pyramid.scales[-1], example.proposals)
 
 
-def test_boxes_are_resized_and_the_area_of_the_original_is_left_behind() -> None:
+def test_boxes_are_resized_and_the_area_is_removed() -> None:
     target = {
         "boxes": torch.tensor([[1.0, 2.0, 11.0, 22.0]]),
         "labels": torch.tensor([3]),

@@ -28,7 +28,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_it_is_a_voc_data_set_of_digits(made: Path) -> None:
+def test_scenes_are_a_voc_data_set_of_digits(made: Path) -> None:
     train, test = VOCDetection(f"{made}:trainval", CLASSES), VOCDetection(f"{made}:test", CLASSES)
     assert (len(train), len(test)) == (8, 4)
     assert not set(train.ids) & set(test.ids)
@@ -39,7 +39,7 @@ def test_it_is_a_voc_data_set_of_digits(made: Path) -> None:
             assert not target["ignore"].any()
 
 
-def test_what_the_xml_says(made: Path) -> None:
+def test_content_of_the_xml(made: Path) -> None:
     root = ElementTree.parse(made / "Annotations/test_00000.xml").getroot()
     assert [root.findtext(f"size/{name}") for name in ("width", "height", "depth")] == ["320", "240", "3"]
     assert {element.findtext("difficult") for element in root.iter("object")} == {"0"}
@@ -87,7 +87,7 @@ def test_distractors_are_drawn_but_not_annotated_and_nothing_overlaps(monkeypatc
         assert count.max() == 1
 
 
-def test_what_has_no_room_is_left_out() -> None:
+def test_objects_without_room_are_left_out() -> None:
     rng = np.random.default_rng(0)
     assert synthetic._find_room((40, 30), (160, 160), [], rng) is not None
     assert synthetic._find_room((40, 30), (160, 160), [(60, 0, 100, 160), (0, 60, 160, 100)], rng) is not None
@@ -103,7 +103,7 @@ def test_the_splits_share_no_digit_and_no_part_of_a_photograph() -> None:
         assert not np.shares_memory(a, b)
 
 
-def test_no_distractor_is_a_digit_of_its_own() -> None:
+def test_no_distractor_resembles_a_digit() -> None:
     """Checks that a mirrored, turned or halved glyph is farther from every digit than digits from their neighbours."""
     train, test = synthetic._sources()
     known = np.concatenate(train.digits)
@@ -132,7 +132,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: 
     assert not any(a[name] == c[name] for name in a if name.endswith(".jpg"))
 
 
-def test_a_scene_does_not_depend_on_how_many_there_are(tmp_path: Path) -> None:
+def test_a_scene_does_not_depend_on_their_number(tmp_path: Path) -> None:
     make_scenes(tmp_path / "few", **SMALL)
     make_scenes(tmp_path / "more", **{**SMALL, "train": 4})
     few, more = contents(tmp_path / "few"), contents(tmp_path / "more")
@@ -158,7 +158,7 @@ def test_scenes_of_other_parameters_are_refused_and_kept(tmp_path: Path, other: 
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"train": 3}'])
-def test_a_folder_that_is_not_ours_is_refused_and_kept(tmp_path: Path, content: str | None) -> None:
+def test_a_folder_with_other_files_is_refused_and_kept(tmp_path: Path, content: str | None) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/mine.txt").write_text("mine")
     if content is not None:
@@ -210,7 +210,7 @@ def test_without_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         make_scenes(tmp_path / "a", **SMALL)
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     left, other = tmp_path / f".scenes.{2**22 + 1}.tmp", tmp_path / f".another.{2**22 + 1}.tmp"
     for folder in (left / "JPEGImages", other):
         folder.mkdir(parents=True)

@@ -48,13 +48,13 @@ def test_types_hold_without_objects_too(folder: Path, index: int) -> None:
     assert (target["ignore"].shape, target["ignore"].dtype) == ((count,), torch.bool)
 
 
-def test_changing_a_target_leaves_the_data_set_alone(folder: Path) -> None:
+def test_changing_a_target_does_not_change_the_data_set(folder: Path) -> None:
     dataset = VOCDetection(f"{folder}:train")
     dataset.target(0)["boxes"].zero_()
     assert dataset.target(0)["boxes"].sum() > 0
 
 
-def test_it_can_be_sent_to_a_worker(folder: Path) -> None:
+def test_data_set_can_be_sent_to_a_worker(folder: Path) -> None:
     dataset = VOCDetection(f"{folder}:train")
     copy = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(copy[0][0], dataset[0][0])

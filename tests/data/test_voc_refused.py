@@ -86,7 +86,7 @@ def test_object_without_box(folder: Path) -> None:
     refused(folder, r"object 1 of .*a\.xml has no <bndbox>: add one")
 
 
-def test_annotations_may_be_missing_where_that_is_said(folder: Path) -> None:
+def test_annotations_may_be_missing_where_that_is_allowed(folder: Path) -> None:
     assert VOCDetection(f"{folder}:train", annotated=False).annotated
     (folder / "Annotations" / "b.xml").unlink()
     with pytest.raises(InputError, match=r"b\.xml does not exist"):
@@ -128,7 +128,7 @@ def test_damaged_images(folder: Path) -> None:
         ("<object>", "</annotation>", "not well-formed"),
     ],
 )
-def test_a_field_that_is_there_twice_or_elsewhere(folder: Path, old: str, new: str, message: str) -> None:
+def test_duplicate_or_misplaced_fields_are_refused(folder: Path, old: str, new: str, message: str) -> None:
     edit(folder, old, new)
     refused(folder, message)
 
@@ -172,7 +172,7 @@ def test_lines_of_a_split_may_name_files(folder: Path, line: str) -> None:
     assert VOCDetection(f"{folder}:test").ids == ["a"]
 
 
-def test_a_flag_is_one_only_where_the_line_is_no_id(tmp_path: Path) -> None:
+def test_last_number_of_a_line_is_a_flag_only_if_the_line_is_no_id(tmp_path: Path) -> None:
     names = ["shot", "shot 1", "shot 1.png", "x 0"]
     make_voc(tmp_path, {name: (30, 40, [CAT]) for name in names}, {"test": ["shot 1", "x 0", "shot -1"]})
     assert VOCDetection(f"{tmp_path}:test").ids == ["shot 1", "x 0", "shot"]
@@ -180,7 +180,7 @@ def test_a_flag_is_one_only_where_the_line_is_no_id(tmp_path: Path) -> None:
     assert VOCDetection(f"{tmp_path}:test").ids == ["shot 1.png", "shot 1"]
 
 
-def test_folders_below_that_of_the_images_are_not_taken_for_it(folder: Path) -> None:
+def test_images_in_subfolders_are_not_used(folder: Path) -> None:
     (folder / "ImageSets/Main/test.txt").write_text("other/a\n")
     refused(folder, r"no image of the id 'other/a'.*: add other/a\.jpg, or remove the id; images in folders below it")
 

@@ -18,7 +18,7 @@ from ohem.io.digests import check_crcs, digest_of_file, digests_of_files
 from ohem.io.files import atomic_write, check_output, describe_os_error, remove_leftovers
 
 
-def test_what_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+def test_a_failed_write_does_not_change_the_file(tmp_path: Path) -> None:
     path = tmp_path / "numbers.csv"
     path.write_text("whole")
     with pytest.raises(FileExistsError), atomic_write(path) as temporary:
@@ -86,7 +86,7 @@ def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
-def test_room_is_advised_only_where_room_is_short(number: int) -> None:
+def test_message_advises_to_make_room_only_where_space_is_short(number: int) -> None:
     said = describe_os_error(OSError(number, os.strerror(number), "/a/.b.csv.123.tmp"))
     assert said.startswith(f"/a/b.csv: {os.strerror(number)}")
     assert ("make room" in said) == (number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

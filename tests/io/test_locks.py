@@ -82,7 +82,7 @@ def test_an_error_frees_the_lock(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_seconds_that_are_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_that_is_not_a_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(WAIT, "soon")
     with pytest.raises(InputError, match=f"{WAIT} is 'soon'"), locked(tmp_path / ".lock", "the run x"):
         pass

@@ -46,7 +46,7 @@ def test_same_numbers_and_gradients(r: int, inputs: int, outputs: int, bias: boo
 
 
 @needed
-def test_it_is_used_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onednn_is_used_where_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     shapes = called(model, monkeypatch)
     with fast_linear(model):
@@ -57,7 +57,7 @@ def test_it_is_used_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needed
-def test_it_is_left_alone_where_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onednn_is_not_used_for_other_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(4, 2))
     shapes = called(model, monkeypatch)
     with fast_linear(model):
@@ -69,7 +69,7 @@ def test_it_is_left_alone_where_it_cannot(monkeypatch: pytest.MonkeyPatch) -> No
     assert shapes == []
 
 
-def test_a_forward_of_its_own_is_kept() -> None:
+def test_a_replaced_forward_is_kept() -> None:
     model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2))
     model[0].forward = lambda x: torch.full((len(x), 2), 7.0)  # as some quantising and logging tools do
     own = model[0].forward
@@ -86,7 +86,7 @@ def test_no_trace_after_an_error() -> None:
     assert "forward" not in vars(model[0])
 
 
-def test_a_fast_one_gives_way_to_another_and_comes_back() -> None:
+def test_another_forward_replaces_the_fast_one_and_is_removed_again() -> None:
     model = nn.Sequential(nn.Linear(4, 2))
     x = torch.randn(3, 4)
     with fast_linear(model):

@@ -74,7 +74,7 @@ def test_losses_are_float32(dtype: torch.dtype) -> None:
 
 
 def test_huge_logits_neither_saturate_nor_tie() -> None:
-    """With a clamped probability, all losses would be 36.04, and mining would choose among them arbitrarily."""
+    """Uses gaps at which a clamped probability makes all losses 36.04, so that mining chooses arbitrarily."""
     gaps = torch.tensor([37.0, 40.0, 100.0, 99.0, 1000.0, 1e6])
     scores = torch.stack([torch.zeros(6), gaps], dim=1)
     for dtype in (torch.float32, torch.bfloat16):
@@ -130,7 +130,7 @@ def test_chosen_equals_leaving_out_the_other_rois() -> None:
 
 
 def test_divisor_is_the_number_of_rois_trained_on() -> None:
-    """It is not the number of all RoIs or a fixed batch size. Background counts for both losses."""
+    """Checks that it is not the number of all RoIs or a fixed batch size. Background counts for both losses."""
     scores, deltas, rois = example()
     classifier, box_reg = roi_losses(scores, deltas, rois)
     for chosen in ([5], [5, 0], [5, 0, 3, 6]):
@@ -162,7 +162,7 @@ def test_only_background_has_no_box_loss() -> None:
 
 
 def test_sum_does_not_change_its_terms() -> None:
-    """`loss = classifier; loss += box_reg` would change `classifier`."""
+    """Checks for a sum in place: `loss = classifier; loss += box_reg` would change `classifier`."""
     scores, deltas, rois = example()
     classifier, box_reg = roi_losses(scores, deltas, rois)
     before = classifier.clone(), box_reg.clone()

@@ -50,7 +50,7 @@ def test_number_of_examples_kept(keep: float, min_kept: int, expected: float) ->
 
 
 def test_classification_with_ignored_samples() -> None:
-    """The losses are 0.31, 1.31, 0.31, and one is ignored. Half of three, rounded, is the two hardest."""
+    """Uses losses of 0.31, 1.31 and 0.31, and an ignored one. Half of three, rounded, is the two hardest."""
     scores = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [9.0, 0.0]])
     target = torch.tensor([0, 1, 1, -100])
     one, zero = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
@@ -100,7 +100,7 @@ def test_ignore_index_without_a_target_per_loss_is_refused() -> None:
 
 @pytest.mark.parametrize("count", [0, 3])
 def test_per_image_in_classification(count: int) -> None:
-    """Every sample is an image with a single loss, which is kept."""
+    """Checks that every sample is an image with a single loss, which is kept."""
     loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=0.1, per_image=True)
     loss(torch.zeros(count, 2), torch.zeros(count, dtype=torch.int64))
     assert loss.mining["kept"] == count
@@ -138,7 +138,7 @@ def test_empty_input_has_a_gradient() -> None:
 
 @given(st.integers(0, 2**31), st.floats(0, 1), st.integers(0, 5), st.booleans())
 def test_gradient_is_that_of_the_masked_mean(seed: int, keep: float, min_kept: int, per_image: bool) -> None:
-    """The kept examples have equal shares, and the others have no gradient."""
+    """Checks that the kept examples have equal shares, and the others have no gradient."""
     rng = torch.Generator().manual_seed(seed)
     values = torch.rand(3, 4, generator=rng, requires_grad=True)
     valid = torch.rand(3, 4, generator=rng) < 0.7
@@ -174,7 +174,7 @@ def test_threshold(threshold: float, min_kept: int, expected: float) -> None:
 
 
 def test_half_precision_is_ranked_and_averaged_in_float32() -> None:
-    """The sum of 40 000 losses of 8 is above the largest float16."""
+    """Uses 40 000 losses of 8, the sum of which is above the largest float16."""
     values = torch.full((40_000,), 8.0, dtype=torch.float16)
     assert OHEMLoss(given_losses, keep=1.0)(values, NOTHING).item() == 8.0
 
@@ -304,7 +304,7 @@ def test_float64_stays_float64_with_the_correct_gradient() -> None:
 
 
 def test_another_criterion_can_rank() -> None:
-    """The class weights are trained with, but do not influence the choice."""
+    """Checks that the class weights are used in training, but do not influence the choice."""
     logits, target = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
     logits[:, 0] = torch.tensor([3.0, 3.0, -3.0, 0.0])  # plain losses: small, large, large, middle
     weights = torch.tensor([0.0, 1.0])
@@ -319,7 +319,7 @@ def test_another_criterion_can_rank() -> None:
 
 
 class IgnoresReduction(nn.Module):
-    """A criterion that has the attribute `reduction` but ignores it."""
+    """Imitates a criterion that has the attribute `reduction` but ignores it."""
 
     reduction = "none"
 
@@ -337,7 +337,7 @@ def test_criterion_that_ignores_reduction_is_refused() -> None:
 
 
 class Output(dict):  # type: ignore[type-arg]
-    """An output like that of Hugging Face models: a mapping with attributes."""
+    """Imitates the output of Hugging Face models: a mapping with attributes."""
 
     def __getattr__(self, name: str) -> Any:
         return self[name]
@@ -345,7 +345,7 @@ class Output(dict):  # type: ignore[type-arg]
 
 @pytest.mark.parametrize("wrap", [lambda x: Output(loss=None, logits=x), lambda x: SimpleNamespace(logits=x)])
 def test_loss_works_in_the_trainer_of_hugging_face(wrap: Callable[[Tensor], Any]) -> None:
-    """The trainer calls `compute_loss_func(outputs, labels, num_items_in_batch=...)`."""
+    """Calls the loss as the trainer does: `compute_loss_func(outputs, labels, num_items_in_batch=...)`."""
     logits, labels = torch.randn(6, 3), torch.randint(0, 3, (6,))
     loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=0.5)
     expected = loss(logits, labels)
@@ -354,7 +354,7 @@ def test_loss_works_in_the_trainer_of_hugging_face(wrap: Callable[[Tensor], Any]
 
 
 def test_threshold_of_segmentation_is_a_probability() -> None:
-    """The examples with a probability below 0.7 are kept."""
+    """Checks that the examples with a probability below 0.7 are kept."""
     probability = torch.tensor([0.9, 0.71, 0.69, 0.2])
     logits = torch.stack([probability.log(), (1 - probability).log()], dim=1)
     loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), threshold=-math.log(0.7), min_kept=0)

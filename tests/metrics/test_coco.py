@@ -146,7 +146,7 @@ def test_special_cases_score_as_with_pycocotools(
 @needs_shared
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_tiny_coco_with_perturbed_boxes(split: str, tmp_path: Path) -> None:
-    """The official program reads the original annotation file."""
+    """Compares with the official program, which reads the original annotation file."""
     root = SHARED / "data/tiny_coco"
     path = root / f"annotations/instances_{split}2017.json"
     data = COCODetection(f"{path}:{root / f'{split}2017'}")

@@ -131,7 +131,7 @@ def test_classes_are_evaluated_separately() -> None:
 
 
 def test_class_without_ground_truth() -> None:
-    """It has no AP and does not count in the mean, detected or not. The same holds if all its boxes are ignored."""
+    """Checks that it has no AP and does not count in the mean, detected or not, also if all its boxes are ignored."""
     truth = target([BOX, FAR], [1, 3], [False, True])
     result = evaluate([prediction([BOX, FAR], [0.9, 0.8], [1, 2])], [truth], classes=["cat", "dog", "emu"])
     assert result.map == pytest.approx(100)
