@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ohem.detection.fast_rcnn import FastRCNN
+from ohem.kernels import low_precision as module
 from ohem.kernels.low_precision import (
     Float8Linear,
     Int8Linear,
     Rounded,
     as_float8,
+    int8_is_faster,
+    is_exact,
     low_precision,
     quantised,
     quantised_range,
@@ -27,6 +30,12 @@ from tests.detection.toy_detector import detector, losses_and_gradients, mini_ba
 
 def rows(*sizes: int) -> Tensor:
     return torch.randn(*sizes, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def fast_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the tests use int8 on a CPU, also on one where it is slow."""
+    monkeypatch.setattr(module, "int8_is_faster", lambda: True)
 
 
 def all_losses(model: FastRCNN, rescore_top: int) -> tuple[Tensor, RoIs]:
@@ -115,7 +124,6 @@ def test_the_precision_that_a_device_is_fast_in(
     monkeypatch.setattr(torch.version, "cuda", None)  # as with ROCm, which has different numbers of capability
     assert suited(torch.device("cuda")) == "bfloat16"
     assert suited(torch.device("mps")) == "bfloat16"
-    assert suited(torch.device("cpu")) == "int8"
 
 
 def test_float8_by_hand() -> None:
@@ -232,3 +240,42 @@ def test_training_is_on_nearly_the_same() -> None:
     assert all(torch.equal(gradients[name], other_gradients[name]) for name in gradients)
     actual, _ = losses_and_gradients(detector(OHEMSampler(8), rescore_top=16), mini_batch())
     assert sum(actual.values()).item() == pytest.approx(sum(losses.values()).item(), rel=0.05)
+
+
+# ---------------------------------------- choice by measurement
+
+MEASURE = int8_is_faster.__wrapped__
+
+
+@pytest.mark.parametrize(("seconds", "faster"), [((0.6, 1.0), True), ((0.8, 1.0), False), ((17.0, 1.0), False)])
+def test_int8_is_used_where_it_is_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], faster: bool
+) -> None:
+    measured = iter(seconds)
+    monkeypatch.setattr(module, "_seconds", lambda function: next(measured))
+    assert MEASURE() is faster
+
+
+def test_the_measurement_keeps_the_random_state_and_calls_both_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, results = torch.get_rng_state(), []
+    monkeypatch.setattr(module, "_seconds", lambda function: results.append(function()) or 1.0)
+    MEASURE()
+    assert torch.equal(torch.get_rng_state(), before)
+    in_int8, in_float32 = results
+    assert torch.equal(in_float32, torch.full((128, 512), 1024.0))
+    torch.testing.assert_close(in_int8, in_float32, rtol=0.01, atol=0)
+
+
+def test_where_int8_is_slow_the_exact_pass_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "int8_is_faster", lambda: False)
+    assert suited(torch.device("cpu")) == "float32"
+    assert is_exact(torch.device("cpu"))
+    model, calls = detector(AllSampler()), []
+    real = FastRCNN.read_only_parts
+    monkeypatch.setattr(FastRCNN, "read_only_parts", lambda *args: calls.append(1) or real(*args))
+    (exact, _), (actual, _) = all_losses(model, 0), all_losses(model, 10)
+    assert torch.equal(actual, exact)
+    assert len(calls) == 2  # no second pass for the hardest
+    features = torch.rand(1, 4, 3, 3)
+    with low_precision(model.backbone.roi_head, features) as given:
+        assert given is features

@@ -263,3 +263,14 @@ def test_learning_rate_warms_up_and_decays() -> None:
     config = SolverConfig(lr=1.0, warmup=4, decay_every=10, gamma=0.1)
     rates = [learning_rate(config, step) for step in (0, 1, 3, 4, 9, 10, 19, 20)]
     assert rates == pytest.approx([0.25, 0.5, 1, 1, 1, 0.1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("faster", "line"), [(True, "all RoIs are ranked in int8\n"), (False, "ranked in float32, since")]
+)
+def test_a_training_reports_the_precision_of_the_ranking(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faster: bool, line: str
+) -> None:
+    monkeypatch.setattr("ohem.kernels.low_precision.int8_is_faster", lambda: faster)
+    assert line in ohem("train", tmp_path / "run", *training(data, steps=1), "--model.rescore-top", 8).out
+    assert "ranked in" not in ohem("train", tmp_path / "exact", *training(data, steps=1)).out

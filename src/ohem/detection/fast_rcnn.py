@@ -25,7 +25,7 @@ from ohem.detection.detector import Detector
 from ohem.detection.multiscale import Merge, View, union
 from ohem.detection.post_process import BoxScores, PostProcess
 from ohem.kernels.fast_linear import fast_linear
-from ohem.kernels.low_precision import low_precision
+from ohem.kernels.low_precision import is_exact, low_precision
 from ohem.kernels.roi_pool import roi_max_pools
 from ohem.losses import detection_loss, roi_losses, weighted
 from ohem.mining import hard_examples
@@ -55,7 +55,8 @@ class FastRCNN(Detector):
             followed by the regular RoI network on the chosen ones; "loss_layer": by one pass with gradient over all
             RoIs, in which the losses of the others are set to 0 (paper, section 4.2: equal gradients, more time).
         rescore_top: 0 ranks every RoI in the precision of the network. A higher number ranks all RoIs in low precision,
-            int8 (on a GPU float8 or bfloat16), and then the hardest of each image, so many, in full precision.
+            int8 (on a GPU float8 or bfloat16), and then this number of the hardest of each image in full precision. On
+            a CPU where int8 is not faster, which is measured once, every RoI is ranked in full precision.
         post_process: makes detections from scores and regressions.
         refinement: iterative box regression with voting (the paper's B); None switches both off.
         merge: how `detect` merges several sizes (the paper's M): `multiscale.union` or `multiscale.nearest`.
@@ -174,7 +175,7 @@ class FastRCNN(Detector):
         self, features: Tensor, rois: RoIs, cls_weight: float = 1.0, box_weight: float = 1.0
     ) -> Tensor:
         """Computes the loss (R,) of every RoI, classification + box regression, in the read-only pass."""
-        if not self.rescore_top:
+        if not self.rescore_top or is_exact(features.device):
             return weighted(self.read_only_parts(features, rois), cls_weight, box_weight)
         with low_precision(self.backbone.roi_head, features) as rounded:
             losses = weighted(self.read_only_parts(rounded, rois), cls_weight, box_weight)

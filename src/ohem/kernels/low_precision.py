@@ -1,14 +1,16 @@
 """Linear layers in low precision, for a pass that only ranks: it takes a fraction of the time.
 
-The precision is int8 on a CPU, float8 on a GPU whose tensor cores have it, and bfloat16 on other GPUs. The weights are
-rounded at every step, since they change at every step. In int8 each row of the weights and each RoI has its own scale.
-The feature map is rounded as a whole before RoIs are pooled, so that pooling moves a quarter of the bytes: the maximum
-of rounded values is the rounded maximum. Convolutions are not changed on a CPU, and run in bfloat16 on a GPU.
+The precision is int8 on a CPU that multiplies it faster than float32, float8 on a GPU whose tensor cores have it, and
+bfloat16 on other GPUs. On other CPUs there is no gain, and every RoI is ranked in float32. The weights are rounded at
+every step, since they change at every step. In int8 each row of the weights and each RoI has its own scale. The feature
+map is rounded as a whole before RoIs are pooled, so that pooling moves a quarter of the bytes: the maximum of rounded
+values is the rounded maximum. Convolutions are not changed on a CPU, and run in bfloat16 on a GPU.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,13 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.functional import ScalingType
 
-from ohem.kernels.fast_linear import Forward, Makers, forwards
+from ohem.kernels.fast_linear import Forward, Makers, fast_linear, forwards
 
-Precision = Literal["int8", "float8", "bfloat16"]
+Precision = Literal["float32", "int8", "float8", "bfloat16"]
 LARGEST = 127
 FLOAT8 = torch.float8_e4m3fn
 ROWS = 64
 """Number of rows of a weight matrix that are quantised at once: they stay in the cache of the processor."""
+MOST_TIME = 0.7
+"""int8 is used if it takes at most this share of the time of float32: rescoring and quantising cost time too."""
+TRIALS = 5
+"""Number of measurements of each precision, of which the fastest counts."""
 
 
 class Rounded(NamedTuple):
@@ -48,6 +54,10 @@ def low_precision(head: nn.Module, features: Tensor) -> Iterator[Tensor]:
         The feature map to pool from: int8 on a CPU if `head` begins with a linear layer, else `features`.
     """
     precision = suited(features.device)
+    if precision == "float32":
+        with torch.no_grad():
+            yield features
+        return
     if precision != "int8":
         layers: Makers = {nn.Linear: _float8_where_it_fits} if precision == "float8" else {}
         with torch.no_grad(), torch.autocast(features.device.type, torch.bfloat16), forwards(head, layers):
@@ -62,10 +72,43 @@ def low_precision(head: nn.Module, features: Tensor) -> Iterator[Tensor]:
 def suited(device: torch.device) -> Precision:
     """Returns the lowest precision in which `device` multiplies matrices fast."""
     if device.type == "cpu":
-        return "int8"
+        return "int8" if int8_is_faster() else "float32"
     if device.type == "cuda" and torch.version.cuda and torch.cuda.get_device_capability(device) >= (8, 9):
         return "float8"
     return "bfloat16"
+
+
+def is_exact(device: torch.device) -> bool:
+    """Returns whether no low precision is faster on `device`, so that RoIs are ranked in the network's precision."""
+    return suited(device) == "float32"
+
+
+@cache
+def int8_is_faster() -> bool:
+    """Measures, once in a process and in a few milliseconds, whether a CPU multiplies faster in int8 than in float32.
+
+    Without instructions for int8, such as VNNI or AMX, PyTorch multiplies it many times slower than float32. The state
+    of the random number generator does not change.
+    """
+    with torch.random.fork_rng(devices=[]):
+        x, layer = torch.ones(128, 1024), nn.Linear(1024, 512)
+    with torch.no_grad():
+        layer.weight.fill_(1)
+        layer.bias.fill_(0)
+        in_int8 = _seconds(partial(Int8Linear(layer), x))
+        with fast_linear(layer):
+            return in_int8 <= MOST_TIME * _seconds(partial(layer, x))
+
+
+def _seconds(function: Callable[[], Tensor]) -> float:
+    """Returns the time of the fastest of some calls, after one call to warm up."""
+    function()
+    times = []
+    for _ in range(TRIALS):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def _whole(features: Tensor) -> Rounded:

@@ -24,6 +24,7 @@ from ohem.detection.detector import Detector
 from ohem.errors import InputError
 from ohem.io.json_files import write_json
 from ohem.kernels.fast_linear import fast_linear
+from ohem.kernels.low_precision import is_exact, suited
 from ohem.models.build import build_model, build_sampler, initialise
 from ohem.processes import Stopped, collect_signals
 from ohem.recorder import Recorder
@@ -59,6 +60,9 @@ def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None
         raise SystemExit(2) from None  # the first process reports it
     if trainer.step == solver.steps and fabric.is_global_zero:
         print(f"{run} has all of its {solver.steps} steps already: give more --solver.steps to train on")
+    if recipe.model.rescore_top and fabric.is_global_zero:
+        reason = ", since no lower precision is faster on this processor" if is_exact(fabric.device) else ""
+        print(f"all RoIs are ranked in {suited(fabric.device)}{reason}", flush=True)
     trainer.run_to(solver.steps)
     if fabric.is_global_zero:
         _print_next_steps(run)
