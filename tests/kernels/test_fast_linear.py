@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ohem.kernels.fast_linear import fast_layers, fast_linear, forwards
+from ohem.kernels import fast_linear as fast_linear_module
+from ohem.kernels.fast_linear import fast_layers, fast_linear, forwards, kernels_of
 
 needed = pytest.mark.skipif(
     not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()),
@@ -67,6 +68,25 @@ def test_onednn_is_not_used_for_other_inputs(monkeypatch: pytest.MonkeyPatch) ->
         model.double()
         assert model(torch.randn(3, 4, dtype=torch.float64)).dtype == torch.float64
     assert shapes == []
+
+
+@needed
+@pytest.mark.parametrize("faster", [True, False])
+def test_large_layers_are_multiplied_by_the_faster_kernel(monkeypatch: pytest.MonkeyPatch, faster: bool) -> None:
+    requests = []
+    monkeypatch.setattr(fast_linear_module, "onednn_is_faster", lambda training: requests.append(training) or faster)
+    model = nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 2))
+    shapes = called(model, monkeypatch)
+    with fast_linear(model):
+        expected = model(torch.randn(3, 1024))
+        with torch.no_grad():
+            model(torch.randn(3, 1024))
+    assert expected.requires_grad
+    assert requests == [True, False]
+    assert len(shapes) == (4 if faster else 2)  # the small layer is always multiplied by oneDNN
+    name = "oneDNN" if faster else "MKL"
+    assert kernels_of(model) == f"large linear layers are multiplied by {name}, without gradient by {name}"
+    assert kernels_of(model[1]) == ""
 
 
 def test_a_replaced_forward_is_kept() -> None:

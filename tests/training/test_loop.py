@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ohem.config.schema import SolverConfig
+from ohem.kernels import choice
 from ohem.recorder import Recorder
 from ohem.rois import RoIs
 from ohem.samplers import Losses
@@ -266,11 +267,21 @@ def test_learning_rate_warms_up_and_decays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("faster", "line"), [(True, "all RoIs are ranked in int8\n"), (False, "ranked in float32, since")]
+    ("fastest", "line"), [("int8", "all RoIs are ranked in int8\n"), ("float32", "ranked in float32, since")]
 )
 def test_a_training_reports_the_precision_of_the_ranking(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faster: bool, line: str
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fastest: str, line: str
 ) -> None:
-    monkeypatch.setattr("ohem.kernels.low_precision.int8_is_faster", lambda: faster)
+    monkeypatch.setattr("ohem.kernels.low_precision._fastest_on_cpu", lambda: fastest)
     assert line in ohem("train", tmp_path / "run", *training(data, steps=1), "--model.rescore-top", 8).out
     assert "ranked in" not in ohem("train", tmp_path / "exact", *training(data, steps=1)).out
+
+
+def test_a_resumed_training_multiplies_by_the_kernels_of_its_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_chosen", {"linear layers": "oneDNN"})
+    ohem("train", tmp_path / "run", *training(data, steps=1))
+    choice.forget()
+    ohem("train", tmp_path / "run", *training(data, steps=2))
+    assert choice.choices()["linear layers"] == "oneDNN"

@@ -4,7 +4,6 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -13,20 +12,16 @@ from rich.table import Table
 from ohem.bench.measure import Measurement
 from ohem.bench.methods import baseline
 from ohem.config.paper import StepFigures
+from ohem.kernels.choice import processor_name
 
 GB = 1e9
 
 
 def machine() -> dict[str, Any]:
     """Describes the machine and its software, without names of host or user."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "cpu": cpu,
+        "cpu": processor_name(),
         "cores": cores,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

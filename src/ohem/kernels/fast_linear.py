@@ -1,24 +1,32 @@
 """Faster linear layers and dropout on a CPU, for the time of a pass.
 
-Linear: PyTorch for x86 multiplies float32 by MKL, which uses a third to half of the speed of an AMD EPYC. The oneDNN in
-the same PyTorch multiplies in the same precision: fc6 of VGG16 takes a third to half of the time there.
+Linear: PyTorch for x86 multiplies float32 by MKL. The oneDNN in the same PyTorch multiplies in the same precision: on
+AMD processors with AVX-512, fc6 of VGG16 takes a third to half of the time, but with AVX2 alone it can take longer.
+Therefore both are measured once.
 
 Dropout: PyTorch draws a random number for each value; here a random number serves eight values.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ohem.kernels.choice import fastest
+
 Forward = Callable[[Tensor], Tensor]
 """A function that replaces the `forward` of a layer."""
 Makers = Mapping[type[nn.Module], Callable[..., Forward]]
 """Type of a layer -> what makes such a function of the layer."""
 BYTE = 256
+LARGE = 2**20
+"""Number of weights of a layer from which the faster kernel is measured. For smaller layers it matters little."""
+GAIN = 0.85
+"""oneDNN multiplies large layers if it takes at most this share of the time of MKL."""
 
 
 @contextmanager
@@ -74,10 +82,49 @@ class _Fast:
 
 class _Linear(_Fast):
     def __call__(self, x: Tensor) -> Tensor:
-        if not _suits(x, self.layer.weight):
-            return nn.Linear.forward(self.layer, x)
-        out: Tensor = F.linear(x.to_mkldnn(), self.layer.weight, self.layer.bias).to_dense()
-        return out
+        weight = self.layer.weight
+        if _suits(x, weight) and (weight.numel() < LARGE or onednn_is_faster(torch.is_grad_enabled())):
+            return _by_onednn(self.layer, x)
+        return nn.Linear.forward(self.layer, x)
+
+
+def onednn_is_faster(training: bool) -> bool:
+    """Returns whether oneDNN multiplies large layers faster than MKL here, which is measured once.
+
+    Args:
+        training: True measures the forward and backward pass, False the forward pass.
+    """
+    forwards = {"MKL": nn.Linear.forward, "oneDNN": _by_onednn}
+    kernels = {name: partial(_pass, forward, training) for name, forward in forwards.items()}
+    return fastest(f"linear layers, {'training' if training else 'forward'}", kernels, GAIN) == "oneDNN"
+
+
+def kernels_of(module: nn.Module) -> str:
+    """Describes by what the large linear layers of `module` are multiplied in `fast_linear`; "" if it has none."""
+    layers = [layer for layer in module.modules() if type(layer) is nn.Linear and layer.weight.numel() >= LARGE]
+    if not layers or not _mkl() or layers[0].weight.device.type != "cpu":
+        return ""
+    training, forward = ("oneDNN" if onednn_is_faster(grad) else "MKL" for grad in (True, False))
+    return f"large linear layers are multiplied by {training}, without gradient by {forward}"
+
+
+def _pass(forward: Callable[[nn.Linear, Tensor], Tensor], training: bool) -> None:
+    """Runs a layer of medium size once, as `onednn_is_faster` measures it."""
+    layer, x = _probe()
+    with torch.set_grad_enabled(training):
+        out = forward(layer, x)
+        if training:
+            torch.autograd.grad(out, (x, layer.weight), torch.ones_like(out))
+
+
+@cache
+def _probe() -> tuple[nn.Linear, Tensor]:
+    return nn.Linear(2048, 1024), torch.rand(128, 2048, requires_grad=True)
+
+
+def _by_onednn(layer: nn.Linear, x: Tensor) -> Tensor:
+    out: Tensor = F.linear(x.to_mkldnn(), layer.weight, layer.bias).to_dense()
+    return out
 
 
 def _suits(x: Tensor, weight: Tensor) -> bool:

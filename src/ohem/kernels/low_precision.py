@@ -1,34 +1,35 @@
 """Linear layers in low precision, for a pass that only ranks: it takes a fraction of the time.
 
-The precision is int8 on a CPU that multiplies it faster than float32, float8 on a GPU whose tensor cores have it, and
-bfloat16 on other GPUs. On other CPUs there is no gain, and every RoI is ranked in float32. The weights are rounded at
-every step, since they change at every step. In int8 each row of the weights and each RoI has its own scale. The feature
-map is rounded as a whole before RoIs are pooled, so that pooling moves a quarter of the bytes: the maximum of rounded
-values is the rounded maximum. Convolutions are not changed on a CPU, and run in bfloat16 on a GPU.
+A GPU takes float8 if its tensor cores have it, else bfloat16. A CPU takes what is fastest: int8 by either of two
+kernels, bfloat16, or float32, with which every RoI is ranked exactly. The weights are rounded at every step, since they
+change at every step. In int8 each row of the weights and each RoI has its own scale. The feature map is rounded as a
+whole before RoIs are pooled, so that pooling moves a quarter of the bytes: the maximum of rounded values is the rounded
+maximum. Convolutions are not changed on a CPU, and run in bfloat16 on a GPU.
 """
 
-import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.functional import ScalingType
 
+from ohem.kernels.choice import fastest
 from ohem.kernels.fast_linear import Forward, Makers, fast_linear, forwards
 
-Precision = Literal["float32", "int8", "float8", "bfloat16"]
+Precision = Literal["float32", "int8", "int8-packed", "float8", "bfloat16"]
 LARGEST = 127
 FLOAT8 = torch.float8_e4m3fn
 ROWS = 64
 """Number of rows of a weight matrix that are quantised at once: they stay in the cache of the processor."""
 MOST_TIME = 0.7
-"""int8 is used if it takes at most this share of the time of float32: rescoring and quantising cost time too."""
-TRIALS = 5
-"""Number of measurements of each precision, of which the fastest counts."""
+"""A lower precision is used if it takes at most this share of the time of float32: rescoring costs time too."""
+RANKED = 1024
+"""Number of RoIs of a mini-batch in the measurement, for which the weights are rounded once."""
 
 
 class Rounded(NamedTuple):
@@ -58,21 +59,22 @@ def low_precision(head: nn.Module, features: Tensor) -> Iterator[Tensor]:
         with torch.no_grad():
             yield features
         return
-    if precision != "int8":
+    if not precision.startswith("int8"):
         layers: Makers = {nn.Linear: _float8_where_it_fits} if precision == "float8" else {}
         with torch.no_grad(), torch.autocast(features.device.type, torch.bfloat16), forwards(head, layers):
             yield features
         return
     with torch.no_grad():
         rounded = _whole(features) if _begins_linear(head) else None
-        with forwards(head, {nn.Linear: partial(Int8Linear, rounded=rounded)}):
+        layer = PackedInt8Linear if precision == "int8-packed" else Int8Linear
+        with forwards(head, {nn.Linear: partial(layer, rounded=rounded)}):
             yield features if rounded is None else rounded.values
 
 
 def suited(device: torch.device) -> Precision:
     """Returns the lowest precision in which `device` multiplies matrices fast."""
     if device.type == "cpu":
-        return "int8" if int8_is_faster() else "float32"
+        return _fastest_on_cpu()
     if device.type == "cuda" and torch.version.cuda and torch.cuda.get_device_capability(device) >= (8, 9):
         return "float8"
     return "bfloat16"
@@ -83,32 +85,34 @@ def is_exact(device: torch.device) -> bool:
     return suited(device) == "float32"
 
 
-@cache
-def int8_is_faster() -> bool:
-    """Measures, once in a process and in a few milliseconds, whether a CPU multiplies faster in int8 than in float32.
+def _fastest_on_cpu() -> Precision:
+    """Measures, once in a process and in some milliseconds, in which precision a CPU ranks fastest.
 
-    Without instructions for int8, such as VNNI or AMX, PyTorch multiplies it many times slower than float32. The state
-    of the random number generator does not change.
+    Each has its preparation of the weights and the product with `RANKED` RoIs. Without instructions for int8, such as
+    VNNI or AMX, PyTorch multiplies int8 matrices many times slower than float32; its quantised operators do not.
     """
-    with torch.random.fork_rng(devices=[]):
-        x, layer = torch.ones(128, 1024), nn.Linear(1024, 512)
-    with torch.no_grad():
-        layer.weight.fill_(1)
-        layer.bias.fill_(0)
-        in_int8 = _seconds(partial(Int8Linear(layer), x))
-        with fast_linear(layer):
-            return in_int8 <= MOST_TIME * _seconds(partial(layer, x))
+    kernels: dict[str, Callable[[], object]] = {
+        "float32": partial(_rank, fast_linear),
+        "int8": partial(_rank, lambda head: forwards(head, {nn.Linear: Int8Linear})),
+        "bfloat16": partial(_rank, lambda _: torch.autocast("cpu", torch.bfloat16)),
+    }
+    if hasattr(torch, "_make_per_channel_quantized_tensor") and torch.backends.quantized.engine != "none":
+        kernels["int8-packed"] = partial(_rank, lambda head: forwards(head, {nn.Linear: PackedInt8Linear}))
+    return cast(Precision, fastest("ranking in low precision", kernels, MOST_TIME))
 
 
-def _seconds(function: Callable[[], Tensor]) -> float:
-    """Returns the time of the fastest of some calls, after one call to warm up."""
-    function()
-    times = []
-    for _ in range(TRIALS):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
+@torch.no_grad()
+def _rank(context: Callable[[nn.Module], AbstractContextManager[object]]) -> None:
+    """Runs a small linear layer on `RANKED` RoIs, 128 at a time, within `context`."""
+    head, x = _probe()
+    with context(head):
+        for _ in range(RANKED // len(x)):
+            head(x)
+
+
+@cache
+def _probe() -> tuple[nn.Module, Tensor]:
+    return nn.Sequential(nn.Linear(1024, 1024)), torch.rand(128, 1024)
 
 
 def _whole(features: Tensor) -> Rounded:
@@ -141,6 +145,29 @@ class Int8Linear:
             values, steps, middle = quantised_range(x.float())
         out = torch._int_mm(values, self.weight).float().mul_(steps).addcmul_(middle, self.sums).mul_(self.scales)
         return out if self.bias is None else out.add_(self.bias)
+
+
+class PackedInt8Linear:
+    """`layer` in int8 by PyTorch's quantised operators, which are fast on more processors but pack the weights first.
+
+    The input has 7 bits, since products of 8 bits overflow on processors without VNNI.
+    """
+
+    def __init__(self, layer: nn.Linear, rounded: Rounded | None = None) -> None:
+        values, scales = quantised(layer.weight.detach().float())
+        zeros = torch.zeros(len(values), dtype=torch.int64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # newer versions of PyTorch say that they will not have it for ever
+            weight = torch._make_per_channel_quantized_tensor(values, scales.double(), zeros, 0)
+        self.packed = torch.ops.quantized.linear_prepack(weight, layer.bias)
+        self.rounded = rounded
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Computes (R, in) -> (R, out) float32."""
+        if x.dtype == torch.int8 and self.rounded is not None:
+            x = self.rounded.middle + self.rounded.steps * x
+        out: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self.packed, True)
+        return out
 
 
 class Float8Linear:

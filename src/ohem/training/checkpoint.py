@@ -18,6 +18,7 @@ from ohem.training.fingerprints import digest_of_weights
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 METRICS = "metrics"  # key of the text of metrics.csv; older versions did not write it
+KERNELS = "kernels"  # key of the choices of kernels, by `ohem.kernels.choice`; older versions did not write it
 DIGEST = "digest"  # key of the digest of weights and momenta; older versions did not write it
 
 State = dict[str, Any]
@@ -187,6 +188,8 @@ def _fault(state: Any) -> str:
             return f"its {key!r} is not that of a checkpoint"
     if not isinstance(state.get(METRICS, ""), str):
         return f"its {METRICS!r} is no text"
+    if not _is_text_dict(state.get(KERNELS, {})):
+        return f"its {KERNELS!r} is not that of a checkpoint"
     tensors = _tensors(state)
     for name, value in tensors.items():
         if not value.isfinite().all():
@@ -204,6 +207,10 @@ def _tensors(state: State) -> dict[str, Tensor]:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_text_dict(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for item in value.items() for text in item)
 
 
 def _is_window(value: Any) -> bool:

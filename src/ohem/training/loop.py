@@ -23,7 +23,8 @@ from ohem.data.loader import Example, Examples, Stream, TrainingExamples, collat
 from ohem.detection.detector import Detector
 from ohem.errors import InputError
 from ohem.io.json_files import write_json
-from ohem.kernels.fast_linear import fast_linear
+from ohem.kernels import choice
+from ohem.kernels.fast_linear import fast_linear, kernels_of
 from ohem.kernels.low_precision import is_exact, suited
 from ohem.models.build import build_model, build_sampler, initialise
 from ohem.processes import Stopped, collect_signals
@@ -60,12 +61,21 @@ def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None
         raise SystemExit(2) from None  # the first process reports it
     if trainer.step == solver.steps and fabric.is_global_zero:
         print(f"{run} has all of its {solver.steps} steps already: give more --solver.steps to train on")
-    if recipe.model.rescore_top and fabric.is_global_zero:
-        reason = ", since no lower precision is faster on this processor" if is_exact(fabric.device) else ""
-        print(f"all RoIs are ranked in {suited(fabric.device)}{reason}", flush=True)
+    if fabric.is_global_zero:
+        _print_kernels(trainer)
     trainer.run_to(solver.steps)
     if fabric.is_global_zero:
         _print_next_steps(run)
+
+
+def _print_kernels(trainer: "Trainer") -> None:
+    """Prints what was measured to be the fastest on this processor."""
+    if line := kernels_of(trainer.detector):
+        print(line, flush=True)
+    if trainer.recipe.model.rescore_top:
+        device = trainer.fabric.device
+        reason = ", since no lower precision is faster on this processor" if is_exact(device) else ""
+        print(f"all RoIs are ranked in {suited(device)}{reason}", flush=True)
 
 
 def _print_next_steps(run: Path) -> None:
@@ -140,6 +150,7 @@ class Trainer:
         self.step = state["step"]
         self.window = RunningMeans(**state["window"])
         self._metrics = state.get(checkpoint.METRICS)
+        choice.restore(state.get(checkpoint.KERNELS, {}))
 
     def run_to(self, last: int) -> None:
         """Trains up to step `last`, and logs and saves at the steps that the recipe names.
@@ -209,6 +220,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             checkpoint.METRICS: self.log.text if self.log else self._metrics,
+            checkpoint.KERNELS: choice.choices(),
         }
         checkpoint.save(self.run, state, keep_newest=self._newest_is_whole)
         self._newest_is_whole = True
