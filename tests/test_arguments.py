@@ -162,6 +162,7 @@ ENTRIES: dict[str, Entry] = {
             "sampler": (None, *NOT_CALLABLE),
             "implementation": ("both", None, 3),
             "rescore_top": COUNT_OR_0,
+            "shortlist": COUNT_OR_0,
             "post_process": (3, PostProcess),
             "refinement": (3, BoxRefinement),
             "merge": (None, "union"),

@@ -23,6 +23,7 @@ from tests.helpers.command_line import ohem, sentence
 from tests.helpers.toy_data import make_toy, training
 
 Weights = dict[str, torch.Tensor]
+LISTED = ["--sampler.batch-size", 8, "--model.shortlist", 8]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -46,6 +47,14 @@ def subprocess_line(run: Path, options: list[Any]) -> list[str]:
     return [sys.executable, "-m", "ohem", "train", str(run), *map(str, options)]
 
 
+def visits(run: Path) -> dict[int, int]:
+    """Returns how often the shortlist of a run has seen each image."""
+    state = checkpoint.load(run)
+    assert state is not None
+    remembered = state[checkpoint.SHORTLIST]
+    return dict(sorted(zip(remembered["images"].tolist(), remembered["counts"].tolist(), strict=True)))
+
+
 @pytest.mark.parametrize("recipe", ["demo-ohem", "demo-frcn"])
 def test_60_and_40_steps_are_100(data: Path, tmp_path: Path, recipe: str) -> None:
     straight, halved = tmp_path / "straight", tmp_path / "halved"
@@ -55,6 +64,18 @@ def test_60_and_40_steps_are_100(data: Path, tmp_path: Path, recipe: str) -> Non
     assert ohem("train", halved, *training(data, steps=100, recipe=recipe)).code == 0
     assert same(weights(straight), weights(halved))
     assert timeless(straight) == timeless(halved)
+
+
+def test_a_resumed_run_has_the_same_shortlist(data: Path, tmp_path: Path) -> None:
+    straight, halved, other = tmp_path / "straight", tmp_path / "halved", tmp_path / "other"
+    assert ohem("train", straight, *training(data, steps=12), *LISTED).code == 0
+    assert ohem("train", halved, *training(data, steps=6), *LISTED).code == 0
+    assert ohem("train", halved, *training(data, steps=12), *LISTED).code == 0
+    assert same(weights(straight), weights(halved))
+    assert visits(straight) == visits(halved)
+    assert max(visits(straight).values()) > 2
+    assert ohem("train", other, *training(data, steps=12), *LISTED[:2]).code == 0
+    assert not same(weights(straight), weights(other))
 
 
 def test_a_resumed_run_draws_the_same_scales(data: Path, tmp_path: Path) -> None:
@@ -141,7 +162,15 @@ def test_a_finished_run_is_left_alone(data: Path, tmp_path: Path) -> None:
 
 def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
     one, two, torchrun = tmp_path / "one", tmp_path / "two", tmp_path / "torchrun"
-    options = [*training(data, steps=5), "--solver.accumulate", "--run.loss-every", 2, "--run.snapshot-every", 4]
+    options = [
+        *training(data, steps=5),
+        "--solver.accumulate",
+        "--run.loss-every",
+        2,
+        "--run.snapshot-every",
+        4,
+        *LISTED,
+    ]
     assert ohem("train", one, *options).code == 0
     for line in (
         subprocess_line(two, [*options, "--devices", 2]),
@@ -155,6 +184,7 @@ def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
         for name, value in weights(one).items():
             torch.testing.assert_close(weights(run)[name], value, rtol=1e-4, atol=1e-5)
         assert [row["step"] for row in read_metrics(run)] == ["5"]
+        assert visits(run) == visits(one)
         assert list(snapshots.list_snapshots(run)) == [4, 5]
         for ours, theirs in zip(roi_loss.read(run), roi_loss.read(one), strict=True):
             assert (ours.step, ours.images, ours.rois) == (theirs.step, theirs.images, theirs.rois)

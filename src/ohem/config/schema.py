@@ -62,8 +62,10 @@ class ModelConfig:
     one pass over all RoIs, in which the losses of the RoIs that are not chosen are set to 0."""
     rescore_top: int = 0
     """With read_only: number of RoIs of each image that are ranked again in full precision, after all RoIs were ranked
-    in low precision (int8; on a GPU float8 or bfloat16), which is faster. 0 ranks all RoIs in full precision, as does a
-    CPU where int8 is not faster."""
+    in low precision, the fastest of this processor, such as int8. 0 ranks all RoIs in full precision."""
+    shortlist: int = 0
+    """With read_only: from the second visit of an image on, number of its RoIs that are ranked, the hardest of its last
+    visit; besides, an eighth of the others, in turns. 0 ranks all RoIs at each visit."""
     box_normalisation: Literal["fixed", "empirical"] = "fixed"
     """Mean and standard deviation of the regression targets. fixed: (0, 0, 0, 0) and (0.1, 0.1, 0.2, 0.2); empirical:
     those of the training data by class, as in the authors' code."""

@@ -18,7 +18,8 @@ AT_LEAST_1 = (
     "test.first_top", "test.max_detections", "run.log_every", "run.checkpoint_every",
 )  # fmt: skip
 AT_LEAST_0 = (
-    "model.rescore_top", "data.workers", "sampler.cls_weight", "sampler.box_weight", "sampler.negatives_per_positive",
+    "model.rescore_top", "model.shortlist", "data.workers",
+    "sampler.cls_weight", "sampler.box_weight", "sampler.negatives_per_positive",
     "solver.lr", "solver.weight_decay", "solver.bias_lr", "solver.warmup", "solver.clip", "run.snapshot_every",
     "run.loss_every",
 )  # fmt: skip
@@ -40,9 +41,20 @@ def check_recipe(recipe: Recipe) -> None:
     """Raises `InputError` if an option has an impossible value, or if options contradict each other."""
     check_ranges(recipe)
     _check_detector(recipe)
-    if recipe.model.rescore_top and recipe.model.implementation != "read_only":
+    _check_ranking(recipe)
+
+
+def _check_ranking(recipe: Recipe) -> None:
+    """Raises `InputError` if options of the ranking do not fit."""
+    model, size = recipe.model, recipe.sampler.batch_size or 1
+    for option, given in (("rescore-top", model.rescore_top), ("shortlist", model.shortlist)):
+        if given and model.implementation != "read_only":
+            raise InputError(
+                f"--model.{option} needs the read-only pass: leave out --model.implementation, or --model.{option}"
+            )
+    if 0 < model.shortlist < size:
         raise InputError(
-            "--model.rescore-top needs the read-only pass: leave out --model.implementation, or --model.rescore-top"
+            f"--model.shortlist {model.shortlist} is fewer RoIs than the {size} of --sampler.batch-size: give more"
         )
 
 
@@ -109,6 +121,7 @@ def _of_fast_rcnn(recipe: Recipe) -> dict[str, bool]:
     return {
         "model.implementation": recipe.model.implementation != "read_only",
         "model.rescore_top": recipe.model.rescore_top != 0,
+        "model.shortlist": recipe.model.shortlist != 0,
         "model.box-normalisation": recipe.model.box_normalisation != "fixed",
         "proposals.files": bool(recipe.proposals.files),
         "data.scales": bool(recipe.data.scales),

@@ -50,7 +50,8 @@ class Example:
     proposals: Tensor
     """(P, 4) float32, in pixels of the resized image."""
     target: dict[str, Tensor]
-    """`boxes` (G, 4) in pixels of the resized image, `labels` (G,), `ignore` (G,)."""
+    """`boxes` (G, 4) in pixels of the resized image, `labels` (G,), `ignore` (G,), and `image_id`, its index in
+    the data set."""
     scale: float
     """Resized pixels per pixel of the original image."""
 
@@ -134,6 +135,7 @@ class Examples(Dataset[Example]):
         name = self.data.ids[index]
         image, target, boxes = self.data.image(index), self.data.target(index), self.proposals[name][: self.top]
         sides = {"short": short or self.short, "long": self.long}
+        target = {**target, "image_id": torch.tensor(index)}
         return prepare_example(name, image, boxes, target, position=position, mirrored=mirrored, **sides)
 
 

@@ -5,7 +5,7 @@ Shapes: R: RoIs of the mini-batch   B: RoIs trained on   N: images   P: proposal
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from ohem.detection.box_refinement import BoxRefinement
 from ohem.detection.detector import Detector
 from ohem.detection.multiscale import Merge, View, union
 from ohem.detection.post_process import BoxScores, PostProcess
+from ohem.detection.shortlist import Shortlist
 from ohem.kernels.fast_linear import fast_linear
 from ohem.kernels.low_precision import is_exact, low_precision
 from ohem.kernels.roi_pool import roi_max_pools
@@ -31,7 +32,7 @@ from ohem.losses import detection_loss, roi_losses, weighted
 from ohem.mining import hard_examples
 from ohem.read_only import read_only
 from ohem.rois import BOX_MEAN, BOX_STD, RoIs, check_normalisation, match
-from ohem.samplers import RoISampler
+from ohem.samplers import Losses, RoISampler
 from ohem.samplers.base import by_image, check_sampler
 from ohem.targets import read_targets
 
@@ -57,6 +58,9 @@ class FastRCNN(Detector):
         rescore_top: 0 ranks every RoI in the precision of the network. A higher number ranks all RoIs in low precision,
             int8 (on a GPU float8 or bfloat16), and then this number of the hardest of each image in full precision. On
             a CPU where int8 is not faster, which is measured once, every RoI is ranked in full precision.
+        shortlist: 0 ranks every RoI at each visit of an image. A higher number ranks, from the second visit on, this
+            number of the hardest RoIs by the losses of the last visit, and an eighth of the others. Targets then need
+            an `image_id`.
         post_process: makes detections from scores and regressions.
         refinement: iterative box regression with voting (the paper's B); None switches both off.
         merge: how `detect` merges several sizes (the paper's M): `multiscale.union` or `multiscale.nearest`.
@@ -76,6 +80,7 @@ class FastRCNN(Detector):
         *,
         implementation: Literal["read_only", "loss_layer"] = "read_only",
         rescore_top: int = 0,
+        shortlist: int = 0,
         post_process: PostProcess | None = None,
         refinement: BoxRefinement | None = None,
         merge: Merge = union,
@@ -89,6 +94,7 @@ class FastRCNN(Detector):
         check_sampler(sampler)
         check_choice("implementation", implementation, IMPLEMENTATIONS)
         check_integer("rescore_top", rescore_top)
+        check_integer("shortlist", shortlist)
         check_optional(check_type, "post_process", post_process, PostProcess)
         check_optional(check_type, "refinement", refinement, BoxRefinement)
         check_callable("merge", merge, "give ohem.detection.multiscale.union or nearest")
@@ -100,6 +106,7 @@ class FastRCNN(Detector):
         self.sampler = sampler
         self.implementation = implementation
         self.rescore_top = rescore_top
+        self.shortlist = Shortlist(shortlist) if shortlist else None
         self.post_process = post_process or PostProcess()
         self.refinement = refinement
         self.merge = merge
@@ -145,9 +152,17 @@ class FastRCNN(Detector):
         rois = match(proposals, targets, mean=self.box_mean, std=self.box_std)
         if self.implementation == "loss_layer":
             return self._loss_layer(features, rois)
-        keep = self.sampler(rois, partial(self.read_only_losses, features, rois))
+        rois, losses = self._to_rank(features, rois, targets)
+        keep = self.sampler(rois, losses)
         scores, deltas = self.head(features, rois[keep])
         return detection_loss(scores, deltas, rois[keep])
+
+    def _to_rank(self, features: Tensor, rois: RoIs, targets: Sequence[Mapping[str, Any]]) -> tuple[RoIs, Losses]:
+        """Returns the RoIs to choose from, all of them or the shortlist, and their losses by the read-only pass."""
+        if self.shortlist is None:
+            return rois, partial(self.read_only_losses, features, rois)
+        kept, remembered = self.shortlist(rois, targets)
+        return rois[kept], remembered(partial(self.read_only_losses, features, rois[kept]))
 
     def detect(
         self, images: Sequence[Tensor], scales: Sequence[float], proposals: Tensor, size: tuple[int, int]

@@ -43,6 +43,7 @@ def build_model(recipe: Recipe, sampler: RoISampler) -> Detector:
         sampler,
         implementation=recipe.model.implementation,
         rescore_top=recipe.model.rescore_top,
+        shortlist=recipe.model.shortlist,
         post_process=PostProcess(test.score, test.nms_iou, test.max_detections),
         refinement=build_refinement(test),
         merge={"union": union, "nearest": nearest}[test.merge],

@@ -17,8 +17,9 @@ from ohem.training.fingerprints import digest_of_weights
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
-METRICS = "metrics"  # key of the text of metrics.csv; older versions did not write it
-KERNELS = "kernels"  # key of the choices of kernels, by `ohem.kernels.choice`; older versions did not write it
+METRICS = "metrics"  # key of the text of metrics.csv
+KERNELS = "kernels"  # key of the choices of kernels, by `ohem.kernels.choice`
+SHORTLIST = "shortlist"  # key of the losses that a shortlist remembers
 DIGEST = "digest"  # key of the digest of weights and momenta; older versions did not write it
 
 State = dict[str, Any]
@@ -182,14 +183,10 @@ def _fault(state: Any) -> str:
     if not isinstance(state, dict):
         return f"it holds no dictionary but {type(state).__name__}"
     for key, fits in _CONTENT.items():
-        if key not in state:
+        if key not in state and key not in _ADDED:
             return f"it has no {key!r}"
-        if not fits(state[key]):
+        if key in state and not fits(state[key]):
             return f"its {key!r} is not that of a checkpoint"
-    if not isinstance(state.get(METRICS, ""), str):
-        return f"its {METRICS!r} is no text"
-    if not _is_text_dict(state.get(KERNELS, {})):
-        return f"its {KERNELS!r} is not that of a checkpoint"
     tensors = _tensors(state)
     for name, value in tensors.items():
         if not value.isfinite().all():
@@ -211,6 +208,18 @@ def _is_count(value: Any) -> bool:
 
 def _is_text_dict(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(text, str) for item in value.items() for text in item)
+
+
+def _is_shortlist(value: Any) -> bool:
+    keys = ("images", "counts", "lengths", "losses")
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), Tensor) for key in keys):
+        return False
+    images, counts, lengths, losses = (value[key] for key in keys)
+    return bool(
+        images.shape == counts.shape == lengths.shape == (len(images),)
+        and losses.shape == (int(lengths.sum()),)
+        and (lengths >= 0).all()
+    )
 
 
 def _is_window(value: Any) -> bool:
@@ -254,4 +263,8 @@ _CONTENT: Mapping[str, Callable[[Any], bool]] = {
     "model": _is_state_dict,
     "optimizer": _is_optimizer,
     "precision": lambda value: isinstance(value, dict),
+    METRICS: lambda value: isinstance(value, str),
+    KERNELS: _is_text_dict,
+    SHORTLIST: _is_shortlist,
 }
+_ADDED = (METRICS, KERNELS, SHORTLIST)  # older versions did not write them

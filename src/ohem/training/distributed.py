@@ -7,13 +7,14 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch.distributed
 from lightning_fabric import Fabric
 from torch import Tensor
 
 from ohem.config.schema import RunConfig
+from ohem.detection.shortlist import Shortlist
 from ohem.errors import InputError
 from ohem.io.files import describe_os_error
 
@@ -60,6 +61,16 @@ def agreed(fabric: Fabric, number: int) -> int:
     if fabric.world_size == 1:
         return number
     return int(cast(Tensor, fabric.all_reduce(torch.tensor(number, device=fabric.device), reduce_op="max")))
+
+
+def share_losses(shortlist: Shortlist, fabric: Fabric) -> None:
+    """Gives the losses that a step remembered to all processes: the next visit of an image may be in another one."""
+    own = shortlist.take_updates()
+    if fabric.world_size > 1:
+        updates: list[Any] = [None] * fabric.world_size
+        torch.distributed.all_gather_object(updates, own)
+        for update in updates:
+            shortlist.visits.update(update)
 
 
 class Failed(Exception):

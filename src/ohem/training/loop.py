@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from ohem.config.schema import Recipe
 from ohem.data.loader import Example, Examples, Stream, TrainingExamples, collate_list, positions, seed_of
 from ohem.detection.detector import Detector
+from ohem.detection.fast_rcnn import FastRCNN
 from ohem.errors import InputError
 from ohem.io.json_files import write_json
 from ohem.kernels import choice
@@ -30,7 +31,7 @@ from ohem.models.build import build_model, build_sampler, initialise
 from ohem.processes import Stopped, collect_signals
 from ohem.recorder import Recorder
 from ohem.training import checkpoint, snapshots
-from ohem.training.distributed import Agreement, Failed, agreed, describe, first_of
+from ohem.training.distributed import Agreement, Failed, agreed, describe, first_of, share_losses
 from ohem.training.hooks import Observer
 from ohem.training.metrics_log import NAME as METRICS
 from ohem.training.metrics_log import MetricsLog, RunningMeans
@@ -119,6 +120,7 @@ class Trainer:
         else:
             checkpoint.restore(model, resumed.state, run)
         self.detector: Detector = model
+        self.shortlist = model.shortlist if isinstance(model, FastRCNN) else None
         # A fused optimizer reads the weights once; but Fabric cannot clip gradients that a scaler still has to divide.
         self.scaled = getattr(fabric.strategy.precision, "scaler", None) is not None
         self.model, self.optimizer = fabric.setup(model, build_optimizer(model, recipe.solver, fused=not self.scaled))
@@ -151,6 +153,8 @@ class Trainer:
         self.window = RunningMeans(**state["window"])
         self._metrics = state.get(checkpoint.METRICS)
         choice.restore(state.get(checkpoint.KERNELS, {}))
+        if self.shortlist and checkpoint.SHORTLIST in state:
+            self.shortlist.load_state_dict(state[checkpoint.SHORTLIST])
 
     def run_to(self, last: int) -> None:
         """Trains up to step `last`, and logs and saves at the steps that the recipe names.
@@ -221,6 +225,7 @@ class Trainer:
             "precision": self.fabric.strategy.precision.state_dict(),
             checkpoint.METRICS: self.log.text if self.log else self._metrics,
             checkpoint.KERNELS: choice.choices(),
+            **({checkpoint.SHORTLIST: self.shortlist.state_dict()} if self.shortlist else {}),
         }
         checkpoint.save(self.run, state, keep_newest=self._newest_is_whole)
         self._newest_is_whole = True
@@ -286,6 +291,8 @@ class Trainer:
             self._must_be_finite("gradient", norm, batch)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.shortlist:
+            share_losses(self.shortlist, self.fabric)
         self.step += 1
         return {
             **numbers.means(),
@@ -304,6 +311,12 @@ class Trainer:
         self._must_be_finite("loss", loss if ranked is None else loss + ranked.sum(), examples)
         self.fabric.backward(loss / passes)
         return {"loss": loss.item(), **{name: value.item() for name, value in losses.items()}}
+
+    def rank(self, batch: list[Example]) -> None:
+        """Makes a visit of the images of `batch` without training on them: a shortlist remembers their losses."""
+        self.model.train()
+        with torch.no_grad(), fast_linear(self.detector):
+            self.model(*self._inputs(batch))
 
     def _inputs(self, examples: Sequence[Example]) -> tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]]:
         columns = [e.image for e in examples], [e.proposals for e in examples], [e.target for e in examples]

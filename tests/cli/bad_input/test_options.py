@@ -69,9 +69,18 @@ def test_scales_must_be_lengths(run: Path, data: Path) -> None:
     assert not run.exists()
 
 
-@pytest.mark.parametrize("arguments", [[-1], [8, "--model.implementation", "loss_layer"]])
-def test_rescore_top_needs_a_count_and_the_read_only_pass(run: Path, data: Path, arguments: list[object]) -> None:
-    assert "--model.rescore-top" in sentence(ohem("train", run, *training(data), "--model.rescore-top", *arguments))
+@pytest.mark.parametrize("option", ["--model.rescore-top", "--model.shortlist"])
+@pytest.mark.parametrize("arguments", [[-1], [800, "--model.implementation", "loss_layer"]])
+def test_options_of_the_ranking_need_a_count_and_the_read_only_pass(
+    run: Path, data: Path, option: str, arguments: list[object]
+) -> None:
+    assert option in sentence(ohem("train", run, *training(data), option, *arguments))
+    assert not run.exists()
+
+
+def test_a_shortlist_has_as_many_rois_as_are_chosen(run: Path, data: Path) -> None:
+    options = ["--model.shortlist", 20, "--sampler.batch-size", 21]
+    assert "--model.shortlist 20 is fewer RoIs than the 21" in sentence(ohem("train", run, *training(data), *options))
     assert not run.exists()
 
 
