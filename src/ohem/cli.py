@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
@@ -18,7 +18,7 @@ from ohem.config.renamed import check_arguments
 from ohem.config.resolve import DEFAULT_RECIPE, fill_options, format_default, format_recipe
 from ohem.config.schema import BackboneName, MetricName, ProposalConfig, Recipe, TestConfig
 from ohem.errors import InputError
-from ohem.io.console import discard_output, escape_what_the_encoding_lacks
+from ohem.io.console import discard_output, escape_what_the_encoding_lacks, exit_with, format_warning
 from ohem.io.files import describe_os_error
 from ohem.processes import end_with_parent
 
@@ -130,6 +130,7 @@ def evaluate(
     loss: bool = False,
     submit: Path | None = None,
     out: Path | None = None,
+    curve: int = 0,
     test: RunTest = TestConfig(),  # noqa: B008  frozen
 ) -> None:
     """Evaluate a run: print a table and write RUN/eval.json, and for COCO data RUN/detections.json.
@@ -149,7 +150,16 @@ def evaluate(
         COCO data.
     out
         File to write instead of RUN/eval.json.
+    curve
+        Evaluate this number of snapshots (--run.snapshot-every), evenly spread, and only write RUN/map_curve.json.
     """
+    if curve:
+        from ohem.evaluation.map_curve import evaluate_curve
+
+        if loss or submit or out:
+            raise InputError("--curve only writes RUN/map_curve.json: leave out --loss, --submit and --out")
+        evaluate_curve(run, curve, data, metric, test)
+        return
     from ohem.evaluation.evaluate import evaluate_run
 
     evaluate_run(run, data, metric, loss, test, submit, out)
@@ -215,6 +225,7 @@ def compare(
     recipe: str = DEFAULT_RECIPE,
     config: Path | None = None,
     metric: Metric = None,
+    curve: int = 8,
     settings: Settings = Recipe(),  # noqa: B008  frozen
 ) -> None:
     """Compare methods on your data: train each with every seed, and print the differences in mAP with 95 % intervals.
@@ -234,10 +245,13 @@ def compare(
         Recipe of all methods; `ohem recipes` lists them.
     config
         YAML file with options that replace those of the recipe, nested as in recipe.yaml.
+    curve
+        Number of points of the curve of mAP against seconds; 0: no curve. Each point but the last costs one more
+        evaluation of each run, and each point a file with the weights (RUN/snapshots).
     """
     from ohem.experiments.compare import compare as run_comparison
 
-    run_comparison(out, recipe, settings, methods, seeds, jobs, metric)
+    run_comparison(out, recipe, settings, methods, seeds, jobs, metric, curve)
 
 
 @app.command
@@ -362,7 +376,7 @@ def recipes(name: str | None = None, /) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command: bad input ends in one sentence and exit status 2, a signal in 128 + its number."""
-    warnings.formatwarning = _one_line
+    warnings.formatwarning = format_warning
     escape_what_the_encoding_lacks()
     end_with_parent()
     try:
@@ -372,7 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (InputError, CycloptsError) as error:
         missing = isinstance(error, MissingArgumentError) and error.argument and error.argument.name
         hint = ": `ohem recipes` lists them" if missing == "--recipe" else ""
-        _exit_with(f"{error}{hint}")
+        exit_with(f"{error}{hint}")
     except KeyboardInterrupt:
         print(f"ohem: stopped by {signal.SIGINT.name}", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
@@ -380,18 +394,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         discard_output()
         raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
-        _exit_with(describe_os_error(error))
-
-
-def _exit_with(sentence: str) -> NoReturn:
-    print(f"ohem: {' '.join(sentence.split())}", file=sys.stderr)
-    try:
-        sys.stdout.flush()
-    except OSError:
-        discard_output()
-    raise SystemExit(2) from None
-
-
-def _one_line(message: Warning | str, *_: object, **__: object) -> str:
-    """Returns a warning without the file and the line of our code."""
-    return f"ohem: warning: {' '.join(str(message).split())}\n"
+        exit_with(describe_os_error(error))

@@ -8,7 +8,7 @@ from defusedxml import ElementTree
 from PIL import Image
 
 from ohem.errors import InputError
-from ohem.experiments.charts import COLOURS, gain_chart, line_chart, loss_curves, mean_line, save, svg
+from ohem.experiments.charts import COLOURS, gain_chart, line_chart, loss_curves, map_chart, mean_line, save, svg
 
 METHODS = {"heuristic": [[(20, 0.5), (40, 0.3)]], "OHEM": [[(20, 0.4), (40, 0.2)], [(20, 0.6), (40, 0.1)]]}
 
@@ -30,6 +30,15 @@ def test_method_with_several_runs_has_a_line_for_every_run_and_for_the_mean() ->
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(METHODS)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("SGD step", "mean loss per RoI (all RoIs)")
     assert axes.get_ylim()[0] == 0
+
+
+def test_runs_of_other_seconds_have_the_mean_that_is_given() -> None:
+    runs, mean = [[(0, 0), (10, 20.0)], [(0, 0), (30, 40.0)]], [(0, 0), (20, 30.0)]
+    (axes,) = map_chart({"OHEM": runs}, {"OHEM": mean}, x="seconds", target=25.0, base="_a").axes
+    *drawn, target = axes.lines
+    assert [list(zip(*line.get_data(), strict=True)) for line in drawn] == [*runs, mean]
+    assert set(target.get_ydata()) == {25.0}
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["OHEM", "final mAP of _a"]
 
 
 def test_more_methods_than_colours_differ_in_style() -> None:

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from ohem.errors import InputError
-from ohem.experiments.compare_report import comparison_table, findings, gains_table
+from ohem.evaluation.time_to_map import CurvePoint
+from ohem.experiments.compare_report import as_json, comparison_table, findings, gains_table, time_problem, time_tables
 from ohem.experiments.results import MethodSummary, RunResult, read_result
+from ohem.training.metrics_log import read_metrics
 from tests.fuzz.commands import children_in_this_process
 from tests.helpers.command_line import Result, ohem, sentence
 from tests.helpers.toy_data import make_toy
@@ -104,11 +106,28 @@ def test_methods_are_described_and_the_verdict_is_printed(done: Comparison) -> N
     assert f"{verdict}. Highest gain of a class: " in done.result.out
     page = (done.out / "compare.html").read_text()
     assert f"<strong>{verdict}</strong>" in page
-    assert page.count("<svg") == 1  # 30 steps have 3 rows in metrics.csv: no training curve
+    assert page.count("<svg") == 3  # two of the mAP; 30 steps have 3 rows in metrics.csv: no training curve
     assert "ohem train" in page
     for method in methods:
         assert f"{method['name']}: {method['about']}." in done.result.out
         assert f"<dd>{method['about']}</dd>" in page
+
+
+def test_curve_of_map_ends_at_the_final_evaluation_and_at_the_sum_of_the_seconds(done: Comparison) -> None:
+    methods = _methods(done)
+    for method in methods:
+        for seed, points in enumerate(method["map_curves"]):
+            run = done.out / f"{method['name']}-{seed}"
+            assert [point["step"] for point in points] == [4, 8, 12, 16, 20, 24, 28, 30]
+            assert points[-1]["map"] == _report(run)["map"]
+            means = [float(row["seconds"]) for row in read_metrics(run)]  # each of 10 steps
+            assert points[-1]["seconds"] == pytest.approx(10 * sum(means))
+            assert points[0]["seconds"] == pytest.approx(4 * means[0])
+    base, mined = (method["time_to_map"] for method in methods)
+    assert base["map"] == mined["map"] == methods[0]["map"]
+    assert base["reached"]
+    assert 0 < base["share_of_base_seconds"] <= 1
+    assert f"the final mAP of {NAMES[0]}" in done.result.out
 
 
 def test_page_says_how_many_rois_were_chosen(done: Comparison) -> None:
@@ -129,6 +148,23 @@ def test_repeated_command_does_nothing(done: Comparison) -> None:
     assert "4 of 4 runs are done already" in again.out
     assert "log file" not in again.out
     assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_runs_without_snapshots_are_compared_and_not_evaluated_again(done: Comparison) -> None:
+    """An earlier version leaves such runs."""
+    before = (done.out / "frcn-0" / "eval.json").stat().st_mtime_ns
+    for run in done.out.glob("*-[01]"):
+        shutil.rmtree(run / "snapshots")
+        for name in ("map_curve.json", "map_curve.line"):
+            (run / name).unlink()
+    with children_in_this_process():
+        again = ohem(*done.arguments)
+    assert f"The time to the final mAP of frcn is unknown for {', '.join(NAMES)}: no snapshot was" in again.out
+    assert [method["time_to_map"] for method in _methods(done)] == [None, None]
+    without = ohem(*done.arguments, "--curve", 0)
+    assert "4 of 4 runs are done already" in without.out
+    assert "--curve 0" in without.out
+    assert (done.out / "frcn-0" / "eval.json").stat().st_mtime_ns == before
 
 
 def test_another_metric_evaluates_again_and_trains_nothing(done: Comparison) -> None:
@@ -168,8 +204,14 @@ def test_gains_of_classes_are_sorted(done: Comparison) -> None:
         assert row[1:] == tuple(expected)
 
 
-def summary(name: str, *maps: float) -> MethodSummary:
-    runs = [RunResult(value, {"king": value}, 0.1, 0.5, {}, [(1, 1.0)]) for value in maps]
+def summary(name: str, *maps: float, half: float | None = None) -> MethodSummary:
+    """Returns runs of 10 steps and 200 seconds; after half of them the mAP is `half`."""
+    before = [] if half is None else [CurvePoint(5, 100, half)]
+    curves = [[*before, CurvePoint(10, 200, value)] for value in maps]
+    runs = [
+        RunResult(value, {"king": value}, 0.1, 0.5, {}, [(1, 1.0)], curve)
+        for value, curve in zip(maps, curves, strict=True)
+    ]
     return MethodSummary(name, f"what {name} does", runs)
 
 
@@ -198,10 +240,35 @@ def test_zero_has_no_sign_in_tables_and_sentences() -> None:
     assert "+0.0" not in text
 
 
+def test_times_are_those_of_the_mean_of_the_seeds() -> None:
+    base, fast = summary("frcn", 40.0, 60.0, half=10.0), summary("ohem", 60.0, 70.0, half=100.0)
+    (table,) = time_tables([base, fast, summary("all", 45.0, 46.0, half=20.0), summary("ratio", 50.0, 60.0)])
+    assert table.title == "First time at 50.0 mAP, the final mAP of frcn"
+    assert [list(column.cells) for column in table.columns] == [
+        ["frcn", "ohem", "all", "ratio"],
+        ["200.0", "50.0", "not reached", "unknown"],
+        ["10", "2", "", ""],
+        ["1.00", "0.25", "", ""],
+    ]
+    assert time_problem([base, fast]) == ""
+    time = as_json([base, fast])["methods"][1]["time_to_map"]
+    seed = {"steps": 2.5, "seconds": 50.0}
+    assert time == {"map": 50.0, "reached": True, **seed, "share_of_base_seconds": 0.25, "seeds": [seed, seed]}
+
+
+def test_time_to_the_map_of_an_untrained_base_is_not_given() -> None:
+    methods = [summary("frcn", 4.0, half=2.0), summary("ohem", 60.0, half=30.0)]
+    assert time_tables(methods) == []
+    assert "The time to the final mAP of frcn means nothing, since this mAP is below 5: train longer." in findings(
+        methods
+    )
+    assert [method["time_to_map"] for method in as_json(methods)["methods"]] == [None, None]
+
+
 def test_untrained_methods_are_not_compared() -> None:
     base, other = summary("frcn", 4.0, 4.5), summary("ohem", 0.5, 1.0)
     message = "ohem against frcn: not trained yet: train longer before comparing (mAP 0.8 and 4.2, both below 5)."
-    assert findings([base, other]) == ["frcn: what frcn does.", "ohem: what ohem does.", message]
+    assert findings([base, other])[:3] == ["frcn: what frcn does.", "ohem: what ohem does.", message]
     assert summary("ohem", 60.0, 60.1).verdict(base) == "better"
 
 
@@ -221,6 +288,7 @@ def test_methods_that_cannot_be_compared_are_reported(methods: list[str], messag
     [
         (["--seeds", 0], "--seeds 0"),
         (["--jobs", 0], "--jobs 0"),
+        (["--curve", -1], "--curve -1"),
         (["--recipe", "small-ohme"], "did you mean small-ohem"),
     ],
 )

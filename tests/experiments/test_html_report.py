@@ -1,10 +1,12 @@
 """The page of a comparison."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ohem.config.schema import DataConfig
+from ohem.evaluation.time_to_map import CurvePoint
 from ohem.experiments.html_report import MAX_POINTS, MIN_POINTS, STATISTICS, format_statistic, smoothed, write_page
 from ohem.experiments.results import MethodSummary, RunResult
 from ohem.training.metrics_log import COLUMNS
@@ -76,6 +78,33 @@ def test_chosen_rois_have_the_names_of_metrics_csv_and_a_legend(tmp_path: Path) 
     assert f"<dt>far</dt><dd>{STATISTICS['far']}</dd>" in text
     assert "<dt>survivors</dt>" not in text
     assert "Chosen RoIs" not in page(tmp_path, summary("builtin", 50.0), summary("ratio", 60.0))
+
+
+def with_curve(method: MethodSummary, *points: tuple[float, float, float]) -> MethodSummary:
+    curve = [CurvePoint(*point) for point in points]
+    return replace(method, runs=[replace(run, map_curve=curve) for run in method.runs])
+
+
+def test_curve_of_map_has_two_charts_and_a_definition(tmp_path: Path) -> None:
+    base = with_curve(summary("frcn", 50.0, points=1), (5, 100, 10.0), (10, 200, 50.0))
+    fast = with_curve(summary("ohem", 60.0, points=1), (5, 150, 75.0), (10, 300, 60.0))
+    text = page(tmp_path, base, fast)
+    assert text.count("<svg") == 3
+    assert "seconds of training</text>" in text
+    assert "final mAP of frcn</text>" in text
+    assert "<td>ohem</td><td>100.0</td><td>3</td><td>0.50</td>" in text
+    assert "on straight lines between the evaluated steps, from an mAP of 0 at step 0" in text
+    assert "The time to" not in text
+
+
+def test_method_without_a_curve_is_named(tmp_path: Path) -> None:
+    base = with_curve(summary("frcn", 50.0, points=1), (5, 100, 10.0), (10, 200, 50.0))
+    text = page(tmp_path, base, with_curve(summary("ohem", 60.0, points=1), (10, 300, 60.0)))
+    assert text.count("<svg") == 3
+    assert "The time to the final mAP of frcn is unknown for ohem: no snapshot was evaluated" in text
+    text = page(tmp_path, summary("frcn", 50.0, points=1), summary("ohem", 60.0, points=1))
+    assert text.count("<svg") == 1
+    assert "is unknown for frcn, ohem: no snapshot was evaluated" in text
 
 
 def test_wide_content_scrolls_in_its_own_box(tmp_path: Path) -> None:

@@ -192,6 +192,7 @@ KINDS: dict[str, Kind] = {
     "loss_all.csv": Kind("run/loss_all.csv", "resume", "loss"),
     "eval.json of compare": Kind("compare/*/eval.json", "compare"),
     "eval.json of reproduce": Kind("table/*/eval*.json", "reproduce"),
+    "map_curve.json of compare": Kind("compare/*/map_curve.json", "compare"),
     "mark of compare": Kind("compare/*/*.line", "compare"),
     "proposals": Kind(f"ready/Proposals/{CACHE}", "train on cached", "resume", "propose"),
     "proposals to test on": Kind("ready/Proposals/test.*", "eval", "propose"),

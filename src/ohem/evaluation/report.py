@@ -27,7 +27,7 @@ def write_report(
     """Writes `report` to `path`, and for COCO data also the detections, in COCO's format."""
     remove_leftovers(path.parent)
     content = _finite(report)
-    write_json(path, content | {DIGEST: _digest(content)})
+    write_json(path, content | {DIGEST: digest_of_content(content)})
     if isinstance(data, COCODetection):
         _write_detections(path, detections, data)
 
@@ -51,17 +51,27 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing, damaged or no report.
     """
+    remedy = "remove it, and evaluate again"
+    report = read_json(path, remedy)
+    fault = _fault(report)
+    if fault:
+        raise InputError(f"{path} is damaged or no report of `ohem eval` ({fault}): {remedy}")
+    content: dict[str, Any] = {name: value for name, value in report.items() if name != DIGEST}
+    return content
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Reads a JSON file of finite numbers.
+
+    Raises:
+        InputError: the file is missing, or is damaged; then the message ends with `remedy`.
+    """
     try:
-        report = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_number)
+        return json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_number)
     except OSError as error:
         raise InputError(describe_os_error(error)) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({_brief(error)}): remove it, and evaluate again") from error
-    fault = _fault(report)
-    if fault:
-        raise InputError(f"{path} is damaged or no report of `ohem eval` ({fault}): remove it, and evaluate again")
-    content: dict[str, Any] = {name: value for name, value in report.items() if name != DIGEST}
-    return content
+        raise InputError(f"{path} is damaged ({_brief(error)}): {remedy}") from error
 
 
 def _no_number(name: str) -> NoReturn:
@@ -82,14 +92,14 @@ def _fault(report: Any) -> str:
     if not _is_number(report.get("loss_all_rois") or 0):
         return "loss_all_rois is no number"
     written = report.get(DIGEST, "" if "weights" in report else None)  # older versions wrote neither
-    if written not in (None, _digest({name: value for name, value in report.items() if name != DIGEST})):
+    if written not in (None, digest_of_content({name: value for name, value in report.items() if name != DIGEST})):
         return "its content does not match its digest"
     return ""
 
 
-def _digest(report: Mapping[str, Any]) -> str:
-    """Returns 16 hexadecimal digits of the content."""
-    return hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()[:16]
+def digest_of_content(content: Mapping[str, Any]) -> str:
+    """Returns 16 hexadecimal digits of JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _is_number(value: Any) -> bool:

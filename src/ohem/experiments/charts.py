@@ -46,11 +46,13 @@ def line_chart(
     title: str = "",
     from_zero: bool = True,
     size: tuple[float, float] = FILE_SIZE,
+    means: Mapping[str, Line] | None = None,
 ) -> Figure:
     """Draws all methods on one axis.
 
     Args:
         methods: name -> the lines of its runs. Their mean is drawn where all of them have a point.
+        means: name -> the line to draw as the mean instead, for runs that have no points at the same x.
         x, y: labels of the axes, with the unit.
         title: text above the chart.
         from_zero: whether the vertical axis begins at 0.
@@ -67,7 +69,8 @@ def line_chart(
         axes = figure.add_subplot(xlabel=x, ylabel=y, title=title)
         for number, (name, lines) in enumerate(methods.items()):
             turn, place = divmod(number, len(COLOURS))
-            _draw_method(axes, name, lines, COLOURS[place], STYLES[turn % len(STYLES)])
+            mean = (means or {}).get(name) or mean_line(lines)
+            _draw_method(axes, name, lines, mean, COLOURS[place], STYLES[turn % len(STYLES)])
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if from_zero:
@@ -100,6 +103,30 @@ def loss_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]]) -> 
 
     figure = line_chart(curves, x="SGD step", y="mean loss per RoI (all RoIs)")
     figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def map_chart(
+    methods: Mapping[str, Sequence[Line]], means: Mapping[str, Line], *, x: str, target: float, base: str
+) -> Figure:
+    """Draws the mAP of methods against seconds or steps, and the final mAP of the base as a horizontal line.
+
+    Args:
+        methods: name -> the lines of its runs.
+        means: name -> their mean.
+        x: label of the horizontal axis.
+        target: final mAP of the base.
+        base: name of the base.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    figure = line_chart(methods, means=means, x=x, y="mAP", size=PAGE_SIZE)
+    with plain_text():
+        (axes,) = figure.axes
+        label = folded(f"final mAP of {base}")
+        axes.axhline(target, color="#666666", linewidth=1, linestyle=(0, (4, 3)), zorder=0, label=label)
+        axes.legend(frameon=False, loc="lower right")  # where rising lines leave room
     return figure
 
 
@@ -161,11 +188,10 @@ def check_place(path: Path) -> None:
     import_extra("matplotlib", "a chart")
 
 
-def _draw_method(axes: Axes, name: str, lines: Sequence[Line], colour: str, style: str) -> None:
+def _draw_method(axes: Axes, name: str, lines: Sequence[Line], mean: Line, colour: str, style: str) -> None:
     several = len(lines) > 1
     for line in lines if several else ():
         axes.plot(*_columns(line), color=colour, linestyle=style, linewidth=0.8, alpha=0.45)
-    mean = mean_line(lines)
     marker = "o" if len(mean) <= MAX_MARKERS else ""
     axes.plot(
         *_columns(mean), label=folded(name), color=colour, linestyle=style, linewidth=2, marker=marker, markersize=4

@@ -1,15 +1,18 @@
 """`ohem compare`: trains methods with the same schedule and seeds on the data of a user, and compares their results."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from ohem.config.schema import Recipe
 from ohem.config.validation import check_recipe
 from ohem.data.sources import FORMS
 from ohem.errors import InputError
+from ohem.evaluation.map_curve import NAME as MAP_CURVE
+from ohem.evaluation.report import NAME as REPORT
 from ohem.experiments.commands import propose_command, seeds_from, train_command, with_seed
-from ohem.experiments.compare_report import as_json, comparison_table, findings, gains_table
+from ohem.experiments.compare_report import as_json, comparison_table, findings, gains_table, time_tables
 from ohem.experiments.html_report import check_page, write_page
 from ohem.experiments.methods import ComparedMethod, parse_methods
 from ohem.experiments.results import MethodSummary, read_result
@@ -21,8 +24,6 @@ from ohem.io.json_files import write_json
 from ohem.training.fingerprints import digests_of_data
 from ohem.training.run_folder import sole_writer
 
-REPORT = "eval.json"
-
 
 def compare(
     out: Path,
@@ -32,6 +33,7 @@ def compare(
     seeds: int,
     jobs: int,
     metric: str | None = None,
+    curve: int = 0,
 ) -> list[MethodSummary]:
     """Trains and evaluates every method with every seed, prints a table, and writes compare.json and compare.html.
 
@@ -43,6 +45,8 @@ def compare(
         seeds: number of runs of each method; their seeds begin at `recipe.solver.seed`.
         jobs: number of runs at the same time.
         metric: metric of the evaluation; by default that of the data.
+        curve: number of points of the curve of mAP against seconds. The trainings keep so many snapshots, unless
+            `recipe.run.snapshot_every` has another number of them. 0: no curve.
 
     Raises:
         InputError: a method, a number or the data cannot be used, or a run failed.
@@ -50,35 +54,70 @@ def compare(
     compared, numbers = parse_methods(methods, recipe), seeds_from(recipe.solver.seed, seeds)
     if not recipe.data.train or not recipe.data.test:
         raise InputError(f"comparing needs data: name them with --data.train and --data.test, {FORMS}")
+    if curve < 0:
+        raise InputError(f"--curve {curve} is no number of points: give 1 or more, or 0 for no curve")
     check_page()
     digest = _check_data(recipe, out)
     for method in compared:  # now, not after hours of training the others
         check_recipe(method.recipe)
-    options = [*(["--loss"] if recipe.model.detector == "fast_rcnn" else []), *(["--metric", metric] if metric else [])]
-    runs = [
-        replace(_job(out, name, method, seed, options), data_digest=digest) for seed in numbers for method in compared
-    ]
+    plan = _Plan(out, name, recipe, metric, curve)
+    runs = [replace(plan.job(method, seed), data_digest=digest) for seed in numbers for method in compared]
     with sole_writer(out, "the comparison"):
         run_jobs(runs, jobs, _propose_command(recipe))
-        return _report(out, name, compared, numbers, recipe)
+        return _report(plan, compared, numbers)
 
 
-def _report(
-    out: Path, name: str, methods: Sequence[ComparedMethod], seeds: Sequence[int], recipe: Recipe
-) -> list[MethodSummary]:
+@dataclass(frozen=True)
+class _Plan:
+    """How each run is trained and evaluated; the arguments are those of `compare`."""
+
+    out: Path
+    name: str
+    recipe: Recipe
+    metric: str | None
+    curve: int
+
+    def job(self, method: ComparedMethod, seed: int) -> Job:
+        """Returns the training of `method` and its evaluations."""
+        run = self.out / f"{method.name}-{seed}"
+        metric = ["--metric", self.metric] if self.metric else []
+        loss = ["--loss"] if self.recipe.model.detector == "fast_rcnn" else []
+        evaluations = {run / REPORT: ["eval", str(run), *loss, *metric]}
+        if self.curve:
+            evaluations[run / MAP_CURVE] = ["eval", str(run), "--curve", str(self.curve), *metric]
+        train = train_command(run, self.name, with_seed(method.recipe, seed))
+        return Job(run, train, evaluations, observing=self._snapshots(method))
+
+    def summary(self, method: ComparedMethod, seeds: Sequence[int]) -> MethodSummary:
+        """Reads the results of the runs of `method`."""
+        runs = [self.job(method, seed).run for seed in seeds]
+        results = [read_result(run, run / REPORT, run / MAP_CURVE if self.curve else None) for run in runs]
+        return MethodSummary(method.name, method.about, results)
+
+    def _snapshots(self, method: ComparedMethod) -> list[str]:
+        """Returns options of the training for `curve` snapshots; none if the recipe has some already."""
+        run, solver = method.recipe.run, method.recipe.solver
+        if not self.curve or run.snapshot_every:
+            return []
+        return ["--run.snapshot-every", str(math.ceil(solver.steps / self.curve))]
+
+
+def _report(plan: _Plan, methods: Sequence[ComparedMethod], seeds: Sequence[int]) -> list[MethodSummary]:
     """Prints the results of the runs, and writes compare.json and compare.html."""
-    summaries = [_summary(out, method, seeds) for method in methods]
+    summaries = [plan.summary(method, seeds) for method in methods]
     base, *others = summaries
     make_console().print(
         comparison_table(summaries),
+        *time_tables(summaries),
         *(gains_table(method, base) for method in others if not method.is_untrained(base)),
     )
     for sentence in findings(summaries):
         print(sentence)
-    write_json(out / "compare.json", as_json(summaries))
-    commands = [_job(out, name, method, seeds[0], []).train for method in methods]
-    write_page(out / "compare.html", summaries, commands, recipe.data)
-    print(f"{out / 'compare.html'}: the same as a page, with charts of the training loss and the gain of each class")
+    write_json(plan.out / "compare.json", as_json(summaries))
+    commands = [plan.job(method, seeds[0]).train_command for method in methods]
+    page = plan.out / "compare.html"
+    write_page(page, summaries, commands, plan.recipe.data)
+    print(f"{page}: the same as a page, with charts of the mAP, the training loss and the gain of each class")
     return summaries
 
 
@@ -90,21 +129,6 @@ def _check_data(recipe: Recipe, out: Path) -> str:
         raise InputError(f"{out} is a folder of the data: name another one for the runs")
     check_objects(test, recipe.data.test, "name another split for --data.test")
     return " ".join(text for data in (train, test) for text in astuple(digests_of_data(data)) if text)
-
-
-def _summary(out: Path, method: ComparedMethod, seeds: Sequence[int]) -> MethodSummary:
-    runs = [_run(out, method, seed) for seed in seeds]
-    return MethodSummary(method.name, method.about, [read_result(run, run / REPORT) for run in runs])
-
-
-def _run(out: Path, method: ComparedMethod, seed: int) -> Path:
-    return out / f"{method.name}-{seed}"
-
-
-def _job(out: Path, name: str, method: ComparedMethod, seed: int, options: Sequence[str]) -> Job:
-    run = _run(out, method, seed)
-    command = train_command(run, name, with_seed(method.recipe, seed))
-    return Job(run, command, {run / REPORT: ["eval", str(run), *options]})
 
 
 def _propose_command(recipe: Recipe) -> list[str]:

@@ -6,7 +6,9 @@ from statistics import fmean
 from typing import Any
 
 from ohem.config.schema import DataConfig
+from ohem.evaluation.time_to_map import START, CurvePoint
 from ohem.experiments.commands import format_command
+from ohem.experiments.compare_report import time_problem, time_rows
 from ohem.experiments.results import UNTRAINED, MethodSummary
 from ohem.extras import import_extra
 from ohem.io.files import atomic_write
@@ -20,6 +22,7 @@ MIN_POINTS = 5
 
 _SHARES = ("foreground", "far")
 _LOSSES = ("loss_all", "loss_chosen")
+_AXES = {"seconds": "seconds of training", "step": "SGD step"}
 
 
 def check_page() -> None:
@@ -86,11 +89,35 @@ def _content(summaries: Sequence[MethodSummary], commands: Sequence[Sequence[str
         "mined": {
             method.name: [format_statistic(name, method.mined(name)) for name in statistics] for method in summaries
         },
+        **_time_content(summaries),
         "rows": rows,
         "training": _training_chart(summaries) if rows >= MIN_POINTS else "",
         "gains": [(method, svg(gain_chart(method.gains(base)))) for method in trained],
         "commands": [format_command(command) for command in commands],
     }
+
+
+def _time_content(summaries: Sequence[MethodSummary]) -> dict[str, Any]:
+    """Returns the table and charts of the mAP against the time; a method without evaluated snapshots has no line."""
+    drawn = [method for method in summaries if len(method.map_curve) > 1]
+    return {
+        "times": time_rows(summaries),
+        "time_problem": time_problem(summaries),
+        "map_charts": [_map_chart(drawn, summaries[0], field, label) for field, label in _AXES.items()]
+        if drawn
+        else [],
+    }
+
+
+def _map_chart(methods: Sequence[MethodSummary], base: MethodSummary, field: str, label: str) -> str:
+    from ohem.experiments.charts import map_chart, svg
+
+    def line(curve: Sequence[CurvePoint]) -> list[tuple[float, float]]:
+        return [(getattr(point, field), point.map) for point in (START, *curve)]
+
+    runs = {method.name: [line(run.map_curve) for run in method.runs] for method in methods}
+    means = {method.name: line(method.map_curve) for method in methods}
+    return svg(map_chart(runs, means, x=label, target=base.map.mean, base=base.name))
 
 
 def _training_chart(summaries: Sequence[MethodSummary]) -> str:

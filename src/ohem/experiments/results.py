@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 from ohem.errors import InputError
+from ohem.evaluation.map_curve import read_curve
 from ohem.evaluation.report import read_report
+from ohem.evaluation.time_to_map import CurvePoint, TimeToMap, mean_curve, seconds_until, time_to_map
 from ohem.experiments.significance import Difference, Mean, mean_of, paired
 from ohem.training.metrics_log import NAME as METRICS
 from ohem.training.metrics_log import read_metrics
@@ -28,6 +31,7 @@ class RunResult:
         seconds: median of its training steps.
         mined: means over the last quarter of the training, of the columns of metrics.csv.
         curve: pairs (step, training loss).
+        map_curve: mAP at the steps that were evaluated, first step first; the last point is the final evaluation.
     """
 
     map: float | None
@@ -36,6 +40,7 @@ class RunResult:
     seconds: float
     mined: Mapping[str, float]
     curve: Sequence[tuple[int, float]]
+    map_curve: Sequence[CurvePoint] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,15 @@ class MethodSummary:
     def seconds(self) -> float:
         return median(run.seconds for run in self.runs)
 
+    @property
+    def map_curve(self) -> list[CurvePoint]:
+        """Mean of the curves of mAP of the seeds; fewer than two points where no snapshot was evaluated."""
+        return mean_curve([run.map_curve for run in self.runs])
+
+    def time_to_map(self, base: "MethodSummary") -> TimeToMap | None:
+        """Computes when the method first has the final mAP of `base`; None if it has no curve of mAP."""
+        return time_to_map([run.map_curve for run in self.runs], [run.map_curve for run in base.runs], base.map.mean)
+
     def mined(self, name: str) -> float | None:
         """Returns the mean over the seeds of a column of metrics.csv; None if no run has it."""
         values = [run.mined[name] for run in self.runs if name in run.mined]
@@ -99,12 +113,13 @@ class MethodSummary:
         return sorted(gains.items(), key=lambda item: -item[1])
 
 
-def read_result(run: Path, file: Path) -> RunResult:
+def read_result(run: Path, file: Path, curve: Path | None = None) -> RunResult:
     """Reads the results of a run.
 
     Args:
         run: folder of the run.
         file: report of its evaluation.
+        curve: map_curve.json; None: the curve of mAP only has the final evaluation.
 
     Raises:
         InputError: a file is missing or damaged.
@@ -124,7 +139,16 @@ def read_result(run: Path, file: Path) -> RunResult:
         seconds=median(float(row["seconds"]) for row in rows),
         mined={name: fmean(float(row[name]) for row in last) for name in columns},
         curve=[(int(row["step"]), float(row["loss"])) for row in rows],
+        map_curve=_map_curve(report, rows, curve),
     )
+
+
+def _map_curve(report: Mapping[str, Any], rows: Sequence[Mapping[str, str]], file: Path | None) -> list[CurvePoint]:
+    measured = read_curve(file) if file else None
+    maps = {point.step: point.map for point in (measured.points if measured else ()) if point.step < report["step"]}
+    maps[report["step"]] = report["map"]
+    seconds = [(int(row["step"]), float(row["seconds"])) for row in rows]
+    return [CurvePoint(step, seconds_until(step, seconds), value or 0.0) for step, value in maps.items()]
 
 
 def _gains(name: str, runs: Sequence[RunResult], base: Sequence[RunResult]) -> list[float]:

@@ -13,6 +13,7 @@ from statistics import fmean
 import torch
 
 from ohem.errors import InputError
+from ohem.evaluation.map_curve import NAME as MAP_CURVE
 from ohem.evaluation.report import read_report
 from ohem.experiments.commands import format_command
 from ohem.io.digests import digest_of_file
@@ -35,17 +36,25 @@ class Job:
         train: arguments of the training command.
         evaluations: file that an evaluation writes -> arguments of its command.
         data_digest: digests of the data of training and test; with other data the run is done again.
+        observing: more arguments of the training command, which do not change its results. With others, nothing is done
+            again.
     """
 
     run: Path
     train: Sequence[str]
     evaluations: Mapping[Path, Sequence[str]] = field(default_factory=dict)
     data_digest: str = ""
+    observing: Sequence[str] = ()
+
+    @property
+    def train_command(self) -> list[str]:
+        """All arguments of the training command."""
+        return [*self.train, *self.observing]
 
     def remaining(self) -> list[Sequence[str]]:
         """Returns the commands that are not done yet with the same arguments, data and results."""
         due = [arguments for file, arguments in self.evaluations.items() if not self._is_done(file)]
-        return [self.train, *due] if due else []
+        return [self.train_command, *due] if due else []
 
     def mark_done(self, arguments: Sequence[str]) -> None:
         """Records on disk that the evaluation with these arguments is done."""
@@ -55,7 +64,8 @@ class Job:
 
     def maps(self) -> list[float]:
         """Returns the mAP of each evaluation that has one."""
-        reports = [read_report(file) for file in self.evaluations if file.suffix == ".json" and file.is_file()]
+        files = [file for file in self.evaluations if file.suffix == ".json" and file.name != MAP_CURVE]
+        reports = [read_report(file) for file in files if file.is_file()]
         return [report["map"] for report in reports if report["map"] is not None]
 
     def _is_done(self, file: Path) -> bool:

@@ -4,12 +4,16 @@ import io
 import os
 import sys
 from contextlib import suppress
+from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape as escape
 from rich.table import Table
 
-__all__ = ["discard_output", "escape", "escape_what_the_encoding_lacks", "make_console", "make_table"]
+__all__ = [
+    *("discard_output", "escape", "escape_what_the_encoding_lacks", "exit_with", "format_warning"),
+    *("make_console", "make_table"),
+]
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -35,3 +39,18 @@ def discard_output() -> None:
     """Keeps Python from writing the rest of the output at exit, where nothing reads it."""
     with suppress(OSError):  # in a test stdout is no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def exit_with(sentence: str) -> NoReturn:
+    """Prints `sentence` as an error, and ends the command with exit status 2."""
+    print(f"ohem: {' '.join(sentence.split())}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        discard_output()
+    raise SystemExit(2) from None
+
+
+def format_warning(message: Warning | str, *_: object, **__: object) -> str:
+    """Returns a warning without the file and the line of our code."""
+    return f"ohem: warning: {' '.join(str(message).split())}\n"
