@@ -16,7 +16,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.common import as_recipe, make_parser, print_table, run_main, seconds_in_turns, write_report
+from benchmarks.common import announce, as_recipe, make_parser, print_table, run_main, seconds_in_turns, write_report
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.evaluation.evaluate import load_detector
 from ohem.inputs.datasets import open_data
@@ -42,6 +42,7 @@ def _measure(options: argparse.Namespace) -> None:
     data = open_data([options.data], recipe.data.classes, "--data")
     examples = build_examples(data, recipe)
     sampler = OHEMSampler(options.batch_size)
+    announce(f"choosing RoIs of {min(options.images, len(data))} images in float32 and in {options.precision}")
     equal, all_chosen = dict.fromkeys(RESCORED, 0), 0
     for i in range(min(options.images, len(data))):
         example = examples[i]

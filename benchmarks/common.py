@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import STARTED
 from ohem.bench.report import machine
 from ohem.config.methods import replace_options
 from ohem.config.schema import Recipe
@@ -27,6 +28,16 @@ def make_parser(description: str | None, rounds: int | None = None) -> argparse.
     parser.add_argument("--mode", default="fast", choices=["fast", "quality"], help="mode of selective search")
     parser.add_argument("--short", type=int, default=600, help="short side of the images in pixels")
     parser.add_argument("--long", type=int, default=1000, help="maximum long side of the images in pixels")
+    return _add_common(parser, rounds)
+
+
+def make_parser_without_data(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """Returns a parser for a benchmark that makes its own input."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return _add_common(parser, rounds)
+
+
+def _add_common(parser: argparse.ArgumentParser, rounds: int | None) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     if rounds is not None:
         parser.add_argument("--rounds", type=int, default=rounds, help="number of measurements of each method")
@@ -48,6 +59,11 @@ def run_main(main: Callable[[], None]) -> None:
         sys.exit(2)
 
 
+def announce(text: str) -> None:
+    """Prints on standard error what is measured next."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def print_table(table: Table) -> None:
     """Prints a table; in a file it is wide enough for the names of all methods."""
     console = Console()
@@ -55,13 +71,15 @@ def print_table(table: Table) -> None:
 
 
 def write_report(out: Path | None, report: dict[str, Any]) -> None:
-    """Writes the report and a description of the machine as JSON; nothing if `out` is None."""
+    """Writes the report, the seconds so far and a description of the machine as JSON; nothing if `out` is None."""
     if out is not None:
-        write_json(out, {"machine": machine(), "threads": torch.get_num_threads(), **report})
+        own = {"machine": machine(), "threads": torch.get_num_threads(), "benchmark_seconds": perf_counter() - STARTED}
+        write_json(out, {**own, **report})
 
 
 def seconds_in_turns(methods: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
     """Measures the seconds of each method, in turns after one round of warm-up: median, lowest, highest."""
+    announce(f"measuring {', '.join(methods)}: {rounds} rounds after one of warm-up")
     for method in methods.values():
         method()
     seconds: dict[str, list[float]] = {name: [] for name in methods}

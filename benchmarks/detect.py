@@ -16,7 +16,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.common import as_recipe, make_parser, print_table, run_main, seconds_in_turns, write_report
+from benchmarks.common import announce, as_recipe, make_parser, print_table, run_main, seconds_in_turns, write_report
 from benchmarks.rivals import Plain
 from ohem.config.schema import TestConfig
 from ohem.data.loader import ImagePyramid, ImagePyramids
@@ -28,6 +28,10 @@ from ohem.models.build import as_fast_rcnn, build_refinement
 from ohem.rois import RoIs
 
 SCALES = (0.8, 1.0, 1.2)  # M: short sides, as multiples of --short
+
+
+VOTING = TestConfig(iterations=2, voting=True)
+TESTS = {"plain": ((1.0,), TestConfig()), "M": (SCALES, TestConfig()), "B": ((1.0,), VOTING), "M + B": (SCALES, VOTING)}
 
 
 class EveryRoI(FastRCNN):
@@ -77,12 +81,9 @@ def main() -> None:
     )
     table = Table("test", *columns, "highest gain", "distinct RoIs", "equal")
     report = {}
-    for name, scales, test in (
-        ("plain", (1.0,), TestConfig()),
-        ("M", SCALES, TestConfig()),
-        ("B", (1.0,), TestConfig(iterations=2, voting=True)),
-        ("M + B", SCALES, TestConfig(iterations=2, voting=True)),
-    ):
+    for name in options.tests:
+        scales, test = TESTS[name]
+        announce(f"test {name}, at most {options.images} images")
         shorts = [round(scale * options.short) for scale in scales]
         pyramids = ImagePyramids(examples, shorts=shorts, long=round(scales[-1] * options.long))
         images = [pyramids[i] for i in range(min(options.images, len(data)))]
@@ -129,6 +130,7 @@ def _equal(some: Sequence[dict[str, Tensor]], others: Sequence[dict[str, Tensor]
 def _options() -> argparse.Namespace:
     parser = make_parser(__doc__, rounds=5)
     parser.add_argument("--run", type=Path, required=True, help="a trained run")
+    parser.add_argument("--tests", nargs="+", default=list(TESTS), choices=list(TESTS), help="ways to test")
     parser.add_argument("--images", type=int, default=4, help="maximum number of images")
     return parser.parse_args()
 

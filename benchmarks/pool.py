@@ -14,7 +14,7 @@ import torch
 from rich.table import Table
 from torchvision.ops import roi_pool
 
-from benchmarks.common import as_recipe, make_parser, print_table, run_main, seconds_in_turns, write_report
+from benchmarks.common import announce, as_recipe, make_parser, print_table, run_main, seconds_in_turns, write_report
 from ohem.inputs.datasets import open_data
 from ohem.inputs.examples import build_examples
 from ohem.kernels.roi_pool import roi_max_pool, roi_max_pools
@@ -27,6 +27,7 @@ def main() -> None:
     recipe = as_recipe(options)
     data = open_data([options.data], (), "--data")
     examples = build_examples(data, recipe)
+    announce("pooling the RoIs of an image")
     example = max((examples[i] for i in range(min(len(examples), 20))), key=lambda candidate: len(candidate.proposals))
     height, width = (-(-side // STRIDE) for side in example.image.shape[1:])
     features = torch.rand(1, CHANNELS, height, width, generator=torch.Generator().manual_seed(0))

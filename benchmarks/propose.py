@@ -10,7 +10,7 @@ from time import perf_counter
 
 from rich.table import Table
 
-from benchmarks.common import make_parser, print_table, run_main, write_report
+from benchmarks.common import announce, make_parser, print_table, run_main, write_report
 from ohem.inputs.datasets import open_data
 from ohem.proposals.generate import generate
 from ohem.proposals.selective_search import Mode
@@ -23,6 +23,7 @@ def main() -> None:
     data = open_data([options.data], (), "--data", annotated=False)
     images = {name: data.path(i) for i, name in enumerate(data.ids[: options.images])}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    announce(f"selective search in {len(images)} images, with one core and with {cores}")
     rates = {jobs: _rate(images, options.mode, jobs) for jobs in dict.fromkeys((1, cores))}
     table = Table("cores", "images/s", "ratio", title=f"selective search ({options.mode}), {len(images)} images")
     for jobs, rate in rates.items():

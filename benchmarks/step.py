@@ -2,7 +2,8 @@
 
     python -m benchmarks.step --data FOLDER:SPLIT --backbones vgg16 --rois 500 1000 2000 --out step.json --plot step.svg
 
-Every method has its own process, and trains on the same images and RoIs from the same weights. The methods take turns.
+Every method has its own process, and trains on the same images and RoIs from the same weights. The methods take turns,
+as many as fit into memory.
 """
 
 import argparse
@@ -11,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import as_recipe, make_parser, print_table, run_main, write_report
+from benchmarks.common import announce, as_recipe, make_parser, print_table, run_main, write_report
 from benchmarks.rivals import RIVALS, rival
 from ohem.bench.measure import measure
-from ohem.bench.methods import BACKBONES, method_recipe
+from ohem.bench.methods import BACKBONES, BENCH_METHODS, method_recipe
 from ohem.bench.report import rois_seen, summarise, table
 from ohem.bench.worker import Make
 from ohem.bench.workload import training_workload
@@ -24,7 +25,8 @@ from ohem.experiments.charts import check_place, line_chart, save
 from ohem.inputs.datasets import training_data
 from ohem.inputs.proposals import build_proposals
 
-OURS = ("frcn", "ohem", "ohem-rescore-top", "ohem-loss-layer")
+# All of `ohem bench`, with gradients as `ohem train` computes them by default.
+OURS = tuple(method for method in BENCH_METHODS if not method.endswith("accumulate"))
 
 
 def main() -> None:
@@ -38,6 +40,8 @@ def main() -> None:
     lines: dict[str, list[list[tuple[float, float]]]] = {}
     for backbone in options.backbones:
         for count in options.rois:
+            names, rounds = ", ".join(options.methods), options.warmup + options.steps
+            announce(f"{backbone}, {count} RoIs, short side {options.short}, {rounds} steps each: {names}")
             results = _measure(replace_options(recipe, proposals={"top": count}), backbone, options)
             report[f"{backbone}, {count} RoIs"] = results
             title = f"{backbone}, at most {count} RoIs an image: {results['seen']['rois']:.0f}, "
@@ -61,7 +65,7 @@ def _measure(recipe: Recipe, backbone: Any, options: argparse.Namespace) -> dict
         make = partial(rival, method) if method in RIVALS else training_workload
         makes[method] = partial(make, settings, folder, steps)
     measured = measure(makes, steps=options.steps, warmup=options.warmup, sequential=options.sequential)
-    return {"seen": rois_seen(measured), "methods": summarise(measured)}
+    return {"short": options.short, "seen": rois_seen(measured), "methods": summarise(measured)}
 
 
 def _options() -> argparse.Namespace:
@@ -72,7 +76,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, help="chart of the ratio by the number of RoIs, .svg or .png")
     parser.add_argument("--steps", type=int, default=5, help="measured steps of each method")
     parser.add_argument("--warmup", type=int, default=1, help="steps of each method before the measured ones")
-    parser.add_argument("--sequential", action="store_true", help="measure one method after the other, not in turns")
+    parser.add_argument("--sequential", action="store_true", help="measure one method after the other")
     return parser.parse_args()
 
 

@@ -1,25 +1,31 @@
-"""The other ways to mine in the benchmarks choose and learn as their originals do."""
+"""The other ways to mine choose and learn as their originals do; the benchmarks run, and the goals are read."""
 
 import inspect
 import json
 import re
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
-from benchmarks.goals import goals
+from benchmarks import picture, segmentation, select, torchvision_step, voc_ap
+from benchmarks.goals import GOALS, WITHOUT_GOALS, read_results
 from benchmarks.rivals import ClassLossSampler, Gathered, PerImage, Plain, WholeNMS
+from benchmarks.step import OURS
 from torch import Tensor
 
+from ohem.bench.methods import BENCH_METHODS
 from ohem.cli import demo as demo_command
 from ohem.data.synthetic import CLASSES, make_scenes
 from ohem.demo import TITLES
 from ohem.detection.fast_rcnn import FastRCNN
-from ohem.errors import InputError
 from ohem.inputs.datasets import open_data
 from ohem.kernels.fast_linear import fast_linear
 from ohem.recorder import Recorder
 from ohem.samplers import OHEMSampler
 from tests.detection.toy_detector import assert_close, detector, losses_and_gradients, mini_batch
+from tests.helpers.command_line import ohem
+from tests.helpers.toy_data import training
 
 
 def as_rival(kind: type[FastRCNN], recorder: Recorder) -> FastRCNN:
@@ -72,34 +78,126 @@ def _write_reports(folder: Path, exact: float) -> None:
     def seconds(**medians: float) -> dict[str, dict[str, float]]:
         return {name.replace("_", " "): {"median": median} for name, median in medians.items()}
 
-    reports = {
-        "step": {"vgg16, 2000 RoIs": {"methods": step}},
+    reports: dict[str, Any] = {
+        "step": {"vgg16, 500 RoIs": {}, "vgg16, 2000 RoIs": {"short": 600, "methods": step}},
         "pool": {"seconds": {"torchvision, every RoI": {"median": 0.5}, "ours, distinct": {"median": 0.1}}},
-        "select": {"4000 RoIs, 2 groups": seconds(torchvision=0.03, ours=0.01)},
+        "select": {
+            "4000 RoIs, 2 groups": seconds(torchvision=0.03, ours=0.01),
+            "1000000 RoIs, 2 groups": seconds(ours=0.25),
+        },
         "detect": {"plain": {**seconds(every_RoI=2.6, distinct=2.0), "limit": 1.4}},
+        "picture": {"search_share": 0.75},
         "propose": {"images_per_second": {"1": 1.0, "4": 3.5}},
+        "torchvision_step": {"seconds": {**seconds(torchvision=2.0), "with_ohem": {"median": 1.8}}},
+        "segmentation": {"losses": {"cross entropy": {"sort of all": {"median": 0.3}, "OHEMLoss": {"median": 0.4}}}},
+        "voc_ap": {"seconds": {"VOC": {"median": 0.5}, "VOC, loops": {"median": 6.0}}},
     }
+    assert reports.keys() == GOALS.keys()
     for name, content in reports.items():
-        (folder / f"{name}.json").write_text(json.dumps(content))
+        (folder / f"{name}.json").write_text(json.dumps({"benchmark_seconds": 30.0, **content}))
 
 
 @pytest.mark.parametrize(("exact", "met"), [(1.25, True), (1.4, False)])
 def test_goals_calculated_by_hand(tmp_path: Path, exact: float, met: bool) -> None:
     _write_reports(tmp_path, exact)
-    rows = goals(tmp_path)
-    measured = [exact, 1.1, 2.6 / exact, 2.6 / 1.1, 1.9 / exact, 1.2, 5.0, 3.0, 1.3, 3.5 / 4]
-    assert [row.measured for row in rows] == pytest.approx(measured)
-    assert [row.limit for row in rows] == [None] * 8 + [1.4, None]
-    assert [row.met for row in rows] == [met, True, met, False, met, False, True, False, True, True]
+    results = read_results(tmp_path)
+    rows = results.goals
+    step = [exact, 1.1, 2.6 / exact, 2.6 / 1.1, 1.9 / exact, 1.2]
+    assert [row.measured for row in rows] == pytest.approx([*step, 5.0, 3.0, 0.25, 1.3, 0.75, 3.5 / 4, 0.9, 0.75, 12.0])
+    assert [row.limit for row in rows] == [None] * 9 + [1.4] + [None] * 5
+    assert [row.met for row in rows[:6]] == [met, True, met, False, met, False]
+    assert [row.met for row in rows[6:]] == [True, False, True, True, None, True, True, False, True]
+    assert (results.notes, results.missing) == ([], [])
+    assert results.minutes == dict.fromkeys(GOALS, 0.5)
 
 
 def test_missing_measurements_are_reported(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"step\.json does not exist"):
-        goals(tmp_path)
+    """A sentence for each; the goals of the other files are there."""
+    assert len(read_results(tmp_path).missing) == len(GOALS)
     _write_reports(tmp_path, 1.0)
-    (tmp_path / "step.json").write_text('{"vgg16, 500 RoIs": {}}')
-    with pytest.raises(InputError, match="were not run with 'vgg16, 2000 RoIs'"):
-        goals(tmp_path)
+    (tmp_path / "pool.json").unlink()
+    (tmp_path / "step.json").write_text('{"squeezenet1_0, 500 RoIs": {}}')
+    (tmp_path / "select.json").write_text('{"4000 RoIs, 2 groups": {}}')
+    results = read_results(tmp_path)
+    step, pool, select = results.missing
+    assert "step.json was not measured with '--backbones vgg16'" in step
+    assert "pool.json does not exist" in pool
+    assert "select.json was not measured with '1000000 RoIs, 2 groups'" in select
+    assert len(results.goals) == 6
+
+
+def test_smaller_steps_are_noted(tmp_path: Path) -> None:
+    _write_reports(tmp_path, 1.0)
+    report = json.loads((tmp_path / "step.json").read_text())
+    report["vgg16, 2000 RoIs"]["short"] = 400
+    (tmp_path / "step.json").write_text(json.dumps(report))
+    (note,) = read_results(tmp_path).notes
+    assert note.startswith("The steps were measured with vgg16, 2000 RoIs, short side 400.")
+
+
+def test_every_method_of_ohem_bench_is_in_the_benchmark_of_a_step() -> None:
+    assert {*OURS, "frcn-accumulate", "ohem-accumulate"} == set(BENCH_METHODS)
+
+
+def test_make_bench_runs_every_benchmark() -> None:
+    """Each benchmark is a line of the Makefile, and each JSON file that has goals is written."""
+    root = Path(__file__).parents[1]
+    text = (root / "Makefile").read_text()
+    runs = dict(re.findall(r"^\t\$\(BENCH\)\.(\w+) .*--out \$\(OUT\)/(\w+)\.json$", text, flags=re.MULTILINE))
+    assert all(name == file for name, file in runs.items())
+    modules = {path.stem for path in (root / "benchmarks").glob("*.py")}
+    assert set(runs) == modules - {"__init__", "common", "goals", "rivals"}
+    assert set(runs) == {*GOALS, *WITHOUT_GOALS}
+
+
+def run_benchmark(module: ModuleType, arguments: list[object], out: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the `main` of a benchmark with the arguments; returns its report."""
+    monkeypatch.setattr("sys.argv", ["benchmark", *map(str, arguments), "--out", str(out)])
+    module.main()
+    report = json.loads(out.read_text())
+    assert report["benchmark_seconds"] > 0
+    return report
+
+
+def test_losses_of_segmentation_equal_the_usual_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark itself compares the values."""
+    arguments = ["--classes", 5, "--height", 16, "--width", 32, "--rounds", 1]
+    report = run_benchmark(segmentation, arguments, tmp_path / "x.json", monkeypatch)
+    assert set(report["losses"]) == {"cross entropy", "BCE with a mask"}
+    assert all(set(times) == {"sort of all", "OHEMLoss"} for times in report["losses"].values())
+
+
+def test_average_precision_equals_that_of_the_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark itself compares the values."""
+    arguments = ["--images", 40, "--detections", 20, "--rounds", 1]
+    report = run_benchmark(voc_ap, arguments, tmp_path / "x.json", monkeypatch)
+    assert set(report["seconds"]) == {"VOC", "COCO", "VOC, loops"}
+
+
+def test_steps_of_torchvision_are_measured(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--data", f"{data}:train", "--short", 64, "--long", 96, "--images", 1, "--rounds", 1]
+    report = run_benchmark(torchvision_step, arguments, tmp_path / "x.json", monkeypatch)
+    assert set(report["seconds"]) == {"torchvision", "with_ohem"}
+
+
+def test_selection_of_many_boxes_has_no_measurement_of_torchvision(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--data", f"{data}:train", "--sizes", 200, 300, "--torchvision-most", 200, "--rounds", 1]
+    report = run_benchmark(select, arguments, tmp_path / "x.json", monkeypatch)
+    assert set(report["200 RoIs, 1 groups"]) == {"ours", "torchvision"}
+    assert set(report["300 RoIs, 1 groups"]) == {"ours"}
+
+
+def test_parts_of_a_picture_are_measured(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    assert ohem("train", run, *training(data, steps=1)).code == 0
+    arguments = ["--data", f"{data}:train", "--run", run, "--short", 64, "--long", 80, "--images", 2]
+    report = run_benchmark(picture, arguments, tmp_path / "x.json", monkeypatch)
+    assert set(report["seconds"]) == {"reading", "selective search", "network", "drawing and writing"}
+    assert report["search_share"] == pytest.approx(
+        report["seconds"]["selective search"] / sum(report["seconds"].values())
+    )
 
 
 def test_make_bench_uses_the_files_of_the_demo(tmp_path: Path) -> None:

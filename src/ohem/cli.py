@@ -322,7 +322,8 @@ def bench(
     warmup
         Steps of each method before the measured ones.
     sequential
-        Measure one method after the other instead of in turns, if they do not fit into memory together.
+        Measure one method after the other instead of in turns. Without it, methods that do not fit into memory with the
+        others are measured after them.
     out
         JSON file for all figures.
     """

@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from ohem.bench.measure import measure
+from ohem.bench.measure import _fits, measure
+from ohem.bench.memory import _left_of_limits, available
 from ohem.errors import InputError
 from tests.helpers.workloads import allocating, doing, noting, unbuilt
 
@@ -58,6 +61,37 @@ def test_methods_take_turns_unless_sequential(tmp_path: Path, sequential: bool, 
     assert not _spawned()
 
 
+def test_methods_that_do_not_fit_wait_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ohem.bench.measure._fits", lambda workers: len(workers) < 2)
+    log = tmp_path / "log"
+    measured = measure({name: partial(noting, name, log) for name in "abc"}, steps=2, warmup=0)
+    assert log.read_text().split() == ["a:0", "b:0", "b:1", "a:1", "b:left", "a:left", "c:0", "c:1", "c:left"]
+    assert list(measured) == ["a", "b", "c"]
+    assert "Memory holds a, b at once: the other methods are measured after them." in capsys.readouterr().err
+
+
+def test_a_method_fits_if_memory_holds_more_than_the_highest_peak() -> None:
+    def worker(peak: int, free: int | None) -> Any:
+        step = SimpleNamespace(memory=SimpleNamespace(peak=peak), available=free)
+        return SimpleNamespace(steps=[step])
+
+    assert _fits([worker(4 * MB, 9 * MB), worker(2 * MB, 6 * MB)])
+    assert not _fits([worker(4 * MB, 9 * MB), worker(2 * MB, 6 * MB - 1)])
+    assert _fits([worker(4 * MB, None)])  # a system that does not report it
+
+
+def test_the_rest_is_sequential_if_memory_runs_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A method that fails alone ends the measurement; here the other is done before."""
+    log = tmp_path / "log"
+    methods = {"one": partial(noting, "one", log), "other": partial(doing, "memory", log)}
+    with pytest.raises(InputError, match=r"^other, step 2: DefaultCPUAllocator"):
+        measure(methods, steps=2, warmup=0)
+    assert log.read_text().split() == ["one:0", "one:0", "one:1", "one:left"]
+    assert "The methods that are left are measured one after the other." in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="elsewhere the peak includes the parent")
 def test_memory_is_only_that_of_the_worker() -> None:
     ours = bytearray(400 * MB)
@@ -67,6 +101,22 @@ def test_memory_is_only_that_of_the_worker() -> None:
     assert method.peak.resident < method.peak.resident_peak
     assert method.peak.peak == method.peak.resident_peak
     assert method.built.now == method.built.resident
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="the system does not report it")
+def test_free_memory_is_at_most_that_of_the_machine() -> None:
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    assert 0 < (available("cpu") or 0) <= int(lines["MemTotal"].split()[0]) * 1024
+
+
+def test_limit_of_a_container_counts(tmp_path: Path) -> None:
+    assert list(_left_of_limits(tmp_path)) == []
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 100\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert list(_left_of_limits(tmp_path)) == []
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert list(_left_of_limits(tmp_path)) == [400]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
-"""The memory that this process uses."""
+"""The memory that this process uses, and the memory that is free."""
 
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,3 +47,31 @@ def _resident() -> tuple[int, int]:
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         return peak, peak
+
+
+def available(device: str) -> int | None:
+    """Returns the free memory of `device` in bytes; None if the system does not report it."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return None
+    return min([free, *_left_of_limits()])
+
+
+def _left_of_limits(root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """Yields the bytes that the limit of a container leaves; nothing if there is no limit."""
+    files = (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    )
+    for limit, used, stat in files:
+        # Without a container the files are missing, or the limit is "max".
+        with suppress(OSError, ValueError, KeyError):
+            numbers = dict(line.split() for line in (root / stat).read_text().splitlines())
+            cache = int(numbers["inactive_file"])  # files that the system drops if it needs the memory
+            yield int((root / limit).read_text()) - int((root / used).read_text()) + cache

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
 
-from ohem.bench.memory import Memory, memory
+from ohem.bench.memory import Memory, available, memory
 from ohem.errors import InputError
 
 
@@ -55,6 +55,8 @@ class Step:
     seconds: float
     cpu_seconds: float
     memory: Memory
+    available: int | None
+    """Free memory of the device after the step, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _step(workload: Workload, step: int) -> Step:
     workload.run()
     _synchronise(workload.device)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    return Step(batch, seconds, cpu_seconds, memory(workload.device))
+    return Step(batch, seconds, cpu_seconds, memory(workload.device), available(workload.device))
 
 
 def _exit_with_parent() -> None:
