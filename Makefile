@@ -52,7 +52,7 @@ bench: setup
 	$(BENCH).select --data $(DATA) $(FLAGS) --out $(OUT)/select.json
 	$(BENCH).detect --data $(DATA) $(SIZE) $(DETECT) $(FLAGS) --run $(RUN) --out $(OUT)/detect.json
 	$(BENCH).picture --data $(DATA) $(SIZE) $(FLAGS) --run $(RUN) --out $(OUT)/picture.json
-	$(BENCH).agree --data $(DATA) $(SIZE) $(AGREE) $(FLAGS) --run $(RUN) --out $(OUT)/agree.json
+	$(BENCH).ranking.agree --data $(DATA) $(SIZE) $(AGREE) $(FLAGS) --run $(RUN) --out $(OUT)/agree.json
 	$(BENCH).propose --data $(DATA) $(PROPOSE) $(FLAGS) --out $(OUT)/propose.json
 	$(BENCH).voc_ap --out $(OUT)/voc_ap.json
 	$(BENCH).goals $(OUT)

@@ -134,9 +134,11 @@ def _step(report: Any) -> list[Goal]:
     exact, rescore_top, layer = ratio["ohem"], ratio["ohem-rescore-top"], ratio["ohem-loss-layer"]
     return [
         Goal("step, OHEM exact / FRCN", "1.75", 1.35, False, exact),
-        Goal("step, OHEM rescored int8 / FRCN", "", 1.20, False, rescore_top),
+        Goal("step, OHEM rescored / FRCN", "", 1.20, False, rescore_top),
+        Goal("step, OHEM with a shortlist / FRCN", "", 1.05, False, ratio["ohem-shortlist"]),
+        Goal("step, OHEM with a shortlist, rescored / FRCN", "", 1.03, False, ratio["ohem-shortlist-rescore-top"]),
         Goal("step, loss layer / OHEM exact", "> 2", 2.0, True, layer / exact),
-        Goal("step, loss layer / OHEM rescored int8", "", 2.4, True, layer / rescore_top),
+        Goal("step, loss layer / OHEM rescored", "", 2.4, True, layer / rescore_top),
         Goal("step, mmdetection's rule / OHEM exact", "", 1.4, True, ratio["mmdetection"] / exact),
         Goal("peak memory, OHEM / FRCN", "1.36", 1.10, False, methods["ohem"]["peak_ratio"]),
     ]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from benchmarks import picture, segmentation, select, torchvision_step, voc_ap
 from benchmarks.goals import GOALS, WITHOUT_GOALS, read_results
+from benchmarks.ranking import shortlist
 from benchmarks.rivals import ClassLossSampler, Gathered, PerImage, Plain, WholeNMS
 from benchmarks.step import OURS
 from torch import Tensor
@@ -73,6 +74,7 @@ def test_rule_of_mmdetection_equals_our_preset() -> None:
 
 def _write_reports(folder: Path, exact: float) -> None:
     ratios = {"ohem": exact, "ohem-rescore-top": 1.1, "ohem-loss-layer": 2.6, "mmdetection": 1.9}
+    ratios |= {"ohem-shortlist": 1.02, "ohem-shortlist-rescore-top": 1.01}
     step = {name: {"seconds_ratio": {"median": ratio}, "peak_ratio": 1.2} for name, ratio in ratios.items()}
 
     def seconds(**medians: float) -> dict[str, dict[str, float]]:
@@ -102,11 +104,11 @@ def test_goals_calculated_by_hand(tmp_path: Path, exact: float, met: bool) -> No
     _write_reports(tmp_path, exact)
     results = read_results(tmp_path)
     rows = results.goals
-    step = [exact, 1.1, 2.6 / exact, 2.6 / 1.1, 1.9 / exact, 1.2]
+    step = [exact, 1.1, 1.02, 1.01, 2.6 / exact, 2.6 / 1.1, 1.9 / exact, 1.2]
     assert [row.measured for row in rows] == pytest.approx([*step, 5.0, 3.0, 0.25, 1.3, 0.75, 3.5 / 4, 0.9, 0.75, 12.0])
-    assert [row.limit for row in rows] == [None] * 9 + [1.4] + [None] * 5
-    assert [row.met for row in rows[:6]] == [met, True, met, False, met, False]
-    assert [row.met for row in rows[6:]] == [True, False, True, True, None, True, True, False, True]
+    assert [row.limit for row in rows] == [None] * 11 + [1.4] + [None] * 5
+    assert [row.met for row in rows[:8]] == [met, True, True, True, met, False, met, False]
+    assert [row.met for row in rows[8:]] == [True, False, True, True, None, True, True, False, True]
     assert (results.notes, results.missing) == ([], [])
     assert results.minutes == dict.fromkeys(GOALS, 0.5)
 
@@ -143,10 +145,12 @@ def test_make_bench_runs_every_benchmark() -> None:
     """Each benchmark is a line of the Makefile, and each JSON file that has goals is written."""
     root = Path(__file__).parents[1]
     text = (root / "Makefile").read_text()
-    runs = dict(re.findall(r"^\t\$\(BENCH\)\.(\w+) .*--out \$\(OUT\)/(\w+)\.json$", text, flags=re.MULTILINE))
+    runs = dict(
+        re.findall(r"^\t\$\(BENCH\)\.(?:ranking\.)?(\w+) .*--out \$\(OUT\)/(\w+)\.json$", text, flags=re.MULTILINE)
+    )
     assert all(name == file for name, file in runs.items())
     modules = {path.stem for path in (root / "benchmarks").glob("*.py")}
-    assert set(runs) == modules - {"__init__", "common", "goals", "rivals"}
+    assert set(runs) == modules - {"__init__", "common", "goals", "rivals"} | {"agree"}
     assert set(runs) == {*GOALS, *WITHOUT_GOALS}
 
 
@@ -187,6 +191,16 @@ def test_selection_of_many_boxes_has_no_measurement_of_torchvision(
     report = run_benchmark(select, arguments, tmp_path / "x.json", monkeypatch)
     assert set(report["200 RoIs, 1 groups"]) == {"ours", "torchvision"}
     assert set(report["300 RoIs, 1 groups"]) == {"ours"}
+
+
+def test_a_shortlist_of_all_rois_agrees(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--data", f"{data}:train", "--sizes", 8, 5000, "--steps", 12]
+    report = run_benchmark(shortlist, arguments, tmp_path / "x.json", monkeypatch)
+    assert report["sizes"] == [8, 5000]
+    last = list(report["steps"].values())[-1]
+    few, every = last["seen"]
+    assert few < every == 1
+    assert 0 < last["same"][0] <= last["same"][1] == 1
 
 
 def test_parts_of_a_picture_are_measured(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

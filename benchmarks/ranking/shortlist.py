@@ -1,6 +1,6 @@
 """Measures how many of the RoIs that the exact ranking chooses are chosen with a shortlist, over a training.
 
-    python -m benchmarks.shortlist --recipe demo-ohem --data FOLDER:SPLIT --sizes 256 512 1024 --out shortlist.json
+    python -m benchmarks.ranking.shortlist --recipe demo-ohem --data FOLDER:SPLIT --sizes 256 512 --out shortlist.json
 
 The training is that of the recipe, with all RoIs ranked. At each step every shortlist sees its part of the same losses,
 and remembers no others; the same sampler chooses among them.

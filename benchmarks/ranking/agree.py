@@ -1,6 +1,6 @@
 """Measures the share of the RoIs that low-precision ranking chooses as float32 does, by the number of rescored RoIs.
 
-    python -m benchmarks.agree --data FOLDER:SPLIT --run runs/mine --short 400 --long 667 --out agree.json
+    python -m benchmarks.ranking.agree --data FOLDER:SPLIT --run runs/mine --short 400 --long 667 --out agree.json
 
 The run must be trained. Dropout is off, so that both passes use the same network. `--precision` can be that of a GPU: a
 CPU rounds in the same way, but slowly.

@@ -1,0 +1,1 @@
+"""How well faster rankings agree with the exact one."""
