@@ -18,7 +18,7 @@ from torch import Tensor
 from ohem.bench.methods import BENCH_METHODS
 from ohem.cli import demo as demo_command
 from ohem.data.synthetic import CLASSES, make_scenes
-from ohem.demo import TITLES
+from ohem.demo.text import TITLES
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.inputs.datasets import open_data
 from ohem.kernels.fast_linear import fast_linear

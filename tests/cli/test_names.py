@@ -27,7 +27,7 @@ from ohem.experiments.html_report import write_page
 from ohem.experiments.methods import parse_method
 from ohem.experiments.results import MethodSummary, RunResult
 from ohem.io.console import escape_what_the_encoding_lacks, make_console
-from ohem.training.progress import tracked
+from ohem.io.progress import tracked
 from tests.helpers.datasets import annotation, make_voc, write_coco, write_noise
 
 NAMES = [

@@ -265,7 +265,7 @@ def test_progress_is_on_standard_error_with_count_and_rate(images, path, capsys)
     generate(images, path, jobs=1)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "6/6" in err
+    assert "6 of 6" in err
     assert "images/s" in err
 
 

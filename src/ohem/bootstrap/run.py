@@ -20,9 +20,9 @@ from ohem.evaluation.evaluate import detect_all, load_detector, write_report
 from ohem.evaluation.score_report import score, usual_metric
 from ohem.inputs.examples import open_examples, open_recipe_data
 from ohem.io.console import make_console, make_table
+from ohem.io.progress import tracked
 from ohem.models.build import as_fast_rcnn
 from ohem.training.fingerprints import digest_of_examples, digest_of_weights
-from ohem.training.progress import tracked
 from ohem.training.run_folder import sole_writer
 
 FOLDER, FEATURES = "bootstrap", "features.safetensors"

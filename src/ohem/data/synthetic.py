@@ -25,6 +25,7 @@ from ohem.errors import InputError
 from ohem.extras import import_extra
 from ohem.io.files import remove_leftovers
 from ohem.io.json_files import write_json
+from ohem.io.progress import tracked
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PARAMETERS = "scenes.json"
@@ -51,7 +52,13 @@ class _Source:
 
 
 def make_scenes(
-    folder: Path, train: int = 160, test: int = 80, size: tuple[int, int] = (240, 320), seed: int = 0
+    folder: Path,
+    train: int = 160,
+    test: int = 80,
+    size: tuple[int, int] = (240, 320),
+    seed: int = 0,
+    *,
+    progress: bool = False,
 ) -> None:
     """Writes a data set in VOC layout with the splits `trainval` and `test`.
 
@@ -65,6 +72,7 @@ def make_scenes(
         test: number of scenes of the split `test`.
         size: (height, width) in pixels.
         seed: seed of the scenes.
+        progress: whether to print the progress.
 
     Raises:
         InputError: scikit-learn is missing, a number is out of range, or the folder has other content.
@@ -83,7 +91,7 @@ def make_scenes(
     remove_leftovers(folder.parent, escape(folder.name))
     made = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        _write_data(made, sources, size, seed, counts)
+        _write_data(made, sources, size, seed, counts, progress)
         write_json(made / PARAMETERS, parameters)
         try:
             made.rename(folder)
@@ -95,13 +103,19 @@ def make_scenes(
 
 
 def _write_data(
-    folder: Path, sources: tuple[_Source, _Source], size: tuple[int, int], seed: int, counts: dict[str, int]
+    folder: Path,
+    sources: tuple[_Source, _Source],
+    size: tuple[int, int],
+    seed: int,
+    counts: dict[str, int],
+    progress: bool,
 ) -> None:
     """Writes images, annotations and splits of VOC layout into the new `folder`."""
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (folder / name).mkdir(parents=True)
     for number, (split, count) in enumerate(counts.items()):
-        for index, scene in enumerate(_ids(split, count)):
+        scenes = tracked(_ids(split, count), f"making scenes, {split}", enabled=progress)
+        for index, scene in enumerate(scenes):
             rng = np.random.default_rng((seed, number, index))
             _write_scene(folder, scene, *_draw_scene(sources[number], size, rng))
         (folder / f"ImageSets/Main/{split}.txt").write_text("".join(f"{scene}\n" for scene in _ids(split, count)))

@@ -28,11 +28,11 @@ from ohem.evaluation.score_report import score, usual_metric
 from ohem.evaluation.submission import write_submission
 from ohem.inputs.examples import build_examples, build_pyramids, open_examples, open_recipe_data
 from ohem.io.console import make_console
+from ohem.io.progress import tracked
 from ohem.models.build import as_fast_rcnn, build_model
 from ohem.samplers import AllSampler
 from ohem.training import checkpoint
 from ohem.training.fingerprints import digest_of_examples, digest_of_weights
-from ohem.training.progress import tracked
 from ohem.training.roi_loss import loss_over_all
 from ohem.training.run_folder import check_sources
 

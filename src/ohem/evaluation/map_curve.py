@@ -20,9 +20,9 @@ from ohem.io.console import make_console, make_table
 from ohem.io.files import check_output, remove_leftovers
 from ohem.io.json_files import write_json
 from ohem.io.numbers import format_number
+from ohem.io.progress import tracked
 from ohem.training import snapshots
 from ohem.training.fingerprints import digest_of_examples, digest_of_weights
-from ohem.training.progress import tracked
 from ohem.training.run_folder import check_sources
 
 NAME = "map_curve.json"

@@ -17,12 +17,12 @@ from ohem.experiments import charts
 from ohem.inputs.examples import build_examples, open_recipe_data
 from ohem.io.console import make_console
 from ohem.io.files import check_output, remove_leftovers
+from ohem.io.progress import tracked
 from ohem.models.build import as_fast_rcnn, build_model
 from ohem.samplers import AllSampler
 from ohem.training import checkpoint, roi_loss, snapshots
 from ohem.training.distributed import launched
 from ohem.training.fingerprints import digest_of_examples, digest_of_weights
-from ohem.training.progress import tracked
 from ohem.training.roi_loss import LossRow, loss_over_all
 
 

@@ -15,13 +15,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from ohem.errors import InputError
-from ohem.io.console import make_console
 from ohem.io.digests import digests_of_files
 from ohem.io.locks import locked
+from ohem.io.progress import Counter
 from ohem.proposals.parallel import results_of
 from ohem.proposals.selective_search import Mode, check_mode, opencv
 from ohem.proposals.store import OldFormat, Proposals, check_settings, write_proposals
@@ -192,10 +190,12 @@ def _add(
         Proposals.from_boxes(part, digests, made_with).save(file)
         boxes.add(file, part)
 
-    with _progress_bar(progress) as bar:
-        task = bar.add_task(f"selective search ({made_with['mode']})", total=len(images), completed=len(done))
-        with results_of(todo, made_with["mode"], made_with["seed"], jobs) as results:
-            _in_parts(results, keep, lambda: bar.advance(task))
+    description = f"selective search ({made_with['mode']})"
+    with (
+        Counter(description, len(images), len(done), enabled=progress) as counter,
+        results_of(todo, made_with["mode"], made_with["seed"], jobs) as results,
+    ):
+        _in_parts(results, keep, counter.advance)
     others = {name: digest for name, digest in cached.digests.items() if name not in digests} if cached else {}
     if cached is not None:
         versions = {cached.metadata.get("opencv"), made_with["opencv"]}
@@ -266,14 +266,3 @@ def _in_parts(
     finally:
         if part:
             keep(part)
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.2f} images/s" if speed else "", style="progress.data.speed")
-
-
-def _progress_bar(enabled: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    return Progress(*columns, console=make_console(stderr=True), disable=not enabled)

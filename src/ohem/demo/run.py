@@ -7,6 +7,7 @@ from typing import Any
 from ohem.config.recipes import RECIPES
 from ohem.config.schema import Recipe
 from ohem.data.synthetic import CLASSES, make_scenes
+from ohem.demo.text import TITLES, summary
 from ohem.detection.draw import draw_detections, draw_side_by_side
 from ohem.evaluation.detect import draw_confident, save_picture
 from ohem.evaluation.evaluate import detect_images, evaluate_run, load_detector
@@ -15,25 +16,15 @@ from ohem.inputs.examples import build_examples, build_pyramids
 from ohem.io.console import make_console, make_table
 from ohem.training.run import run_training
 
-TITLES = {"frcn": "heuristic sampling", "ohem": "OHEM"}
-"""Method, which is the name of its run folder -> its title in pictures and tables."""
 PICTURES = 8
 """Number of test scenes that are drawn."""
 SCORE = 0.3
 """Lowest score of a detection that is drawn."""
 
 
-def run_demo(folder: Path, *, steps: int | None, train_images: int, test_images: int) -> None:
-    """Trains and evaluates both methods on generated scenes, prints their AP and draws detections.
-
-    Args:
-        folder: folder for the data, the runs frcn/ and ohem/, and the pictures.
-        steps: number of training steps of each method; None: that of the recipe.
-        train_images: number of scenes to train on.
-        test_images: number of scenes to test on.
-    """
-    print(_introduction(folder, steps, train_images, test_images), flush=True)
-    make_scenes(folder / "data", train=train_images, test=test_images)
+def make_demo(folder: Path, steps: int | None, train_images: int, test_images: int) -> None:
+    """Does what `run_demo` does after its introduction."""
+    make_scenes(folder / "data", train=train_images, test=test_images, progress=True)
     reports = {}
     for number, (method, title) in enumerate(TITLES.items(), start=1):
         print(f"\n{number} of {len(TITLES)}: training and evaluation with {title}", flush=True)
@@ -41,30 +32,7 @@ def run_demo(folder: Path, *, steps: int | None, train_images: int, test_images:
         reports[method] = evaluate_run(folder / method)
     _draw_test_scenes(folder)
     _print_average_precisions(reports)
-    print(_summary(folder))
-
-
-def _introduction(folder: Path, steps: int | None, train_images: int, test_images: int) -> str:
-    steps = RECIPES["demo-ohem"].recipe.solver.steps if steps is None else steps
-    return (
-        f"This demo makes {train_images + test_images} scenes with handwritten digits, and trains a small detector on "
-        f"{train_images} of them twice, {steps} steps each:\nfirst with {TITLES['frcn']} (Fast R-CNN), then with "
-        f"{TITLES['ohem']} (online hard example mining). It compares the two on the other {test_images}.\n"
-        f"With the default settings it takes about 3 minutes on 2 CPU cores. All files are in {folder}."
-    )
-
-
-def _summary(folder: Path) -> str:
-    image = folder / "data" / "JPEGImages" / "test_00000.jpg"
-    return f"""
-What the demo made:
-  {folder / "pictures"}: test scenes with the ground truth and the detections of both methods
-  {folder / "ohem"}, {folder / "frcn"}: the runs, with metrics.csv, eval.json and the checkpoint
-  {folder / "data"}: the scenes, in the format of PASCAL VOC
-What to do next:
-  Open a picture in {folder / "pictures"}, and compare the two methods.
-  Detect digits in an image: ohem detect {folder / "ohem"} {image} --out {folder / "detections"}
-  Compare methods on your own data, with several seeds: see ohem compare --help"""
+    print(summary(folder))
 
 
 def _recipe(method: str, data: Path, steps: int | None) -> Recipe:

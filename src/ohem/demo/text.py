@@ -1,0 +1,34 @@
+"""What `ohem demo` prints before it starts and at its end. It imports nothing large: the demo begins with it."""
+
+from pathlib import Path
+
+from ohem.config.recipes import RECIPES
+
+TITLES = {"frcn": "heuristic sampling", "ohem": "OHEM"}
+"""Method, which is the name of its run folder -> its title in pictures and tables."""
+
+
+def introduce(folder: Path, steps: int | None, train_images: int, test_images: int) -> None:
+    """Prints what the demo does; the arguments are those of `run_demo`."""
+    steps = RECIPES["demo-ohem"].recipe.solver.steps if steps is None else steps
+    print(
+        f"This demo makes {train_images + test_images} scenes with handwritten digits, and trains a small detector on "
+        f"{train_images} of them twice, {steps} steps each:\nfirst with {TITLES['frcn']} (Fast R-CNN), then with "
+        f"{TITLES['ohem']} (online hard example mining). It compares the two on the other {test_images}.\n"
+        f"With the default settings it takes about 3 minutes on 2 CPU cores. All files are in {folder}.",
+        flush=True,
+    )
+
+
+def summary(folder: Path) -> str:
+    """Returns what the demo prints last: what it made in `folder`, and what to do next."""
+    image = folder / "data" / "JPEGImages" / "test_00000.jpg"
+    return f"""
+What the demo made:
+  {folder / "pictures"}: test scenes with the ground truth and the detections of both methods
+  {folder / "ohem"}, {folder / "frcn"}: the runs, with metrics.csv, eval.json and the checkpoint
+  {folder / "data"}: the scenes, in the format of PASCAL VOC
+What to do next:
+  Open a picture in {folder / "pictures"}, and compare the two methods.
+  Detect digits in an image: ohem detect {folder / "ohem"} {image} --out {folder / "detections"}
+  Compare methods on your own data, with several seeds: see ohem compare --help"""

@@ -1,0 +1,91 @@
+"""Progress on standard error: a bar on a terminal; elsewhere, as in a log file, lines."""
+
+import sys
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ohem.io.console import escape, make_console
+
+OFTEN, RARELY, OFTEN_UNTIL = 5.0, 30.0, 300.0
+
+
+class LineClock:
+    """Times the lines of a log file: every 5 seconds in the first 5 minutes, then every 30, so that it stays short."""
+
+    def __init__(self) -> None:
+        self.started = self.last = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    def is_due(self) -> bool:
+        """Returns whether a line is due; if so, the next one is due later."""
+        now = time.monotonic()
+        due = now - self.last >= (OFTEN if now - self.started < OFTEN_UNTIL else RARELY)
+        if due:
+            self.last = now
+        return due
+
+
+class Counter:
+    """Progress over a number of images.
+
+    Args:
+        description: what is done.
+        total: number of images.
+        done: number of images that were done before.
+        enabled: False prints nothing.
+    """
+
+    def __init__(self, description: str, total: int, done: int = 0, *, enabled: bool = True) -> None:
+        self.description, self.total, self.done, self.first = description, total, done, done
+        self.console = make_console(stderr=True)
+        self.plain = enabled and not sys.stderr.isatty()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+        )
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not enabled or self.plain)
+        self.task = self.bar.add_task(escape(description), total=total, completed=done, rate="")
+        self.clock = LineClock()
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def advance(self) -> None:
+        """Shows that one more image is done."""
+        self.done += 1
+        rate = f"{(self.done - self.first) / max(self.clock.seconds, 1e-9):.2f} images/s"
+        self.bar.update(self.task, completed=self.done, rate=rate)
+        if self.plain and (self.clock.is_due() or self.done == self.total):
+            self.console.print(f"{self.description}: {self.done} of {self.total}, {rate}", highlight=False)
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class _Indexed(Protocol[T_co]):
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> T_co: ...
+
+
+def tracked(items: _Indexed[T_co], description: str, *, enabled: bool = True) -> Iterator[T_co]:
+    """Yields the items, which are one for each image, and shows the progress."""
+    with Counter(description, len(items), enabled=enabled) as counter:
+        for i in range(len(items)):
+            yield items[i]
+            counter.advance()
