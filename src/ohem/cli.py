@@ -20,7 +20,7 @@ from ohem.config.schema import BackboneName, MetricName, ProposalConfig, Recipe,
 from ohem.errors import InputError
 from ohem.io.console import discard_output, escape_what_the_encoding_lacks, exit_with, format_warning
 from ohem.io.files import describe_os_error
-from ohem.processes import end_with_parent
+from ohem.processes import end_with_parent, share_cores_while_waiting
 
 METHODS_HELP = (
     f"Methods; the others are compared with the first. Known: {', '.join(METHODS)}. A method may have options of its "
@@ -177,8 +177,7 @@ def loss(*runs: Path, data: tuple[str, ...] = (), plot: Path | None = None) -> N
     data
         Data sets to measure on. Default: the training data of each run.
     plot
-        .svg or .png file for a chart of all runs. Runs whose names differ only in a trailing -SEED are drawn as one
-        method.
+        .svg or .png file for a chart of all runs. Runs whose names differ only in a trailing -SEED are one method.
     """
     from ohem.experiments.loss_curves import compare_losses
 
@@ -192,6 +191,7 @@ def detect(
     *images: Path,
     out: Path,
     score: float = 0.5,
+    jobs: int = -1,
     test: RunTest = TestConfig(),  # noqa: B008  frozen
 ) -> None:
     """Detect objects in images: write pictures with boxes, names and scores, and detections.json.
@@ -208,10 +208,13 @@ def detect(
         Folder for the pictures and detections.json.
     score
         Lowest score of a detection that is drawn. The JSON file has all detections.
+    jobs
+        Number of processes of selective search; -1 uses all cores.
     """
+    share_cores_while_waiting()
     from ohem.evaluation.detect import detect_files
 
-    detect_files(run, images, out, score, test)
+    detect_files(run, images, out, score, test, jobs)
 
 
 @app.command

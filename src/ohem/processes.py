@@ -1,4 +1,4 @@
-"""Ends of processes: a signal ends a command with one sentence, and a child process ends with its parent."""
+"""Processes: a signal ends a command with one sentence, a child ends with its parent, and waiting threads sleep."""
 
 import os
 import signal
@@ -38,6 +38,14 @@ def _follow(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
     os._exit(128 + signal.SIGTERM)
+
+
+def share_cores_while_waiting() -> None:
+    """Makes threads of torch sleep while they wait, if torch is not imported yet and the user has not decided.
+
+    Threads that wait in a loop take the cores from the processes of selective search.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -1,21 +1,27 @@
-"""`ohem detect` draws each image before it reads the next, and overwrites nothing but its own results."""
+"""`ohem detect` draws each image before it reads the next, overwrites only its own results, and uses processes."""
 
 import json
 import os
 import shutil
+import signal
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+from ohem.config.schema import ProposalConfig
 from ohem.errors import InputError
 from ohem.evaluation import detect as module
+from ohem.evaluation import detections_file
 from ohem.evaluation.detect import detect_files
 from ohem.io.locks import locked
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.toy_data import make_toy, training
+from tests.proposals.processes import child_processes, workers
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +51,21 @@ def pictures(made: tuple[Path, Path], tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Makes few pixels enough for processes; returns a list of their numbers, and checks that all have ended."""
+    numbers, before, real = [], child_processes(), module.proposals_in_order
+
+    def spy(files: Any, mode: Any, seed: int, jobs: int) -> Any:
+        numbers.append(jobs)
+        return real(files, mode, seed, jobs)
+
+    monkeypatch.setattr(module, "FEW_PIXELS", 0)
+    monkeypatch.setattr(module, "proposals_in_order", spy)
+    yield numbers
+    assert not workers(before)
 
 
 def listed(out: Path) -> list[str]:
@@ -99,7 +120,7 @@ def test_whatever_stops_it_leaves_a_whole_list(
     run: Path, pictures: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     """Checks that the list also has the images that were not yet published."""
-    monkeypatch.setattr(module, "FIRST", 1)
+    monkeypatch.setattr(detections_file, "FIRST", 1)
     real = module.read_image
 
     def stop(path: Path) -> torch.Tensor:
@@ -109,7 +130,7 @@ def test_whatever_stops_it_leaves_a_whole_list(
         return real(path)
 
     monkeypatch.setattr(module, "read_image", stop)
-    monkeypatch.setattr(module, "PUBLISH_SECONDS", 999)
+    monkeypatch.setattr(detections_file, "PUBLISH_SECONDS", 999)
     with pytest.raises(error):
         detect_files(run, pictures, out, 0.5)
     assert listed(out) == ["a.png", "b.jpg", "c.png"]
@@ -117,10 +138,10 @@ def test_whatever_stops_it_leaves_a_whole_list(
 
 
 def test_half_an_entry_is_not_published(tmp_path: Path) -> None:
-    with module._publishing(tmp_path / "detections.json") as entries:
+    with detections_file.publishing(tmp_path / "detections.json") as entries:
         entries.append({"image": "a"})
         entries.next = 1e30
-        entries.count = module.FIRST
+        entries.count = detections_file.FIRST
         entries.append({"image": "b"})
         assert listed(tmp_path) == ["a"]
         entries.file.write(b',\n{"image"')  # a signal that comes during a write
@@ -228,3 +249,64 @@ def test_the_highest_score_is_reported_where_no_object_is_drawn(run: Path, pictu
     highest = max(entry["scores"])
     assert 0 < highest < 1
     assert f"0 objects of score 1.0 or more; the highest score is {highest:.2f}: lower --score" in result.out
+
+
+# Several processes of selective search
+
+
+def test_pictures_list_and_lines_are_those_of_one_process(
+    run: Path, pictures: list[Path], out: Path, begun: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = []
+    for jobs in (1, 2):
+        detect_files(run, pictures, out, 0.5, jobs=jobs)
+        results.append((capsys.readouterr(), content(out)))
+        shutil.rmtree(out)
+    assert results[0] == results[1]
+    assert begun == [2]
+
+
+def test_a_damaged_image_stops_it_in_its_place(run: Path, pictures: list[Path], out: Path, begun: list[int]) -> None:
+    for path in pictures[2::2]:
+        damage(path)
+    text = sentence(ohem("detect", run, *pictures, "--out", out, "--jobs", 2))
+    assert text.startswith(f"{pictures[2]} is cut short")
+    assert listed(out) == ["a.png", "b.jpg"]
+    assert sorted(content(out)) == ["a.jpg", "b.jpg", "detections.json"]
+    assert begun == [2]
+
+
+def test_a_killed_process_ends_in_a_sentence(
+    run: Path, pictures: list[Path], out: Path, begun: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills the processes, as the system does when there is not enough memory."""
+    before, real = child_processes(), module.save_picture
+
+    def save(*arguments: Any) -> None:
+        real(*arguments)
+        for pid in workers(before):
+            os.kill(pid, signal.SIGKILL)
+
+    monkeypatch.setattr(module, "save_picture", save)
+    with pytest.raises(InputError, match=r"selective search was killed, .*: give fewer --jobs$"):
+        detect_files(run, pictures, out, 0.5, jobs=2)
+    done = listed(out)
+    assert 1 <= len(done) <= 4
+    assert done == [path.name for path in pictures[: len(done)]]
+
+
+def test_no_process_is_begun_where_it_saves_no_time(
+    run: Path, pictures: list[Path], out: Path, begun: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detect_files(run, pictures[:1], out, 0.5)
+    detect_files(run, pictures[:2], out, 0.5, jobs=1)
+    assert len(list(module._with_proposals(pictures, ProposalConfig(mode="none"), 2))) == 5
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "proposals_in_order", None)
+    detect_files(run, pictures, out, 0.5, jobs=2)
+    assert begun == []
+
+
+def test_no_jobs_are_refused(run: Path, pictures: list[Path], out: Path) -> None:
+    assert "--jobs 0 does nothing" in sentence(ohem("detect", run, *pictures, "--out", out, "--jobs", 0))
+    assert not (out).exists()

@@ -2,7 +2,7 @@
 
     python -m tests.fuzz.kill --kills 100 --seed 0
 
-The commands are those that run long: train, propose, eval and compare, as real processes on tiny data. Each is
+The commands are those that run long: train, propose, eval, detect and compare, as real processes on tiny data. Each is
 started, killed (the process alone or its whole group, at random) at a moment within the time of the undisturbed
 command, and started again. When it has ended by itself, or has been killed `CHAIN` times and then run to its end, its
 files must be those of the undisturbed command: weights, optimizer, proposals, snapshots and losses bit for bit, and all
@@ -107,6 +107,15 @@ def _compare(folder: Path) -> list[object]:
     ]
 
 
+def _training_on_many(folder: Path) -> list[object]:
+    return ["train", folder / "run", *training(folder / "data", steps=2, test=None)]
+
+
+def _detect(folder: Path) -> list[object]:
+    images = [folder / "data" / "JPEGImages" / f"{stem}.png" for stem in STEMS]
+    return ["detect", folder / "run", *images, "--jobs", 2, "--out", folder / "out"]
+
+
 SCENARIOS: dict[str, Scenario] = {
     "train": Scenario(_train, _toy),
     "propose": Scenario(lambda folder: ["propose", f"{folder / 'data'}:train", "--jobs", 2], _many),
@@ -123,10 +132,19 @@ SCENARIOS: dict[str, Scenario] = {
         _coco,
         lambda folder: [["train", folder / "run", *training_on(*_on_coco(folder), steps=20), "--test.score", 0.01]],
     ),
+    "detect": Scenario(_detect, _many, lambda folder: [_training_on_many(folder)]),
     "compare": Scenario(_compare, _toy),
 }
 # Shares of the kills; the commands that do most get most.
-SHARES = {"train": 0.3, "propose": 0.2, "eval": 0.12, "eval --submit": 0.08, "eval on COCO": 0.08, "compare": 0.22}
+SHARES = {
+    "train": 0.25,
+    "propose": 0.15,
+    "detect": 0.1,
+    "eval": 0.12,
+    "eval --submit": 0.08,
+    "eval on COCO": 0.08,
+    "compare": 0.22,
+}
 
 
 # Remaining files

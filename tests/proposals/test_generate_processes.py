@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -13,42 +11,7 @@ from ohem.errors import InputError
 from ohem.io.locks import locked
 from ohem.proposals import generate as module
 from ohem.proposals.generate import generate
-
-
-def processes():
-    """Returns process id -> (parent, session) of all running processes."""
-    processes = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-        except OSError:  # it ended meanwhile
-            continue
-        if state != "Z":
-            processes[int(stat.parent.name)] = int(parent), int(session)
-    return processes
-
-
-def child_processes():
-    return [pid for pid, (parent, _) in processes().items() if parent == os.getpid()]
-
-
-def in_session(number):
-    return [pid for pid, (_, session) in processes().items() if session == number]
-
-
-def is_worker(pid):
-    """Returns whether a process is a worker, and not joblib's resource tracker, which ends with this process."""
-    try:
-        return b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-
-
-def wait_until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
+from tests.proposals.processes import child_processes, in_session, wait_until, workers
 
 
 def test_a_second_writer_is_refused_and_a_reader_is_not(images, path):
@@ -80,10 +43,10 @@ def test_a_folder_that_cannot_be_written_is_named(images, tmp_path):
 
 
 def test_no_process_is_left_when_something_goes_wrong(images, monkeypatch, path):
-    workers = []
+    seen = []
 
     def fail(*_):
-        workers.extend(pid for pid in child_processes() if pid not in before and is_worker(pid))
+        seen.extend(workers(before))
         raise RuntimeError("no")
 
     before = child_processes()
@@ -92,8 +55,8 @@ def test_no_process_is_left_when_something_goes_wrong(images, monkeypatch, path)
     many = {f"{name}{i}": file for i in range(20) for name, file in images.items()}
     with pytest.raises(RuntimeError):
         generate(many, path, jobs=2, progress=False)
-    assert len(set(workers)) >= 1
-    assert not [pid for pid in set(workers) if pid in child_processes()]
+    assert len(set(seen)) >= 1
+    assert not [pid for pid in set(seen) if pid in child_processes()]
 
 
 def test_a_worker_that_is_killed_ends_in_a_sentence_and_what_is_done_is_kept(images, path, monkeypatch):
@@ -104,9 +67,8 @@ def test_a_worker_that_is_killed_ends_in_a_sentence_and_what_is_done_is_kept(ima
 
     def save(self, file):
         real(self, file)
-        for pid in child_processes():
-            if pid not in before and is_worker(pid):
-                os.kill(pid, signal.SIGKILL)
+        for pid in workers(before):
+            os.kill(pid, signal.SIGKILL)
 
     monkeypatch.setattr(module.Proposals, "save", save)
     many = {f"{name}{i}": file for i in range(100) for name, file in images.items()}

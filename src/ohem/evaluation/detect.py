@@ -1,16 +1,17 @@
-"""`ohem detect`: detections in image files, as pictures and as JSON, one image after the other."""
+"""`ohem detect`: detections in image files, as pictures and as JSON.
 
-import json
-import os
-import shutil
-import time
+The images go through the network one after the other. Meanwhile processes make the proposals of the next ones, since
+selective search takes longer than the network.
+"""
+
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -21,24 +22,24 @@ from ohem.data.loader import ImagePyramid, make_pyramid
 from ohem.data.transforms import image_size, read_image
 from ohem.detection.draw import draw_detections
 from ohem.errors import InputError
+from ohem.evaluation.detections_file import NAME, images_of, publishing
 from ohem.evaluation.evaluate import detect_images, load_detector
 from ohem.inputs.examples import sizes_to_test
 from ohem.io.files import atomic_write, check_output
 from ohem.io.locks import locked
+from ohem.proposals.parallel import check_jobs, proposals_in_order
 from ohem.proposals.selective_search import selective_search
 
-NAME = "detections.json"
-KEYS = {"image", "boxes", "labels", "scores"}
 COMMENT = b"detections drawn by ohem"  # marks the JPEG files that a later call may overwrite
-PUBLISH_SECONDS = 0.5
-FIRST = 10  # images; the JSON file is published after every one of them
-SHARE = 20  # later, publishing takes at most 1/20 of the time
+FEW_PIXELS = 500_000  # of all images: selective search takes about two seconds, and the start of processes one
 
 
-def detect_files(run: Path, files: Sequence[Path], out: Path, score: float, test: TestConfig | None = None) -> None:
+def detect_files(
+    run: Path, files: Sequence[Path], out: Path, score: float, test: TestConfig | None = None, jobs: int = -1
+) -> None:
     """Detects objects in `files` with the newest checkpoint of `run`; writes pictures and detections.json into `out`.
 
-    The images are handled one after the other, so that memory does not grow with their number. The JSON file is a list
+    The results do not depend on `jobs`, and memory does not grow with the number of images. The JSON file is a list
     with, per image, `image`, `boxes` ([x1, y1, x2, y2] in pixels), `labels` (names) and `scores`, highest first. It is
     valid at any time, and at most half a second behind.
 
@@ -48,23 +49,29 @@ def detect_files(run: Path, files: Sequence[Path], out: Path, score: float, test
         out: folder for the pictures, which have the names of the files, and detections.json.
         score: lowest score of a detection that is drawn.
         test: replaces the test options of the recipe.
+        jobs: number of processes of selective search; -1 uses all cores. With 1, or few pixels, this process does it.
 
     Raises:
         InputError: no file is given, two have the same name, one is no image, or a file of another program would be
-            overwritten: then nothing is written. Or an image is damaged after its header: then the images before it
-            are done.
+            overwritten: then nothing is written. Or an image is damaged after its header, or a process is killed:
+            then the images before it are done.
     """
     if not 0 <= score <= 1:
         raise InputError(f"--score {score} is out of range: give 0 to 1")
+    check_jobs(jobs)
     outputs = _outputs(files, out)
-    for path in files:
-        image_size(path)  # a file that is no image is reported before anything is computed
+    # A file that is no image is reported before anything is computed.
+    pixels = sum(height * width for height, width in map(image_size, files))
+    workers = min(jobs if jobs > 0 else cpu_count(), len(files)) if pixels > FEW_PIXELS else 1
     model, recipe, _ = load_detector(run, test)
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out / f".{NAME}.lock", f"the folder {out}"), _publishing(out / NAME) as entries:
-        for path, output in zip(files, outputs, strict=True):
-            image = read_image(path)
-            (detections,) = detect_images(model, [_picture(str(path), image, recipe)])
+    with (
+        locked(out / f".{NAME}.lock", f"the folder {out}"),
+        publishing(out / NAME) as entries,
+        closing(_with_proposals(files, recipe.proposals, workers)) as images,
+    ):
+        for path, output, (image, proposals) in zip(files, outputs, images, strict=True):
+            (detections,) = detect_images(model, [_picture(str(path), image, proposals, recipe)])
             save_picture(draw_confident(image, detections, recipe.data.classes, score), output)
             entries.append(_entry(path, detections, recipe.data.classes))
             print(f"{output}: {_count(detections['scores'], score)}", flush=True)
@@ -103,7 +110,7 @@ def _outputs(files: Sequence[Path], out: Path) -> list[Path]:
     if twice is not None:
         raise InputError(f"{twice} has the same name as another image: detect in one folder at a time")
     _check_outputs([*outputs, out / NAME], files)
-    earlier = _images_of(out / NAME)
+    earlier = images_of(out / NAME)
     drawn = {Path(image).stem for image in earlier}
     for output in outputs:
         if output.exists() and output.stem not in drawn and not _is_drawn(output):
@@ -120,79 +127,12 @@ def _check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
             check_output(output, [same] if same else [])
 
 
-def _images_of(path: Path) -> list[str]:
-    """Returns the images in the detections.json of an earlier call; raises `InputError` where it is another file."""
-    if not path.exists():
-        return []
-    try:
-        entries = json.loads(path.read_bytes())
-        if not isinstance(entries, list) or not all(isinstance(e, dict) and set(e) == KEYS for e in entries):
-            raise ValueError("it has other fields")
-        return [str(entry["image"]) for entry in entries]
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no file of `ohem detect` ({error}): choose another --out, or move it") from error
-
-
 def _is_drawn(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.info.get("comment") == COMMENT
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
-
-
-class _Entries:
-    """A JSON list that grows in `file`, at `parts`, and is published as the valid file `path`."""
-
-    def __init__(self, path: Path, parts: Path, file: BinaryIO) -> None:
-        self.path = path
-        self.parts = parts
-        self.file = file
-        self.count = 0
-        self.size = self.published = 0  # bytes; a signal may interrupt any line
-        self.next = 0.0
-
-    def append(self, entry: dict[str, Any]) -> None:
-        """Adds `entry`; publishes it now or soon."""
-        text = f"{',' if self.size else '['}\n{json.dumps(entry)}".encode()
-        self.file.write(text)
-        self.file.flush()
-        self.size += len(text)
-        self.count += 1
-        if self.count <= FIRST or time.monotonic() >= self.next:
-            self.publish()
-
-    def publish(self) -> None:
-        """Writes all entries to `path`, if any is new."""
-        size = self.size
-        if self.published == size:
-            return
-        started = time.monotonic()
-        with atomic_write(self.path) as temporary:
-            shutil.copyfile(self.parts, temporary)
-            os.truncate(temporary, size)
-            with temporary.open("ab") as file:
-                file.write(b"\n]\n")
-        self.published = size
-        ended = time.monotonic()
-        self.next = ended + max(PUBLISH_SECONDS, SHARE * (ended - started))
-
-
-@contextmanager
-def _publishing(path: Path) -> Iterator[_Entries]:
-    """Gives the list of a JSON file, and publishes it at the end, also after an error."""
-    for file in path.parent.glob(f".{path.name}.*.tmp"):  # of a killed process, since there is one writer
-        file.unlink(missing_ok=True)
-    parts = path.with_name(f".{path.name}.parts.tmp")
-    try:
-        with parts.open("wb") as content:
-            entries = _Entries(path, parts, content)
-            try:
-                yield entries
-            finally:
-                entries.publish()
-    finally:
-        parts.unlink(missing_ok=True)
 
 
 def _entry(path: Path, detections: dict[str, Tensor], classes: Sequence[str]) -> dict[str, Any]:
@@ -205,9 +145,23 @@ def _entry(path: Path, detections: dict[str, Tensor], classes: Sequence[str]) ->
     }
 
 
-def _picture(name: str, image: Tensor, recipe: Recipe) -> ImagePyramid:
+def _picture(name: str, image: Tensor, proposals: NDArray[np.float32], recipe: Recipe) -> ImagePyramid:
     shorts, long = sizes_to_test(recipe)
-    return make_pyramid(name, image, _proposals(image, recipe.proposals), shorts=shorts, long=long)
+    return make_pyramid(name, image, proposals, shorts=shorts, long=long)
+
+
+def _with_proposals(
+    files: Sequence[Path], config: ProposalConfig, workers: int
+) -> Generator[tuple[Tensor, NDArray[np.float32]], None, None]:
+    """Yields each image with its proposals, (P, 4) boxes in pixels; some `workers` make those of the next images."""
+    if config.mode == "none" or workers == 1:
+        for path in files:
+            image = read_image(path)
+            yield image, _proposals(image, config)
+        return
+    with proposals_in_order(files, config.mode, config.seed, workers) as proposals:
+        for path, boxes in zip(files, proposals, strict=True):
+            yield read_image(path), boxes[: config.top]
 
 
 def _proposals(image: Tensor, config: ProposalConfig) -> NDArray[np.float32]:

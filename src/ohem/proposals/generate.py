@@ -20,7 +20,7 @@ from ohem.errors import InputError
 from ohem.io.digests import digests_of_files
 from ohem.io.locks import locked
 from ohem.io.progress import Counter
-from ohem.proposals.parallel import results_of
+from ohem.proposals.parallel import check_jobs, results_of
 from ohem.proposals.selective_search import Mode, check_mode, opencv
 from ohem.proposals.store import OldFormat, Proposals, check_settings, write_proposals
 
@@ -71,8 +71,7 @@ def generate(
             writes the same file.
     """
     check_mode(mode)
-    if jobs == 0:
-        raise InputError("--jobs 0 does nothing: give 1 or more, or -1 for every core")
+    check_jobs(jobs)
     settings = {"method": "selective search", "mode": mode, "seed": seed}
     digests = _digests(images)
     cached = _cached(path, settings)

@@ -1,6 +1,7 @@
 """Selective search on many images by processes of joblib, which always end with the caller.
 
-The workers import this module, so that it must not import torch (690 MB a process instead of 60-90).
+Threads do not speed it up: OpenCV orders the boxes by C's rand(), which the threads of a process share. The workers
+import this module, so that it must not import torch (690 MB a process instead of 60-90).
 """
 
 import os
@@ -8,7 +9,9 @@ import signal
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
+from joblib.externals.loky import ProcessPoolExecutor
 from joblib.parallel import BACKENDS, get_active_backend
 from numpy.typing import NDArray
 
@@ -25,6 +29,14 @@ from ohem.images.read import read_rgb
 from ohem.proposals.selective_search import Mode, opencv, selective_search
 
 WATCH_SECONDS = 0.5
+START_SECONDS = 1.0
+Task = Future[tuple[str, NDArray[np.float32]]]
+
+
+def check_jobs(jobs: int) -> None:
+    """Raises `InputError` where `jobs` is no number of processes."""
+    if jobs == 0:
+        raise InputError("--jobs 0 does nothing: give 1 or more, or -1 for every core")
 
 
 @contextmanager
@@ -32,21 +44,71 @@ def results_of(
     todo: Mapping[str, Path], mode: Mode, seed: int, jobs: int
 ) -> Iterator[Iterable[tuple[str, NDArray[np.float32]]]]:
     """Yields (id, boxes) as they are finished, in any order. An error or a signal ends the workers."""
-    with _sigterm_raises():
+    with _sigterm_raises(), _killed_worker_raises("--jobs (--proposals.jobs), and repeat the command to resume"):
         results = Parallel(n_jobs=jobs, return_as="generator_unordered", **_for_processes())(
             delayed(propose)(image_id, image, mode, seed) for image_id, image in todo.items()
         )
         try:
             yield results
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a process of selective search was killed, probably because there is not enough memory: "
-                "give fewer --jobs (--proposals.jobs), and repeat the command to resume"
-            ) from error
         finally:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of joblib, about tasks that are dropped
                 results.close()
+
+
+@contextmanager
+def proposals_in_order(
+    images: Iterable[Path], mode: Mode, seed: int, jobs: int
+) -> Iterator[Iterator[NDArray[np.float32]]]:
+    """Yields the boxes of `images` in their order, an error in its place. An error or a signal ends the workers.
+
+    At most two images for each of the `jobs` processes are begun and not yet used: joblib's generator would go on to
+    the last image, however slow the caller is.
+    """
+    with _sigterm_raises(), _killed_worker_raises("--jobs"):
+        pool = ProcessPoolExecutor(jobs, initializer=follow_parent, initargs=(os.getpid(),))
+        begun: deque[Task] = deque()
+        try:
+            tasks = (pool.submit(propose, str(image), image, mode, seed) for image in images)
+            yield _boxes_of(tasks, begun, 2 * jobs)
+        finally:
+            _wait_for_start(begun)
+            pool.shutdown(kill_workers=True)
+
+
+def _boxes_of(tasks: Iterable[Task], begun: deque[Task], most: int) -> Iterator[NDArray[np.float32]]:
+    """Yields the boxes of `tasks`, of which at most `most` are in `begun` at a time."""
+    for task in tasks:
+        begun.append(task)
+        if len(begun) == most:
+            yield _first(begun)
+    while begun:
+        yield _first(begun)
+
+
+def _first(begun: deque[Task]) -> NDArray[np.float32]:
+    _, boxes = begun[0].result()
+    begun.popleft()
+    return boxes
+
+
+def _wait_for_start(begun: Iterable[Task]) -> None:
+    """Waits some milliseconds until no task is on its way to a process: joblib's pool must not be ended before."""
+    deadline = time.monotonic() + START_SECONDS
+    while not all(task.running() or task.done() for task in begun) and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+@contextmanager
+def _killed_worker_raises(remedy: str) -> Iterator[None]:
+    """Makes `InputError` of the end of a worker, with fewer `remedy` as the remedy."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process of selective search was killed, probably because there is not enough memory: "
+            f"give fewer {remedy}"
+        ) from error
 
 
 def _for_processes() -> dict[str, Any]:
