@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.common import announce, as_recipe, make_parser, print_table, run_main, write_report
 from benchmarks.rivals import RIVALS, rival
 from ohem.bench.measure import measure
-from ohem.bench.methods import BACKBONES, BENCH_METHODS, method_recipe
+from ohem.bench.methods import BACKBONES, BENCH_METHODS, LISTED, method_recipe
 from ohem.bench.report import rois_seen, summarise, table
 from ohem.bench.worker import Make
 from ohem.bench.workload import training_workload
@@ -33,7 +33,9 @@ def main() -> None:
     options = _options()
     if options.plot:
         check_place(options.plot)
-    recipe = replace_options(as_recipe(options), data={"train": (options.data,)})
+    recipe = replace_options(
+        as_recipe(options), data={"train": (options.data,)}, model={"shortlist": options.shortlist}
+    )
     data, recipe = training_data(recipe)
     build_proposals(data, recipe.proposals)
     report: dict[str, Any] = {}
@@ -65,6 +67,7 @@ def _measure(recipe: Recipe, backbone: Any, options: argparse.Namespace) -> dict
         make = partial(rival, method) if method in RIVALS else training_workload
         makes[method] = partial(make, settings, folder, steps)
     measured = measure(makes, steps=options.steps, warmup=options.warmup, sequential=options.sequential)
+    folder.rmdir()  # not after an error, whose message names a file in it
     return {"short": options.short, "seen": rois_seen(measured), "methods": summarise(measured)}
 
 
@@ -73,6 +76,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), help="networks to measure")
     parser.add_argument("--methods", nargs="+", default=[*OURS, *RIVALS], choices=[*OURS, *RIVALS])
     parser.add_argument("--rois", nargs="+", type=int, default=[500, 1000, 2000, 4000], help="maximum RoIs of an image")
+    parser.add_argument("--shortlist", type=int, default=LISTED, help="length of the shortlists")
     parser.add_argument("--plot", type=Path, help="chart of the ratio by the number of RoIs, .svg or .png")
     parser.add_argument("--steps", type=int, default=5, help="measured steps of each method")
     parser.add_argument("--warmup", type=int, default=1, help="steps of each method before the measured ones")

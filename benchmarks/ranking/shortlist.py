@@ -68,7 +68,7 @@ def main() -> None:
         solver={"steps": steps, "seed": options.seed},
     )
     _, recipe = training_data(recipe)
-    with training_workload(recipe, Path(tempfile.mkdtemp(prefix="ohem-shortlist-")), steps) as workload:
+    with tempfile.TemporaryDirectory() as folder, training_workload(recipe, Path(folder), steps) as workload:
         model: Any = workload.trainer.detector
         model.__class__ = Compared
         model.shortlists = {size: Shortlist(size) for size in options.sizes}

@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from ohem.bench.methods import BENCH_METHODS, BenchMethod, method_recipe
+from ohem.bench.methods import BENCH_METHODS, LISTED, BenchMethod, method_recipe
 from ohem.bench.workload import training_workload
+from ohem.config.methods import replace_options
 from ohem.config.recipe_file import read_run
+from ohem.config.recipes import RECIPES
 from ohem.config.schema import Recipe
 from ohem.training import checkpoint
 from tests.helpers.command_line import ohem, sentence
+from tests.helpers.toy_data import NAMES
 from tests.helpers.toy_data import training as train_options
 
 
@@ -39,6 +42,31 @@ def benchmark(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Benchmark
     assert result.code == 0, result.err
     assert not list((folder / "temporary").iterdir())
     return Benchmark(result.out, json.loads((folder / "bench.json").read_text()))
+
+
+def test_a_shortlist_has_the_length_of_the_user() -> None:
+    own = replace_options(Recipe(), model={"shortlist": 300})
+    lengths = {
+        method: [method_recipe(base, "tiny", method).model.shortlist for base in (Recipe(), own)]
+        for method in ("frcn", "ohem", "ohem-shortlist")
+    }
+    assert lengths == {"frcn": [0, 0], "ohem": [0, 0], "ohem-shortlist": [LISTED, 300]}
+
+
+def test_the_measured_step_of_a_shortlist_is_a_later_visit(data: Path, tmp_path: Path) -> None:
+    recipe = replace_options(
+        RECIPES["demo-ohem"].recipe,
+        data={"train": (f"{data}:train",), "classes": NAMES, "short": 64, "long": 80},
+        model={"shortlist": 64},
+        proposals={"jobs": 1},
+    )
+    with training_workload(recipe, tmp_path, 1) as workload:
+        workload.load(0)
+        shortlist = workload.trainer.shortlist
+        assert shortlist is not None
+        assert [visit.number for visit in shortlist.visits.values()] == [1, 1]
+        workload.run()
+        assert [visit.number for visit in shortlist.visits.values()] == [2, 2]
 
 
 def test_every_method_has_a_row_and_seconds(benchmark: Benchmark) -> None:

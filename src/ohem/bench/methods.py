@@ -42,8 +42,14 @@ else:
 
 
 def method_recipe(base: Recipe, backbone: BackboneName, method: BenchMethod) -> Recipe:
-    """Returns `base` with the network `backbone`, and with the sampler and the gradients of `method`."""
-    return replace_options(replace_options(base, model={"backbone": backbone}), **OPTIONS[method])
+    """Returns `base` with the network `backbone`, and with the sampler and the gradients of `method`.
+
+    A shortlist has the length of `base`, if that has one.
+    """
+    recipe = replace_options(replace_options(base, model={"backbone": backbone}), **OPTIONS[method])
+    if recipe.model.shortlist and base.model.shortlist:
+        return replace_options(recipe, model={"shortlist": base.model.shortlist})
+    return recipe
 
 
 def baseline(method: str) -> str:

@@ -34,7 +34,6 @@ NOT_FOR_BENCH = {
     "model.backbone": "give --backbones",
     "model.implementation": "give --methods",
     "model.rescore_top": "give --methods",
-    "model.shortlist": "give --methods",
     "sampler.name": "give --methods",
     "solver.accumulate": "give --methods",
     "solver.steps": "give --steps",
