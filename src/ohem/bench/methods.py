@@ -8,7 +8,7 @@ from ohem.config.schema import BackboneName, Recipe, SamplerName
 
 RESCORED = 128
 """RoIs of an image scored again in float32: then 99 % of the chosen are those of float32 (docs/results/speed.md)."""
-LISTED = 512
+LISTED = 256
 """RoIs of an image on the shortlist (docs/results/speed.md)."""
 BACKBONES: tuple[BackboneName, ...] = ("vgg16", "vgg_cnn_m_1024", "squeezenet1_0")
 Options = Mapping[str, dict[str, Any]]
