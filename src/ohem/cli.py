@@ -249,8 +249,7 @@ def compare(
     config
         YAML file with options that replace those of the recipe, nested as in recipe.yaml.
     curve
-        Number of points of the curve of mAP against seconds; 0: no curve. Each point but the last costs one more
-        evaluation of each run, and each point a file with the weights (RUN/snapshots).
+        Number of points of the curve of mAP against seconds, each with an evaluation and a file of weights; 0: none.
     """
     from ohem.experiments.compare import compare as run_comparison
 
