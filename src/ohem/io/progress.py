@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from ohem.io.console import escape, make_console
 
@@ -33,28 +33,19 @@ class LineClock:
         return due
 
 
-class Counter:
-    """Progress over a number of images.
+class Bar:
+    """A progress bar, and what lines need in its place where standard error is no terminal (`plain`).
 
     Args:
-        description: what is done.
-        total: number of images.
-        done: number of images that were done before.
+        columns: those of the bar, before the time left.
         enabled: False prints nothing.
     """
 
-    def __init__(self, description: str, total: int, done: int = 0, *, enabled: bool = True) -> None:
-        self.description, self.total, self.done, self.first = description, total, done, done
+    def __init__(self, *columns: ProgressColumn, enabled: bool) -> None:
         self.console = make_console(stderr=True)
         self.plain = enabled and not sys.stderr.isatty()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-        )
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not enabled or self.plain)
-        self.task = self.bar.add_task(escape(description), total=total, completed=done, rate="")
+        hidden = not enabled or self.plain
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=hidden)
         self.clock = LineClock()
 
     def __enter__(self) -> Self:
@@ -66,13 +57,34 @@ class Counter:
     ) -> None:
         self.bar.stop()
 
+    def print(self, text: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        self.console.print(text, highlight=False)
+
+
+class Counter(Bar):
+    """Progress over a number of images.
+
+    Args:
+        description: what is done.
+        total: number of images.
+        done: number of images that were done before.
+        enabled: False prints nothing.
+    """
+
+    def __init__(self, description: str, total: int, done: int = 0, *, enabled: bool = True) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
+        super().__init__(*columns, enabled=enabled)
+        self.description, self.total, self.done, self.first = description, total, done, done
+        self.task = self.bar.add_task(escape(description), total=total, completed=done, rate="")
+
     def advance(self) -> None:
         """Shows that one more image is done."""
         self.done += 1
         rate = f"{(self.done - self.first) / max(self.clock.seconds, 1e-9):.2f} images/s"
         self.bar.update(self.task, completed=self.done, rate=rate)
         if self.plain and (self.clock.is_due() or self.done == self.total):
-            self.console.print(f"{self.description}: {self.done} of {self.total}, {rate}", highlight=False)
+            self.print(f"{self.description}: {self.done} of {self.total}, {rate}")
 
 
 T_co = TypeVar("T_co", covariant=True)

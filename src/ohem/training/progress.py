@@ -1,19 +1,12 @@
 """The progress of a training on standard error."""
 
-import sys
-from types import TracebackType
-from typing import Self
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from ohem.io.console import make_console
-from ohem.io.progress import LineClock
+from ohem.io.progress import Bar
 
 
-class ProgressBar:
+class ProgressBar(Bar):
     """Progress of a training: loss, learning rate, images per second and time left.
-
-    Where standard error is no terminal, it prints lines instead of a bar.
 
     Args:
         done: steps of an earlier part of the run.
@@ -23,29 +16,10 @@ class ProgressBar:
     """
 
     def __init__(self, done: int, total: int, images: int, enabled: bool) -> None:
-        self.images, self.total = images, total
-        self.console, self.enabled = make_console(stderr=True), enabled
-        self.plain = enabled and not sys.stderr.isatty()
-        self.first, self.clock = done, LineClock()
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not enabled or self.plain,
-        )
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        super().__init__(*columns, TextColumn("{task.fields[numbers]}"), enabled=enabled)
+        self.first, self.images, self.total, self.enabled = done, images, total, enabled
         self.task = self.bar.add_task("training", total=total, completed=done, numbers="")
-
-    def __enter__(self) -> Self:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
 
     def update(self, step: int, loss: float, lr: float) -> None:
         """Shows the numbers after `step` steps in all."""
@@ -54,9 +28,9 @@ class ProgressBar:
         self.bar.update(self.task, completed=step, numbers=numbers)
         if self.plain and (step == self.first + 1 or self.clock.is_due() or step == self.total):
             left = (self.total - step) * self.images / max(rate, 1e-9)
-            self.console.print(f"step {step}/{self.total}  {numbers}  {left / 60:.1f} min left", highlight=False)
+            self.print(f"step {step}/{self.total}  {numbers}  {left / 60:.1f} min left")
 
     def report(self, text: str) -> None:
         """Prints a line above the bar."""
         if self.enabled:
-            self.console.print(text, highlight=False)
+            self.print(text)
