@@ -211,7 +211,6 @@ def detect(
     jobs
         Number of processes of selective search; -1 uses all cores.
     """
-    share_cores_while_waiting()
     from ohem.evaluation.detect import detect_files
 
     detect_files(run, images, out, score, test, jobs)
@@ -382,6 +381,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.formatwarning = format_warning
     escape_what_the_encoding_lacks()
     end_with_parent()
+    share_cores_while_waiting()
     try:
         check_arguments(sys.argv[1:] if arguments is None else arguments)
         app(arguments, exit_on_error=False, print_error=False)

@@ -41,11 +41,13 @@ def _follow(parent: int) -> None:
 
 
 def share_cores_while_waiting() -> None:
-    """Makes threads of torch sleep while they wait, if torch is not imported yet and the user has not decided.
+    """Makes threads of torch that wait sleep soon, if torch is not imported yet and the user has not decided.
 
-    Threads that wait in a loop take the cores from the processes of selective search.
+    By default a thread waits in a loop for milliseconds. Where other programs use the cores too, such as selective
+    search, it takes them from the thread that it waits for, and a training can take a hundred times as long.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

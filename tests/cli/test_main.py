@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ohem.processes import share_cores_while_waiting
+
 START = """
 import sys, time
 from ohem.processes import run_interruptible
@@ -109,3 +111,17 @@ def test_full_device_of_the_output() -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "ohem: No space left on device: choose another place, or make room\n"
+
+
+@pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "5"}])
+def test_waiting_threads_sleep_soon_unless_the_user_has_decided(
+    monkeypatch: pytest.MonkeyPatch, own: dict[str, str]
+) -> None:
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    share_cores_while_waiting()
+    assert {name: os.environ[name] for name in names if name in os.environ} == (own or {"GOMP_SPINCOUNT": "1000"})
