@@ -230,6 +230,18 @@ def test_the_hardest_have_their_losses_in_full_and_the_others_nearly() -> None:
         assert (actual[here] == hardest).any()
 
 
+@pytest.mark.parametrize("precision", ["int8-packed", "bfloat16"])
+def test_other_precisions_of_a_cpu_rank_nearly_the_same(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    if precision == "int8-packed" and torch.backends.quantized.engine == "none":
+        pytest.skip("this PyTorch has no quantised operators")
+    monkeypatch.setattr(module, "_fastest_on_cpu", lambda: precision)
+    model = detector(AllSampler())
+    (exact, _), (actual, _) = all_losses(model, 0), all_losses(model, 10)
+    assert (actual == exact).sum() >= 2 * 10
+    assert not torch.equal(actual, exact)
+    torch.testing.assert_close(actual, exact, atol=0.1 * float(exact.max()), rtol=0)
+
+
 def test_training_is_on_nearly_the_same() -> None:
     """Compares the chosen RoIs; they are exactly the same if all RoIs are rescored."""
     exact, rescore_top = (detector(OHEMSampler(8), rescore_top=n) for n in (0, 1000))

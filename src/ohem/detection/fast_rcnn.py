@@ -56,8 +56,8 @@ class FastRCNN(Detector):
             followed by the regular RoI network on the chosen ones; "loss_layer": by one pass with gradient over all
             RoIs, in which the losses of the others are set to 0 (paper, section 4.2: equal gradients, more time).
         rescore_top: 0 ranks every RoI in the precision of the network. A higher number ranks all RoIs in low precision,
-            int8 (on a GPU float8 or bfloat16), and then this number of the hardest of each image in full precision. On
-            a CPU where int8 is not faster, which is measured once, every RoI is ranked in full precision.
+            and then this number of the hardest of each image in full precision. On a CPU the fastest precision is
+            measured once (int8, bfloat16, or none: then every RoI is ranked in full); a GPU has float8 or bfloat16.
         shortlist: 0 ranks every RoI at each visit of an image. A higher number ranks, from the second visit on, this
             number of the hardest RoIs by the losses of the last visit, and an eighth of the others. Targets then need
             an `image_id`.
