@@ -2,7 +2,7 @@
 
     python examples/torchvision_ssd.py [FOLDER] [--steps 20] [--batch 8]
 
-FOLDER is a data set in VOC layout. Without it, a few images are generated (`pip install "ohem[demo]"`).
+FOLDER is a data set in VOC layout. Without it, a few images are generated (`pip install "ohem[train]"`).
 """
 
 import argparse

@@ -58,7 +58,7 @@ def test_a_caffemodel_cut_short(tmp_path: Path) -> None:
 def test_a_caffemodel_without_opencv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "w.caffemodel").write_bytes(caffemodel(caffe_layers(toy())))
     monkeypatch.setitem(sys.modules, "cv2", None)
-    refused(toy(TOY_CAFFE), tmp_path / "w.caffemodel", "ohem[proposals]")
+    refused(toy(TOY_CAFFE), tmp_path / "w.caffemodel", "ohem[train]")
 
 
 @pytest.mark.parametrize(("name", "count"), [("vgg16", 15), ("vgg_cnn_m_1024", 7), ("squeezenet1_0", 25)])

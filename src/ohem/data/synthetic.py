@@ -151,7 +151,7 @@ def _exists(folder: Path, parameters: dict[str, Any], counts: dict[str, int]) ->
 
 def _sources() -> tuple[_Source, _Source]:
     """Returns the material of both splits: two thirds of the digits and the lower half of photographs, and the rest."""
-    datasets = import_extra("sklearn.datasets", "making the generated scenes", extra="demo")
+    datasets = import_extra("sklearn.datasets", "making the generated scenes")
     digits = datasets.load_digits()
     images = np.asarray(digits.images / 16, np.float32)
     train, test = _Source([], []), _Source([], [])

@@ -22,7 +22,7 @@ def opencv() -> Any:
     if not hasattr(cv2, "ximgproc"):
         raise InputError(
             "selective search needs cv2.ximgproc, which this OpenCV lacks: remove the other opencv-python packages, "
-            'then pip install --force-reinstall "ohem[proposals]"'
+            'then pip install --force-reinstall "ohem[train]"'
         )
     return cv2
 
