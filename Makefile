@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export UV_COMPILE_BYTECODE = 1
 
-.PHONY: setup demo test lint bench bench-full lock clean
+.PHONY: setup demo test test-oldest lint bench bench-full lock clean
 
 setup: $(VENV)/.installed
 
@@ -20,6 +20,22 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest -n auto
+
+# The lowest versions of everything that pyproject.toml allows, or those of another torch: make test-oldest TORCH=2.8.
+TORCH ?= 2.4
+OLDEST = .venv-torch$(TORCH)
+
+$(OLDEST)/.installed: setup pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	echo "torch==$(TORCH).*" > $(OLDEST)/torch.txt
+	echo "opencv-python; sys_platform == 'never'" > $(OLDEST)/overrides.txt
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
+		--constraints $(OLDEST)/torch.txt --overrides $(OLDEST)/overrides.txt --group dev --editable ".[all]"
+	touch $@
+
+# Old packages meet new ones that deprecate what they call, which is not a fault of this package.
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/pytest -n auto -W ignore::DeprecationWarning -W ignore::FutureWarning
 
 # DATA is a data set of photographs, RUN a run trained on such; the demo makes both where none is named.
 DATA ?= runs/demo/data:trainval
@@ -71,4 +87,4 @@ lock:
 		--no-annotate --no-header --no-emit-package ohem pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-torch* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

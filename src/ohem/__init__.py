@@ -2,6 +2,8 @@
 
 from importlib import import_module
 
+__version__ = "0.2.0"
+
 TYPE_CHECKING = False  # Type checkers know this name. To import `typing` would delay the handling of signals.
 if TYPE_CHECKING:
     from typing import Any

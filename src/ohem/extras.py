@@ -1,25 +1,34 @@
-"""Packages that only some commands need, and the extra of `ohem` that installs each of them."""
+"""Packages that only a part of `ohem` needs, and the extra of `ohem` that installs each of them."""
 
 from importlib import import_module
-from typing import Any
 
 from ohem.errors import InputError
 
+TYPE_CHECKING = False  # Type checkers know this name. The command line imports this module before it handles signals.
+if TYPE_CHECKING:
+    from typing import Any
+
 EXTRAS = {
     "cv2": ("OpenCV", "train"),
+    "cyclopts": ("cyclopts", "train"),
+    "defusedxml": ("defusedxml", "train"),
+    "filelock": ("filelock", "train"),
+    "hotcoco": ("hotcoco", "train"),
     "jinja2": ("Jinja", "experiments"),
+    "joblib": ("joblib", "train"),
+    "lightning_fabric": ("Lightning Fabric", "train"),
     "matplotlib": ("matplotlib", "experiments"),
-    "numpy": ("NumPy", "train"),
-    "PIL": ("Pillow", "train"),
+    "rich": ("rich", "train"),
     "safetensors": ("safetensors", "train"),
     "scipy": ("SciPy", "train"),
     "sklearn": ("scikit-learn", "train"),
     "tensorboard": ("TensorBoard", "tensorboard"),
+    "yaml": ("PyYAML", "train"),
 }
 """Package as Python imports it -> its name, and the extra."""
 
 
-def import_extra(module: str, purpose: str) -> Any:
+def import_extra(module: str, purpose: str) -> "Any":
     """Imports `module`, such as "scipy.stats".
 
     Args:
@@ -29,8 +38,16 @@ def import_extra(module: str, purpose: str) -> Any:
     Raises:
         InputError: it is not installed.
     """
-    title, extra = EXTRAS[module.split(".")[0]]
     try:
         return import_module(module)
     except ImportError as error:
-        raise InputError(f'{purpose} needs {title}: pip install "ohem[{extra}]"') from error
+        raise InputError(describe_missing(module, purpose)) from error
+
+
+def describe_missing(module: str | None, purpose: str) -> str:
+    """Returns a sentence with the command that installs the package of `module`; empty if no extra has it."""
+    package = (module or "").split(".")[0]
+    if package not in EXTRAS:
+        return ""
+    title, extra = EXTRAS[package]
+    return f'{purpose} needs {title}: pip install "ohem[{extra}]"'

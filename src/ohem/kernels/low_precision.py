@@ -16,7 +16,6 @@ from typing import Literal, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.functional import ScalingType
 
 from ohem.kernels.choice import fastest
 from ohem.kernels.fast_linear import Forward, Makers, fast_linear, forwards
@@ -75,7 +74,9 @@ def suited(device: torch.device) -> Precision:
     """Returns the lowest precision in which `device` multiplies matrices fast."""
     if device.type == "cpu":
         return _fastest_on_cpu()
-    if device.type == "cuda" and torch.version.cuda and torch.cuda.get_device_capability(device) >= (8, 9):
+    # PyTorch 2.10 is the first with `scaled_mm`.
+    has_float8 = hasattr(F, "scaled_mm") and torch.version.cuda and device.type == "cuda"
+    if has_float8 and torch.cuda.get_device_capability(device) >= (8, 9):
         return "float8"
     return "bfloat16"
 
@@ -183,7 +184,7 @@ class Float8Linear:
     def __call__(self, x: Tensor) -> Tensor:
         """Computes (R, in) -> (R, out) bfloat16."""
         values, scale = as_float8(x)
-        whole, out = ScalingType.TensorWise, torch.bfloat16
+        whole, out = F.ScalingType.TensorWise, torch.bfloat16
         return F.scaled_mm(values, self.weight, scale, whole, self.scale, whole, bias=self.bias, output_dtype=out)
 
 
