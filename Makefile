@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export UV_COMPILE_BYTECODE = 1
 
-.PHONY: setup demo test test-oldest lint bench bench-full lock clean
+.PHONY: setup demo test test-oldest lint docs docs-links bench bench-full lock clean
 
 setup: $(VENV)/.installed
 
@@ -80,6 +80,16 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# A warning is an error, also one of a page that did not change: -E reads every page again.
+SPHINX = $(BIN)/sphinx-build -E -W --keep-going --quiet --doctree-dir build/doctrees
+
+docs: setup
+	$(SPHINX) docs build/docs
+
+# Needs the internet, which CI does not have.
+docs-links: setup
+	$(SPHINX) -b linkcheck docs build/docs-links
 
 # Versions only, no addresses: what uv.lock would hold besides stays out of the repository.
 lock:

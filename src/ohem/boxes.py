@@ -31,7 +31,7 @@ def encode(boxes: Tensor, targets: Tensor) -> Tensor:
         targets: (R, 4) the ground-truth boxes matched to them, with area.
 
     Returns:
-        (R, 4) `(dx, dy, dw, dh)`: shift of the centre in units of the size of the proposal, and log ratio of the sizes.
+        (R, 4) `(dx, dy, dw, dh)`, shift of the centre in units of the size of the proposal, and log ratio of the sizes.
     """
     check_tensor("boxes", boxes, ("...", 4))
     check_tensor("targets", targets, boxes.shape)

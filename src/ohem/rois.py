@@ -37,7 +37,7 @@ class RoIs:
     images: Tensor
     """(R,) int64, which image of the mini-batch."""
     labels: Tensor
-    """(R,) int64: 0 background, 1..K foreground, -1 ignored (neither trained on nor mined)."""
+    """(R,) int64, 0 background, 1..K foreground, -1 ignored (neither trained on nor mined)."""
     targets: Tensor
     """(R, 4) float32 normalised regression targets, zero where not foreground."""
     ious: Tensor

@@ -1,6 +1,6 @@
 """Data sets in the layout of PASCAL VOC. They are checked completely before the first image is used.
 
-A source is `FOLDER:SPLIT`:
+A source is `FOLDER:SPLIT`::
 
     FOLDER/ImageSets/Main/SPLIT.txt   an image id or file name in each line; the flag of class files is not read
     FOLDER/JPEGImages/ID.jpg          or another image format

@@ -25,7 +25,7 @@ class BoxScores(NamedTuple):
 
 
 ScoreBoxes = Callable[[Tensor], BoxScores]
-"""A function: boxes (P, 4) in pixels of the image -> outputs of the RoI network."""
+"""A function that returns the outputs of the RoI network for boxes (P, 4) in pixels of the image."""
 
 
 class Candidates(NamedTuple):

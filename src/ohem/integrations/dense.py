@@ -8,10 +8,10 @@ more than those of the target, which may start at 0.
 
 `loss` says what is trained:
 
-    "builtin"        the model's own loss, without the anchors that are not chosen. As in the model, it is divided by
-                     the number of foreground anchors, chosen or not. With all anchors, it is torchvision's loss.
-    "cross_entropy"  cross entropy in place of focal loss (one for each class if the head has a sigmoid), and the
-                     model's own box loss. Both are averaged over the chosen, background included, as in the paper.
+- "builtin": the model's own loss, without the anchors that are not chosen. As in the model, it is divided by the number
+  of foreground anchors, chosen or not. With all anchors, it is torchvision's loss.
+- "cross_entropy": cross entropy in place of focal loss (one for each class if the head has a sigmoid), and the model's
+  own box loss. Both are averaged over the chosen, background included, as in the paper.
 
 Shapes: R: anchors of the mini-batch   N: images   A: anchors of an image   G: objects of an image
 """

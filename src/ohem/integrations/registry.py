@@ -21,6 +21,7 @@ class WithOHEM:
 
     def __init__(self) -> None:
         self._known: dict[type[nn.Module], tuple[Install, Default]] = {}
+        self.__doc__ = type(self).__call__.__doc__
 
     def __call__(self, model: M, sampler: RoISampler | None = None, **options: Any) -> M:
         """Makes `model` train on the examples that `sampler` chooses, and changes nothing else.
@@ -84,7 +85,7 @@ class WithOHEM:
     ) -> Callable[[Install], Install]:
         """Decorates the function that makes models of type `kind`, and of types derived from it, use a sampler.
 
-        That function is (model, sampler, **options) -> None. The sampler that it gets is a `Recorder` of the user's
+        That function is `(model, sampler, **options) -> None`. The sampler that it gets is a `Recorder` of the user's
         sampler, and is called like any `RoISampler`. Its keyword arguments are the `options` of `with_ohem`.
 
         Args:

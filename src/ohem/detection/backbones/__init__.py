@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ohem.detection.backbones.base import Backbone, Normalisation, init_head
+from ohem.detection.backbones.base import Backbone, Normalisation, Pretrained, init_head
 from ohem.detection.backbones.tiny import tiny
 from ohem.detection.backbones.torchvision import mobilenet_v2, resnet50, squeezenet1_0
 from ohem.detection.backbones.vgg import vgg16, vgg_cnn_m_1024
@@ -15,11 +15,13 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet50": resnet50,
     "tiny": tiny,
 }
+"""Constructor of each backbone that recipes and the command line can name."""
 
 __all__ = [
     "BACKBONES",
     "Backbone",
     "Normalisation",
+    "Pretrained",
     "init_head",
     "mobilenet_v2",
     "resnet50",

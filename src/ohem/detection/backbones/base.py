@@ -62,9 +62,9 @@ class Backbone(nn.Module):
         features: float [N, 3, H, W] -> [N, channels, about H / stride, about W / stride].
         roi_head: pooled features [R, channels, pool_size, pool_size] -> [R, dim], without the two output layers.
         stride: pixels of the image per cell of the feature map.
-        channels: C.
-        pool_size: S.
-        dim: D.
+        channels: number of channels of the feature map (C).
+        pool_size: side of a pooled RoI (S).
+        dim: number of features of a RoI (D).
         normalisation: input normalisation of the initial weights.
         pretrained: names in published weight files.
     """
