@@ -1,32 +1,24 @@
-"""The code in docs/your-own-detector.md runs as written, and its sampler and its model are shorter than 20 lines."""
+"""The sampler and the model of docs/your-own-detector.md do what the page says, in less than 20 lines."""
 
-import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ohem import RoIs, with_ohem
+from ohem import RoIs
+from tests.docs.pages import ROOT, blocks, run_python
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "your-own-detector.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+PAGE = ROOT / "docs" / "your-own-detector.md"
 
 
 @pytest.fixture(scope="module")
-def names() -> Iterator[dict[str, Any]]:
-    """Yields the names that the page defines. Removes what the page registers, for the other tests."""
-    defined: dict[str, Any] = {"__name__": "extending"}
-    known = dict(with_ohem._known)
-    for block in BLOCKS:
-        exec(compile(block, "your-own-detector.md", "exec"), defined)
-    yield defined
-    with_ohem._known = known
+def names() -> dict[str, Any]:
+    return run_python(PAGE)
 
 
 def test_sampler_and_model_are_short() -> None:
-    for block in (BLOCKS[1], BLOCKS[4]):
+    _, sampler, _, _, model, _ = blocks(PAGE, "python")
+    for block in (sampler, model):
         assert len([line for line in block.splitlines() if line.strip()]) < 20
 
 

@@ -1,0 +1,39 @@
+"""The Python blocks of all pages run as written."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import PAGES, blocks, name_of, run_python
+
+WITH_PYTHON = [page for page in PAGES if page.suffix == ".md" and blocks(page, "python")]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
+def test_python_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_python(page)
+
+
+def test_the_main_pages_have_python() -> None:
+    names = {name_of(page) for page in WITH_PYTHON}
+    assert names >= {"README.md", "docs/index.md", "docs/your-own-detector.md", "docs/your-own-loss.md"}
+
+
+def test_a_block_is_left_out_only_with_a_reason(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Text\n\n```python\na = 1\n```\n\n*Not run by the tests: it needs a GPU.*\n\n```python\nb = 2\n```\n"
+    )
+    assert [block.strip() for block in blocks(page, "python")] == ["a = 1"]
+    page.write_text("```python\na = 1\n```\n\nNot run.\n\n```python\nb = a + 1\n```\n")
+    assert run_python(page)["b"] == 2
+
+
+def test_an_error_names_the_line_of_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n\n```python\nraise KeyError\n```\n")
+    with pytest.raises(KeyError) as raised:
+        run_python(page)
+    last = raised.traceback[-1]
+    assert (last.path, last.lineno + 1) == (page, 4)
