@@ -45,8 +45,8 @@ def blocks(page: Path, language: str) -> list[str]:
     ]
 
 
-def run_python(page: Path) -> dict[str, Any]:
-    """Runs the Python blocks of a page in order, in one namespace, and returns it.
+def run_python(page: Path, old: str = "", new: str = "") -> dict[str, Any]:
+    """Runs the Python blocks of a page in order, with `new` in place of `old`, in one namespace, and returns it.
 
     What the page registers is forgotten, for the other tests.
     """
@@ -54,7 +54,7 @@ def run_python(page: Path) -> dict[str, Any]:
     known = dict(with_ohem._known)
     try:
         for block in blocks(page, "python"):
-            exec(compile(block, str(page), "exec"), names)
+            exec(compile(block.replace(old, new), str(page), "exec"), names)
     finally:
         with_ohem._known = known
     return names
