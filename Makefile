@@ -85,6 +85,7 @@ lint: setup
 SPHINX = $(BIN)/sphinx-build -E -W --keep-going --quiet --doctree-dir build/doctrees
 
 docs: setup
+	rm -rf build/docs
 	$(SPHINX) docs build/docs
 
 # Needs the internet, which CI does not have.
