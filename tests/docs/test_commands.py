@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tomllib
 from cyclopts import CycloptsError, MissingArgumentError
 
 from ohem.cli import app, compare, reproduce
@@ -16,9 +15,8 @@ from ohem.config.resolve import parse_options
 from ohem.config.schema import Recipe
 from ohem.errors import InputError
 from ohem.experiments.methods import parse_methods
-from tests.docs.pages import PAGES, ROOT, blocks, code_spans, name_of, run_shell
+from tests.docs.pages import PAGES, PYPROJECT, ROOT, blocks, code_spans, name_of, run_shell
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([\w-]+):", MAKEFILE, flags=re.MULTILINE))
 VARIABLES = set(re.findall(r"^(\w+) \??=", MAKEFILE, flags=re.MULTILINE))
@@ -26,8 +24,10 @@ VARIABLES = set(re.findall(r"^(\w+) \??=", MAKEFILE, flags=re.MULTILINE))
 
 def requirements() -> set[str]:
     """Returns the names of all packages in pyproject.toml."""
-    groups = [*PROJECT["project"]["optional-dependencies"].values(), *PROJECT["dependency-groups"].values()]
-    return {re.split(r"[^\w.-]", text)[0] for group in [PROJECT["project"]["dependencies"], *groups] for text in group}
+    groups = [*PYPROJECT["project"]["optional-dependencies"].values(), *PYPROJECT["dependency-groups"].values()]
+    return {
+        re.split(r"[^\w.-]", text)[0] for group in [PYPROJECT["project"]["dependencies"], *groups] for text in group
+    }
 
 
 def options_of(command: str) -> set[str]:
@@ -59,7 +59,7 @@ def check_pip(arguments: list[str]) -> None:
     for package in packages:
         match = re.fullmatch(r"\.(?:\[([\w,]+)])?", package)
         extras = {extra for extra in (match[1] or "").split(",") if extra} if match else set()
-        assert extras <= set(PROJECT["project"]["optional-dependencies"]), package
+        assert extras <= set(PYPROJECT["project"]["optional-dependencies"]), package
         assert match or package in requirements(), package
 
 

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomllib
 import yaml
 
 import ohem
-from tests.docs.pages import ROOT
+from tests.docs.pages import PYPROJECT, ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = PYPROJECT["project"]
 
 
 def read_yaml(name: str) -> Any:

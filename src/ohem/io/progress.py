@@ -4,9 +4,10 @@ import sys
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from typing_extensions import Self  # `typing` has it from Python 3.11 on; torch requires this package
 
 from ohem.io.console import escape, make_console
 

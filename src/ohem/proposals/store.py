@@ -18,7 +18,7 @@ import weakref
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,9 @@ class Proposals(Mapping[str, Boxes]):
         self._boxes = boxes
 
     @classmethod
-    def from_boxes(cls, boxes: Mapping[str, Boxes], digests: Mapping[str, str], metadata: Mapping[str, Any]) -> Self:
+    def from_boxes(
+        cls, boxes: Mapping[str, Boxes], digests: Mapping[str, str], metadata: Mapping[str, Any]
+    ) -> "Proposals":
         """Makes proposals in memory, in the order of `boxes`, id -> numbers (P, 4).
 
         Raises:
@@ -106,7 +108,7 @@ class Proposals(Mapping[str, Boxes]):
         write_proposals(path, self._boxes, self.digests, self.metadata)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path) -> "Proposals":
         """Opens a file; raises `InputError` where it is missing, cut short, damaged, or of another format."""
         try:
             file = _BoxFile(path)

@@ -1,7 +1,7 @@
 """Online hard example mining (paper, section 4)."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -65,12 +65,12 @@ class OHEMSampler:
         check_integer("min_negatives", self.min_negatives)
 
     @classmethod
-    def paper(cls, batch_size: int = 64) -> Self:
+    def paper(cls, batch_size: int = 64) -> "OHEMSampler":
         """Makes the sampler of the paper (section 4), which has the defaults of the class."""
         return cls(batch_size)
 
     @classmethod
-    def release(cls, batch_size: int = 64, **options: Any) -> Self:
+    def release(cls, batch_size: int = 64, **options: Any) -> "OHEMSampler":
         """Makes the sampler of the authors' code.
 
         NMS runs within (image, label), in inclusive pixels. The hardest RoIs of the whole mini-batch are chosen.
@@ -80,23 +80,23 @@ class OHEMSampler:
         return cls(batch_size, **preset | options)
 
     @classmethod
-    def separate(cls, batch_size: int = 64, fg_fraction: float = 0.25, **options: Any) -> Self:
+    def separate(cls, batch_size: int = 64, fg_fraction: float = 0.25, **options: Any) -> "OHEMSampler":
         """Makes a sampler that mines foreground and background separately, as in work before the paper."""
         return cls(batch_size, fg_fraction=fg_fraction, **options)
 
     @classmethod
-    def mmdetection(cls, batch_size: int = 512, fg_fraction: float = 0.25, **options: Any) -> Self:
+    def mmdetection(cls, batch_size: int = 512, fg_fraction: float = 0.25, **options: Any) -> "OHEMSampler":
         """Makes the sampler of mmdetection: classification loss, foreground and background separate, no NMS."""
         preset: dict[str, Any] = {"nms_iou": None, "box_weight": 0.0}
         return cls(batch_size, fg_fraction=fg_fraction, **preset | options)
 
     @classmethod
-    def rfcn(cls, batch_size: int = 128, **options: Any) -> Self:
+    def rfcn(cls, batch_size: int = 128, **options: Any) -> "OHEMSampler":
         """Makes the sampler of R-FCN (Dai et al., 2016, section 2.3): classification + box loss, no NMS."""
         return cls(batch_size, **{"nms_iou": None} | options)
 
     @classmethod
-    def tensorflow(cls, batch_size: int = 64, **options: Any) -> Self:
+    def tensorflow(cls, batch_size: int = 64, **options: Any) -> "OHEMSampler":
         """Makes the sampler of TensorFlow's `HardExampleMiner`.
 
         A configuration of that program may set other weights of the losses, `negatives_per_positive` and

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from ohem.errors import InputError
 from ohem.io.csv_files import DamagedCSV, parse_rows, read_text
@@ -81,7 +80,7 @@ class MetricsLog:
             temporary.write_text(self.text, encoding="utf-8", newline="")
         self._file = path.open("a", encoding="utf-8", newline="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(

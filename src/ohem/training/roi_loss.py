@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Self, get_type_hints
+from typing import get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class MeanLoss:
     """Mean per RoI of the sum of both."""
 
     @classmethod
-    def of(cls, sums: Tensor) -> Self:
+    def of(cls, sums: Tensor) -> "MeanLoss":
         """Makes the means from the sum of what `loss_sums` returned for the images."""
         images, rois, *losses = sums.tolist()
         return cls(int(images), int(rois), *(loss / max(rois, 1) for loss in losses))
