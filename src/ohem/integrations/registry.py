@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeVar
 
 from torch import jit, nn
@@ -14,6 +15,12 @@ Install = Callable[..., None]
 """A function of (model, sampler, **options) that makes the model train on what the sampler chooses."""
 Default = Callable[[Any], RoISampler]
 """A function of a model that returns its sampler if the user gives none."""
+
+OPTIONAL: dict[str, str] = {}
+"""Package that defines types of models -> the module of `ohem` that registers them.
+
+The module is imported when `with_ohem` gets the first model of that package, or of a type derived from its types.
+"""
 
 
 class WithOHEM:
@@ -57,10 +64,10 @@ class WithOHEM:
             raise TypeError(f"a sampler is called with (rois, losses), and {sampler!r} is not: give OHEMSampler()")
         if isinstance(model, jit.ScriptModule):
             raise TypeError("with_ohem cannot change a scripted model: give it the one that was scripted")
-        entry = next((self._known[kind] for kind in type(model).__mro__ if kind in self._known), None)
+        entry = self._entry(model)
         if entry is None:
             wrapped = getattr(model, "_orig_mod", getattr(model, "module", None))
-            if isinstance(wrapped, tuple(self._known)):
+            if self._entry(wrapped) is not None:
                 raise TypeError(
                     f"with_ohem takes a {type(wrapped).__name__} before it is wrapped, and not {type(model).__name__}: "
                     "call it on the model, then wrap that"
@@ -98,6 +105,13 @@ class WithOHEM:
             return install
 
         return remember
+
+    def _entry(self, model: object) -> tuple[Install, Default] | None:
+        """Returns what is registered for the type of `model`, or for the nearest type it is derived from."""
+        kinds = type(model).__mro__
+        for package in {kind.__module__.partition(".")[0] for kind in kinds} & OPTIONAL.keys():
+            import_module(OPTIONAL[package])
+        return next((self._known[kind] for kind in kinds if kind in self._known), None)
 
 
 with_ohem = WithOHEM()
