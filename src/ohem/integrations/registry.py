@@ -16,7 +16,7 @@ Install = Callable[..., None]
 Default = Callable[[Any], RoISampler]
 """A function of a model that returns its sampler if the user gives none."""
 
-OPTIONAL: dict[str, str] = {}
+OPTIONAL = {"ultralytics": "ohem.integrations.yolo"}
 """Package that defines types of models -> the module of `ohem` that registers them.
 
 The module is imported when `with_ohem` gets the first model of that package, or of a type derived from its types.
@@ -46,10 +46,10 @@ class WithOHEM:
         noise, and 32 needed a lower learning rate.
 
         Args:
-            model: a detector of torchvision, or of a type that was registered.
+            model: a detector of torchvision, a detection model of ultralytics (YOLO), or of a type that was registered.
             sampler: chooses the examples to train on. None takes the default of the type of model: `OHEMSampler()` for
-                R-CNN, `OHEMSampler(256, nms_iou=None)` for RetinaNet and FCOS, and for SSD a `RatioSampler` with the
-                ratio of the model.
+                R-CNN, `OHEMSampler(256, nms_iou=None)` for RetinaNet and FCOS, for SSD a `RatioSampler` with the ratio
+                of the model, and `RatioSampler(3, min_negatives=256)` for YOLO.
             options: further options of the type of model. One-stage detectors have `loss`: see
                 `ohem.integrations.dense`.
 
