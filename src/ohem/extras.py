@@ -26,13 +26,15 @@ EXTRAS = {
     "yaml": ("PyYAML", "train"),
 }
 """Package as Python imports it -> its name, and the extra."""
+WITHOUT_EXTRA = {"mlflow": "MLflow", "wandb": "Weights & Biases"}
+"""Package that no extra installs -> its name."""
 
 
 def import_extra(module: str, purpose: str) -> "Any":
     """Imports `module`, such as "scipy.stats".
 
     Args:
-        module: a module of a package in `EXTRAS`.
+        module: a module of a package in `EXTRAS` or `WITHOUT_EXTRA`.
         purpose: what needs it, as the message names it.
 
     Raises:
@@ -45,8 +47,10 @@ def import_extra(module: str, purpose: str) -> "Any":
 
 
 def describe_missing(module: str | None, purpose: str) -> str:
-    """Returns a sentence with the command that installs the package of `module`; empty if no extra has it."""
+    """Returns a sentence with the command that installs the package of `module`; empty if it is not a known package."""
     package = (module or "").split(".")[0]
+    if package in WITHOUT_EXTRA:
+        return f"{purpose} needs {WITHOUT_EXTRA[package]}: pip install {package}"
     if package not in EXTRAS:
         return ""
     title, extra = EXTRAS[package]

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ohem.detection.draw import (
+    BACKGROUND,
+    FOREGROUND,
     PADDING,
     Area,
     _font,
@@ -14,8 +16,13 @@ from ohem.detection.draw import (
     _place_label,
     _text_size,
     draw_detections,
+    draw_hardest,
     draw_side_by_side,
 )
+from ohem.recorder import Recorder
+from ohem.rois import RoIs
+from ohem.samplers import AllSampler, Losses
+from tests.helpers.make_rois import make_rois
 
 GREY = torch.full((3, 100, 200), 100, dtype=torch.uint8)
 
@@ -166,3 +173,65 @@ def test_side_by_side_keeps_both_pictures_and_adds_captions() -> None:
     assert (sheet[:, : 2 * gap, : gap + 60] > 200).any()
     with pytest.raises(ValueError, match="zip"):
         draw_side_by_side(left, right, titles=("frcn",))
+
+
+BOXES = [[10, 40, 40, 90], [60, 40, 90, 90], [110, 40, 140, 90], [160, 40, 190, 90]]
+
+
+def mined(chosen: list[int], losses: list[float] | None) -> Recorder:
+    """Returns a recorder of four RoIs in two images: foreground and background in the first, then in the second."""
+
+    def sampler(rois: RoIs, compute: Losses) -> Tensor:
+        if losses is not None:
+            compute()
+        return torch.tensor(chosen, dtype=torch.int64)
+
+    recorder = Recorder(sampler)
+    recorder(
+        make_rois([2, 0, 1, 0], boxes=BOXES, images=[0, 0, 1, 1], num_images=2), lambda *_: torch.tensor(losses or [])
+    )
+    return recorder
+
+
+def corners(sheet: Tensor) -> list[list[int]]:
+    """Returns the colour at the bottom left of each of `BOXES`, in the picture of its image."""
+    gap = (sheet.shape[2] - 2 * 200) // 3
+    return [
+        sheet[:, 2 * gap + y2 - 1, gap + (number // 2) * (200 + gap) + x1].tolist()
+        for number, (x1, _, _, y2) in enumerate(BOXES)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "losses", "most", "drawn"),
+    [
+        ([3, 2, 1, 0], [1, 2, 3, 4], 12, "FBFB"),
+        ([3, 1, 0], [1, 2, 3, 4], 12, "FB-B"),
+        ([0, 1, 2, 3], [1, 2, 4, 3], 1, "-BF-"),
+        ([0, 1, 2, 3], None, 12, "FBFB"),
+        ([0, 1, 2, 3], None, 1, "F-F-"),
+        ([], [1, 2, 3, 4], 12, "----"),
+    ],
+)
+def test_the_hardest_of_the_chosen_are_drawn(
+    chosen: list[int], losses: list[float] | None, most: int, drawn: str
+) -> None:
+    sheet = draw_hardest(mined(chosen, losses), [GREY, GREY], ["a", "b"], ["cat", "dog"], most=most)
+    colours = {"F": list(FOREGROUND), "B": list(BACKGROUND), "-": [100, 100, 100]}
+    assert corners(sheet) == [colours[letter] for letter in drawn]
+
+
+def test_a_label_has_the_class_and_the_loss() -> None:
+    def sheet(losses: list[float] | None, classes: list[str]) -> Tensor:
+        return draw_hardest(mined([0], losses), [GREY, GREY], ["a", "b"], classes)
+
+    plain = sheet([1, 0, 0, 0], ["cat", "dog"])
+    assert torch.equal(plain, sheet([1.001, 5, 0, 0], ["cow", "dog"]))
+    assert not torch.equal(plain, sheet([1.01, 0, 0, 0], ["cat", "dog"]))
+    assert not torch.equal(plain, sheet([1, 0, 0, 0], ["cat", "cow"]))
+    assert not torch.equal(plain, sheet(None, ["cat", "dog"]))
+
+
+def test_nothing_mined_cannot_be_drawn() -> None:
+    with pytest.raises(ValueError, match="train a step first"):
+        draw_hardest(Recorder(AllSampler()), [GREY], ["a"], ["cat"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models import MobileNet_V3_Large_Weights, WeightsEnum, detection, mobilenet_v2, mobilenet_v3_large
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d
 
 from ohem.config.methods import replace_options
@@ -76,7 +77,8 @@ def test_it_trains_resumes_evaluates_and_detects(name: str, suffix: str, tmp_pat
     data = make_toy(tmp_path / "toy")
     straight, halves = tmp_path / "straight", tmp_path / "halves"
     for run, steps in ((straight, 2), (halves, 1), (halves, 2)):
-        assert ohem("train", run, *training(data, recipe=name + suffix, steps=steps), *SHORT).code == 0
+        pictures = ["--run.loggers", "tensorboard", "--run.pictures-every", 1] if suffix and run == straight else []
+        assert ohem("train", run, *training(data, recipe=name + suffix, steps=steps), *SHORT, *pictures).code == 0
     weights = [checkpoint.load(run)["model"] for run in (straight, halves)]  # type: ignore[index]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     rows = read_metrics(straight)
@@ -105,6 +107,21 @@ def test_boxes_come_back_in_pixels_of_the_image() -> None:
     image = torch.full((3, 60, 80), 255, dtype=torch.uint8)
     actual = detector.detect([image], [2.0], torch.zeros(0, 4), (30, 40))
     assert actual["boxes"].tolist() == [[5, 10, 20, 30]]
+
+
+@pytest.mark.parametrize("fixed", [None, (32, 48)])
+def test_mined_boxes_are_in_pixels_of_the_image_of_the_network(fixed: tuple[int, int] | None) -> None:
+    model = nn.Module()
+    model.transform = GeneralizedRCNNTransform(30, 90, [0.5] * 3, [0.2] * 3, fixed_size=fixed)
+    image = torch.randint(0, 256, (3, 60, 80), dtype=torch.uint8)
+    state = torch.get_rng_state()
+    resized = TorchvisionDetector(model, mined=True).network_image(image)
+    assert torch.equal(torch.get_rng_state(), state)
+    seen, _ = model.transform([image.float() / 255])
+    assert resized.shape[1:] == seen.image_sizes[0] == (fixed[::-1] if fixed else (30, 40))
+    assert resized.dtype == torch.uint8
+    height, width = seen.image_sizes[0]
+    assert torch.allclose(resized / 255, seen.tensors[0, :, :height, :width] * 0.2 + 0.5, atol=0.51 / 255)
 
 
 @pytest.mark.parametrize("mined", [True, False])

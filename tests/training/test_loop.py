@@ -17,6 +17,7 @@ from ohem.recorder import Recorder
 from ohem.rois import RoIs
 from ohem.samplers import Losses
 from ohem.training import checkpoint, loop, roi_loss, snapshots
+from ohem.training.loggers import TENSORBOARD
 from ohem.training.metrics_log import COLUMNS, read_metrics
 from ohem.training.optimizer import learning_rate
 from tests.helpers.command_line import ohem, sentence
@@ -169,6 +170,7 @@ def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
         2,
         "--run.snapshot-every",
         4,
+        *["--run.loggers", "tensorboard", "--run.pictures-every", 2],
         *LISTED,
     ]
     assert ohem("train", one, *options).code == 0
@@ -186,6 +188,7 @@ def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
         assert [row["step"] for row in read_metrics(run)] == ["5"]
         assert visits(run) == visits(one)
         assert list(snapshots.list_snapshots(run)) == [4, 5]
+        assert len(list((run / TENSORBOARD).iterdir())) == 1  # of the first process
         for ours, theirs in zip(roi_loss.read(run), roi_loss.read(one), strict=True):
             assert (ours.step, ours.images, ours.rois) == (theirs.step, theirs.images, theirs.rois)
             assert ours.loss == pytest.approx(theirs.loss, rel=1e-3)

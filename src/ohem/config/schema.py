@@ -30,6 +30,7 @@ SamplerName = Literal[
     "ratio",
 ]
 DetectorName = Literal["fast_rcnn", "faster_rcnn", "ssdlite"]
+LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 BACKBONES_OF: Mapping[DetectorName, tuple[BackboneName, ...]] = {
     "fast_rcnn": ("vgg16", "vgg_cnn_m_1024", "squeezenet1_0", "mobilenet_v2", "resnet50", "tiny"),
     "faster_rcnn": ("resnet50", "mobilenet_v2", "mobilenet_v3_large"),
@@ -234,6 +235,10 @@ class RunConfig:
     """Precision of the arithmetic. Losses are always ranked in float32."""
     log_every: int = 10
     """Number of steps between rows of metrics.csv."""
+    loggers: tuple[LoggerName, ...] = ("csv",)
+    """Where the rows go: metrics.csv, which is always written, and TensorBoard, Weights & Biases or MLflow."""
+    pictures_every: int = 0
+    """Number of steps between pictures of the hardest RoIs in TensorBoard, Weights & Biases or MLflow; 0 draws none."""
     checkpoint_every: int = 1000
     """Number of steps between checkpoints."""
     snapshot_every: int = 0

@@ -21,7 +21,7 @@ AT_LEAST_0 = (
     "model.rescore_top", "model.shortlist", "data.workers",
     "sampler.cls_weight", "sampler.box_weight", "sampler.negatives_per_positive",
     "solver.lr", "solver.weight_decay", "solver.bias_lr", "solver.warmup", "solver.clip", "run.snapshot_every",
-    "run.loss_every",
+    "run.loss_every", "run.pictures_every",
 )  # fmt: skip
 HIGHEST = sys.float_info.max
 """Options must be finite."""
@@ -42,6 +42,7 @@ def check_recipe(recipe: Recipe) -> None:
     check_ranges(recipe)
     _check_detector(recipe)
     _check_ranking(recipe)
+    _check_pictures(recipe)
 
 
 def _check_ranking(recipe: Recipe) -> None:
@@ -56,6 +57,16 @@ def _check_ranking(recipe: Recipe) -> None:
         raise InputError(
             f"--model.shortlist {model.shortlist} is fewer RoIs than the {size} of --sampler.batch-size: give more"
         )
+
+
+def _check_pictures(recipe: Recipe) -> None:
+    """Raises `InputError` if pictures of the hardest RoIs are wanted, and cannot be made or kept."""
+    if recipe.run.pictures_every and recipe.sampler.name == "builtin":
+        raise InputError(
+            "--run.pictures-every draws mined RoIs, and --sampler.name builtin mines none: leave out the pictures"
+        )
+    if recipe.run.pictures_every and set(recipe.run.loggers) <= {"csv"}:
+        raise InputError("--run.pictures-every needs a logger that keeps pictures: add --run.loggers tensorboard")
 
 
 def check_ranges(settings: Any, group: str = "") -> None:

@@ -15,6 +15,10 @@ class Detector(nn.Module, ABC):
         """Device of the weights."""
         return next(self.parameters()).device
 
+    def network_image(self, image: Tensor) -> Tensor:
+        """Returns `image`, uint8 (3, H, W), in the size that the network gets; mined RoIs are in its pixels."""
+        return image
+
     @abstractmethod
     def forward(
         self,

@@ -10,6 +10,8 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
+from ohem.recorder import Recorder
+
 Colour = tuple[int, int, int]
 Area = tuple[int, int, int, int]
 """Left, top, right and bottom of a label in pixels, end exclusive."""
@@ -17,6 +19,9 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 PADDING = 2  # pixels between the text of a label and its edge
 OPACITY = 150  # of 255, of the background of a label
 BACKDROP: Colour = (24, 24, 24)
+# Sky blue and orange differ for the colour-blind too.
+FOREGROUND: Colour = (86, 180, 233)
+BACKGROUND: Colour = (230, 159, 0)
 
 
 def draw_detections(
@@ -41,7 +46,55 @@ def draw_detections(
         ValueError: the numbers of boxes, names and scores differ.
     """
     labels = names if scores is None else [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
-    drawn = list(zip(boxes.round().int().tolist(), map(_colour, names), labels, strict=True))
+    return _draw_labelled(image, list(zip(boxes.round().int().tolist(), map(_colour, names), labels, strict=True)))
+
+
+def draw_hardest(
+    mining: Recorder, images: Sequence[Tensor], titles: Sequence[str], classes: Sequence[str], *, most: int = 12
+) -> Tensor:
+    """Draws the hardest of the chosen RoIs of the last mini-batch: foreground blue, background orange.
+
+    A label has the class and the loss of the RoI, as used for the ranking. Of a sampler that does not call the losses,
+    a few of the chosen RoIs are drawn, without losses.
+
+    Args:
+        mining: the recorder of the detector, after a step.
+        images: the images of the mini-batch, uint8 (3, H, W), RGB, in the size in which the network got them.
+        titles: a title for each image.
+        classes: names of the labels 1..K.
+        most: highest number of RoIs of an image.
+
+    Returns:
+        uint8 (3, H', W'): the images next to each other under their titles.
+
+    Raises:
+        ValueError: nothing was mined yet, or the numbers of images and titles differ.
+    """
+    if mining.rois is None or mining.chosen is None:
+        raise ValueError("draw_hardest needs mined RoIs: train a step first")
+    rois = mining.rois[mining.chosen]
+    losses = None if mining.losses is None else mining.losses[mining.chosen]
+    pictures = []
+    for number, image in enumerate(images):
+        here = (rois.images == number).nonzero().flatten()
+        if losses is None:
+            here = here[:: max(1, -(-len(here) // most))]
+        else:
+            here = here[losses[here].argsort(descending=True)][:most]
+        names = [classes[label - 1] if label > 0 else "background" for label in rois.labels[here].tolist()]
+        colours = [FOREGROUND if foreground else BACKGROUND for foreground in rois.foreground[here].tolist()]
+        texts = (
+            names
+            if losses is None
+            else [f"{name} {loss:.2f}" for name, loss in zip(names, losses[here].tolist(), strict=True)]
+        )
+        boxes = rois.boxes[here].round().int().tolist()
+        pictures.append(_draw_labelled(image, list(zip(boxes, colours, texts, strict=True))))
+    return draw_side_by_side(*pictures, titles=titles)
+
+
+def _draw_labelled(image: Tensor, drawn: Sequence[tuple[list[int], Colour, str]]) -> Tensor:
+    """Draws boxes in their colours with their labels, the first ones on top."""
     picture = _draw_boxes(image, drawn)
     font = _font(picture.size)
     placed: list[Area] = []

@@ -64,6 +64,13 @@ class TorchvisionDetector(Detector):
         limit = detections["boxes"].new_tensor([width, height, width, height])
         return {**detections, "boxes": torch.minimum(detections["boxes"] / scale, limit)}
 
+    def network_image(self, image: Tensor) -> Tensor:
+        """Returns `image`, uint8 (3, H, W), resized as torchvision's detector resizes it."""
+        transform: Any = self.model.transform
+        with torch.random.fork_rng(devices=[]):  # it draws one of its sizes, of which there is one
+            resized, _ = transform.resize(image.float() / 255, None)
+        return (resized * 255).round().clamp(0, 255).to(torch.uint8)  # type: ignore[no-any-return]
+
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the state dict of torchvision's model."""
         return self.model.state_dict(*args, **kwargs)

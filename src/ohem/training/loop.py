@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from ohem.config.schema import Recipe
 from ohem.data.loader import Example, Examples, Stream, TrainingExamples, collate_list, positions, seed_of
 from ohem.detection.detector import Detector
+from ohem.detection.draw import draw_hardest
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.errors import InputError
 from ohem.io.json_files import write_json
@@ -33,6 +34,7 @@ from ohem.recorder import Recorder
 from ohem.training import checkpoint, snapshots
 from ohem.training.distributed import Agreement, Failed, agreed, describe, first_of, share_losses
 from ohem.training.hooks import Observer
+from ohem.training.loggers import TENSORBOARD, Loggers
 from ohem.training.metrics_log import NAME as METRICS
 from ohem.training.metrics_log import MetricsLog, RunningMeans
 from ohem.training.optimizer import build_optimizer, learning_rate
@@ -80,13 +82,14 @@ def _print_kernels(trainer: "Trainer") -> None:
 
 
 def _print_next_steps(run: Path) -> None:
-    written = [run / checkpoint.NAME, run / METRICS]
     kept = len(snapshots.list_snapshots(run))
     more = f", {kept} snapshots in {run / snapshots.FOLDER}" if kept else ""
-    print(f"wrote {written[0]} and {written[1]}{more}")
+    print(f"wrote {run / checkpoint.NAME} and {run / METRICS}{more}")
     folder = shlex.quote(str(run))
     print(f"next: ohem eval {folder}")
     print(f"      ohem detect {folder} IMAGE --out FOLDER")
+    if (run / TENSORBOARD).exists():
+        print(f"      tensorboard --logdir {folder}")
 
 
 def _make_trainer(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> "Trainer":
@@ -127,6 +130,7 @@ class Trainer:
         self.step = 0
         self.window = RunningMeans()
         self.log: MetricsLog | None = None
+        self.loggers = Loggers(run, recipe)
         self._metrics: str | None = None
         if resumed is not None:
             self._restore(resumed.state)
@@ -169,10 +173,8 @@ class Trainer:
             agreement = Agreement(self.fabric, received)
             try:
                 if main:
-                    self.log = agreement.attempt(partial(MetricsLog, self.run, self.step, self._metrics))
+                    agreement.attempt(partial(self._open_logs, stack))
                 agreement.check()
-                if self.log:
-                    stack.enter_context(self.log)
                 self._run_steps(last, bar, agreement)
             except Failed as failed:
                 error = self._save_after(failed.error, agreement)
@@ -184,6 +186,12 @@ class Trainer:
             # An error that refers to itself by its traceback would keep the model alive, and with it the threads that
             # connect the processes, until Python ends; then Python aborts.
             del error
+
+    def _open_logs(self, stack: ExitStack) -> None:
+        self.log = stack.enter_context(MetricsLog(self.run, self.step, self._metrics))
+        stack.enter_context(self.loggers)
+        if self.step < self.recipe.solver.steps:
+            self.loggers.open(self.step)
 
     def _run_steps(self, last: int, bar: ProgressBar, agreement: Agreement) -> None:
         settings = self.recipe.run
@@ -199,15 +207,24 @@ class Trainer:
             self.window.add(self.train_step(batch, logged))
             bar.update(self.step, self.window.last["loss"], self.window.last["lr"])
             if logged:
+                means, self.window = self.window.means(), RunningMeans()
                 if self.log:
-                    agreement.attempt(partial(self.log.write, {"step": self.step, **self.window.means()}))
-                self.window = RunningMeans()
+                    agreement.attempt(partial(self.log.write, {"step": self.step, **means}))
+                    agreement.attempt(partial(self.loggers.log_numbers, means, self.step))
+            if self.log and settings.pictures_every and self.step % settings.pictures_every == 0:
+                agreement.attempt(partial(self._log_picture, batch))
             signum = agreement.check()
             if signum or self.step % settings.checkpoint_every == 0 or self.step == last:
                 self.save(agreement)
             if signum:
                 raise Stopped(signum, self.step)
             self._observe(observer, last, agreement)
+
+    def _log_picture(self, batch: Sequence[Example]) -> None:
+        examples = batch[-1:] if self.recipe.solver.accumulate else batch[:4]  # of the last pass; they fit a screen
+        images = [self.detector.network_image(example.image) for example in examples]
+        picture = draw_hardest(self.recorder, images, [e.id for e in examples], self.recipe.data.classes)
+        self.loggers.log_picture(picture, self.step)
 
     def save(self, agreement: Agreement) -> None:
         """Writes the checkpoint of the present step; raises `Failed` in all processes where that is impossible."""

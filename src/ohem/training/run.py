@@ -17,6 +17,7 @@ from ohem.processes import Stopped
 from ohem.training import checkpoint
 from ohem.training.distributed import launched
 from ohem.training.fingerprints import digest_of_proposals, digests_of_data
+from ohem.training.loggers import check_loggers
 from ohem.training.loop import train
 from ohem.training.run_folder import check_run, create_or_resume, sole_writer
 
@@ -48,6 +49,7 @@ def run_training(run: Path, name: str, recipe: Recipe, devices: str | None = Non
         )
     first = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0
     if first:
+        check_loggers(recipe.run.loggers)
         check_run(run, name, recipe)
     # Where several machines share the folder, one process holds the lock for all.
     main = first and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
