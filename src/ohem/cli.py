@@ -40,6 +40,7 @@ app = App(
     config=fill_options,
     default_parameter=Parameter(consume_multiple=True, negative_iterable=(), show_default=format_default),
 )
+app.register_install_completion_command()
 
 
 @app.command
@@ -146,8 +147,7 @@ def evaluate(
     loss
         Also measure the mean loss over all RoIs of the training images (figure 3 of the paper).
     submit
-        Folder for the result files of the VOC server, comp4_det_test_CLASS.txt. Annotations may be missing. Not for
-        COCO data.
+        Folder for the result files of the VOC server, comp4_det_test_CLASS.txt. Annotations may be missing. Not COCO.
     out
         File to write instead of RUN/eval.json.
     curve
@@ -232,8 +232,7 @@ def compare(
 ) -> None:
     """Compare methods on your data: train each with every seed, and print the differences in mAP with 95 % intervals.
 
-    Repeat the command to resume it. An option that is not given has the value of the recipe; `ohem recipes NAME` prints
-    them.
+    Repeat it to resume. An option that is not given has the value of the recipe; `ohem recipes NAME` prints them.
 
     Parameters
     ----------

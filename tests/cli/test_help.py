@@ -1,8 +1,10 @@
 """`--help`, `--version` and `ohem recipes`."""
 
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +82,24 @@ def test_recipes_of_the_paper_are_last() -> None:
     ]
     assert list(dict.fromkeys(kinds)) == ["small", "torchvision", "demo", "paper"]
     assert kinds == sorted(kinds, key=["small", "torchvision", "demo", "paper"].index)
+
+
+COMPLETE = """
+. "$1"
+COMP_WORDS=(ohem train runs/mine "$2")
+COMP_CWORD=3
+"$(complete -p ohem | sed 's/.*-F \\([^ ]*\\).*/\\1/')" ohem
+echo "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ohem("--install-completion", "--shell", "bash").code == 0
+    script = tmp_path / ".local" / "share" / "bash-completion" / "completions" / "ohem"
+    assert str(script) in (tmp_path / ".bashrc").read_text()
+    done = subprocess.run(
+        ["bash", "-c", COMPLETE, "bash", script, "--run.lo"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["--run.log-every", "--run.loggers", "--run.loss-every"]
