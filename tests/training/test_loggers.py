@@ -302,8 +302,8 @@ def test_a_logger_that_was_left_out_for_a_while(tmp_path: Path, services: dict[s
     ("name", "remedy"),
     [
         ("tensorboard", 'TensorBoard: pip install "ohem[tensorboard]"'),
-        ("wandb", 'Weights & Biases: pip install "wandb"'),
-        ("mlflow", 'MLflow: pip install "mlflow"'),
+        ("wandb", "Weights & Biases: pip install wandb"),
+        ("mlflow", "MLflow: pip install mlflow"),
     ],
 )
 def test_a_package_that_is_missing(
