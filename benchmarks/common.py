@@ -23,7 +23,9 @@ from ohem.io.json_files import write_json
 def make_parser(description: str | None, rounds: int | None = None) -> argparse.ArgumentParser:
     """Returns a parser with the options of all benchmarks, and `--rounds` if it has a default."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="data set, FOLDER:SPLIT or ANNOTATIONS.json:IMAGES")
+    parser.add_argument(
+        "--data", required=True, help="data set, FOLDER:SPLIT, ANNOTATIONS.json:IMAGES or data.yaml:SPLIT"
+    )
     parser.add_argument("--proposals", help="folder of the cached proposals (default: next to the data)")
     parser.add_argument("--mode", default="fast", choices=["fast", "quality"], help="mode of selective search")
     parser.add_argument("--short", type=int, default=600, help="short side of the images in pixels")

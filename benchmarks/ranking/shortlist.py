@@ -96,7 +96,9 @@ def _mean(values: Sequence[float]) -> float:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="demo-ohem", help="recipe of the training")
-    parser.add_argument("--data", required=True, help="data set, FOLDER:SPLIT or ANNOTATIONS.json:IMAGES")
+    parser.add_argument(
+        "--data", required=True, help="data set, FOLDER:SPLIT, ANNOTATIONS.json:IMAGES or data.yaml:SPLIT"
+    )
     parser.add_argument("--proposals", help="folder of the cached proposals (default: next to the data)")
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512, 1024], help="--model.shortlist to compare")
     parser.add_argument("--steps", type=int, help="steps of the training; default: those of the recipe")

@@ -26,7 +26,9 @@ METHODS_HELP = (
     f"Methods; the others are compared with the first. Known: {', '.join(METHODS)}. A method may have options of its "
     "own after commas: ohem,sampler.nms-iou=0.5"
 )
-METRIC_HELP = "voc07: 11-point AP; voc10: area under the curve; coco: AP of COCO. Default: that of the data format."
+METRIC_HELP = (
+    "voc07: 11-point AP; voc10: area under the curve; coco: AP of COCO. Default: voc07 for VOC layout, else coco."
+)
 Metric = Annotated[MetricName | None, Parameter(help=METRIC_HELP)]
 
 # Help does not show the defaults of these classes: the recipe or the run gives the value of an option.
@@ -68,6 +70,7 @@ def demo(
 @app.command
 def propose(
     *sources: str,
+    negatives: tuple[str, ...] = (),
     settings: Annotated[ProposalConfig, Parameter(name="*")] = ProposalConfig(),  # noqa: B008  frozen
 ) -> None:
     """Make the proposals of data sets by selective search, and keep them with the data.
@@ -75,20 +78,13 @@ def propose(
     Parameters
     ----------
     sources
-        One or several data sets, FOLDER:SPLIT or ANNOTATIONS.json:IMAGES.
+        One or several data sets, FOLDER:SPLIT, ANNOTATIONS.json:IMAGES or data.yaml:SPLIT.
+    negatives
+        Folders of --data.negatives.
     """
-    from ohem.config.validation import check_ranges
-    from ohem.inputs.datasets import open_data
-    from ohem.inputs.proposals import build_proposals
+    from ohem.inputs.propose import make_proposals
 
-    check_ranges(settings, "proposals.")
-    if settings.mode == "none":
-        raise InputError("--mode none makes no proposals: give fast or quality")
-    data = [open_data([source], (), "ohem propose") for source in sources] or [open_data((), (), "ohem propose")]
-    for dataset in data:
-        proposals = build_proposals(dataset, settings)
-        for name in dataset.ids:
-            proposals[name]  # raises `InputError` if they are damaged
+    make_proposals(sources, negatives, settings)
 
 
 @app.command
@@ -145,9 +141,9 @@ def evaluate(
     data
         Data sets to evaluate on. Default: --data.test of the run.
     loss
-        Also measure the mean loss over all RoIs of the training images (figure 3 of the paper).
+        Also measure the mean loss over all RoIs of the training images and negatives (figure 3 of the paper).
     submit
-        Folder for the result files of the VOC server, comp4_det_test_CLASS.txt. Annotations may be missing. Not COCO.
+        Folder for the result files of the VOC server, comp4_det_test_CLASS.txt. Annotations may be missing. VOC only.
     out
         File to write instead of RUN/eval.json.
     curve
@@ -175,7 +171,7 @@ def loss(*runs: Path, data: tuple[str, ...] = (), plot: Path | None = None) -> N
         Folders of runs that were trained with --run.snapshot-every or --run.loss-every. Of other runs, only the newest
         checkpoint is measured. Results are kept in RUN/loss_all.csv and are not measured again.
     data
-        Data sets to measure on. Default: the training data of each run.
+        Data sets to measure on. Default: the training data of each run, with its negatives.
     plot
         .svg or .png file for a chart of all runs. Runs whose names differ only in a trailing -SEED are one method.
     """

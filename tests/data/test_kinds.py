@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from ohem.data.coco import COCODetection
@@ -18,6 +19,7 @@ from ohem.data.dataset import DetectionSet
 from ohem.data.findings import Note
 from ohem.data.sources import open_dataset
 from ohem.data.voc import VOCDetection
+from ohem.data.yolo import YOLODetection
 from ohem.errors import InputError
 from ohem.images.orientation import ORIENTATIONS, turn_boxes, turn_pixels, turn_size
 from tests.helpers.contracts import check_dataset
@@ -81,13 +83,31 @@ def coco(folder: Path, images: dict[str, Content]) -> str:
     return f"{path}:{folder / 'images'}"
 
 
+def yolo(folder: Path, images: dict[str, Content]) -> str:
+    """Writes YOLO layout, which states no size and ignores no object; returns the source."""
+    names = list(dict.fromkeys(thing.name for content in images.values() for thing in content.things))
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for stem, content in images.items():
+        write_image(folder / "images" / f"{stem}.png", content)
+        lines = []
+        for thing in content.things:
+            x1, y1, x2, y2 = thing.box
+            box = [(x1 + x2) / 2 / WIDTH, (y1 + y2) / 2 / HEIGHT, (x2 - x1) / WIDTH, (y2 - y1) / HEIGHT]
+            lines.append(" ".join(map(repr, [names.index(thing.name), *box])))
+        (folder / "labels" / f"{stem}.txt").write_text("\n".join(lines))
+    path = folder / "data.yaml"
+    path.write_text(yaml.safe_dump({"train": "images", "names": names}, allow_unicode=True), encoding="utf-8")
+    return f"{path}:train"
+
+
 def write_image(path: Path, content: Content) -> None:
     rng = np.random.default_rng(0)
     save_turned(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8), path, content.orientation)
 
 
 Write = Callable[[Path, dict[str, Content]], str]
-WRITERS: dict[type[DetectionSet], Write] = {VOCDetection: voc, COCODetection: coco}
+WRITERS: dict[type[DetectionSet], Write] = {VOCDetection: voc, COCODetection: coco, YOLODetection: yolo}
 GOOD = Content([Thing((4, 5, 20, 25))])
 
 
@@ -97,6 +117,13 @@ def test_every_format_is_tested() -> None:
 
 @pytest.fixture(params=WRITERS.values(), ids=[kind.__name__ for kind in WRITERS])
 def write(request: pytest.FixtureRequest) -> Write:
+    writer: Write = request.param
+    return writer
+
+
+@pytest.fixture(params=[voc, coco], ids=["VOC", "COCO"])
+def write_sizes(request: pytest.FixtureRequest) -> Write:
+    """Returns a writer of a format that states the size of an image, has boxes in pixels, and ignores objects."""
     writer: Write = request.param
     return writer
 
@@ -111,7 +138,8 @@ def read(source: str, **options: object) -> tuple[DetectionSet, list[str]]:
 
 def test_good_files_give_no_warning(write: Write, tmp_path: Path) -> None:
     data, said = read(write(tmp_path, {"a": GOOD, "b": Content([])}))
-    assert said == []
+    assert [text for text in said if Note.UNLABELLED.text(1) not in text] == []
+    assert len(said) == (write is yolo)
     check_dataset(data)
 
 
@@ -119,9 +147,21 @@ def test_good_files_give_no_warning(write: Write, tmp_path: Path) -> None:
     ("content", "kind"),
     [
         (Content([Thing((-9, 5, 20, 25))]), Note.CLIPPED),
-        (Content([Thing((4, 5, 20, 36))]), Note.CLIPPED),
-        (Content([Thing((-9, 5, 20, 25))], orientation=3), Note.CLIPPED_TURNED),
+        (Content([Thing((4, 6, 20, 34))]), Note.CLIPPED),
+        (Content([Thing((4, 5, 4, 25)), *GOOD.things]), Note.SKIPPED),
+    ],
+)
+def test_corrections_are_reported_once_with_their_number(
+    write: Write, tmp_path: Path, content: Content, kind: Note
+) -> None:
+    _check_note(write, tmp_path, content, kind)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
         (Content([Thing((9, 5, 4, 25)), *GOOD.things]), Note.SKIPPED),
+        (Content([Thing((-9, 5, 20, 25))], orientation=3), Note.CLIPPED_TURNED),
         (Content(GOOD.things, size=None), Note.SIZE_READ),
         (Content(GOOD.things, size=(0, 0)), Note.SIZE_READ),
         (Content(GOOD.things, size=(WIDTH, HEIGHT), orientation=6), Note.TURNED),
@@ -130,9 +170,13 @@ def test_good_files_give_no_warning(write: Write, tmp_path: Path) -> None:
         (Content(GOOD.things, size=None, orientation=8), Note.TURNED_UNKNOWN),
     ],
 )
-def test_corrections_are_reported_once_with_their_number(
-    write: Write, tmp_path: Path, content: Content, kind: Note
+def test_notes_about_sizes_are_reported_once_with_their_number(
+    write_sizes: Write, tmp_path: Path, content: Content, kind: Note
 ) -> None:
+    _check_note(write_sizes, tmp_path, content, kind)
+
+
+def _check_note(write: Write, tmp_path: Path, content: Content, kind: Note) -> None:
     data, said = read(write(tmp_path, {"good": GOOD, "one": content, "two": content}))
     (note,) = [text for text in said if kind.text(2) in text]
     assert note.startswith(str(data.sources[0]))
@@ -151,38 +195,38 @@ def test_corrections_are_reported_once_with_their_number(
     ],
 )
 def test_impossible_content_is_refused_once_for_all_files(
-    write: Write, tmp_path: Path, things: Sequence[Thing], message: str
+    write_sizes: Write, tmp_path: Path, things: Sequence[Thing], message: str
 ) -> None:
-    if write is voc and "fractions" in message:  # which count from 1, and so do not lie within 0 and 1 otherwise
+    if write_sizes is voc and "fractions" in message:  # which count from 1, and so do not lie within 0 and 1 otherwise
         things = [Thing((x1 - 1, y1 - 1, x2, y2)) for (x1, y1, x2, y2), _, _ in things]
     bad = Content(things)
-    source = write(tmp_path, {"a": GOOD, "b": bad, "c": bad, "d": bad, "e": bad, "f": bad, "g": GOOD})
+    source = write_sizes(tmp_path, {"a": GOOD, "b": bad, "c": bad, "d": bad, "e": bad, "f": bad, "g": GOOD})
     with pytest.raises(InputError, match=message) as refused:
         read(source)
-    assert f"({4 * len(things if write is coco and 'outside' in message else [1])} more with a fault: " in str(
+    assert f"({4 * len(things if write_sizes is coco and 'outside' in message else [1])} more with a fault: " in str(
         refused.value
     )
     assert "\n" not in str(refused.value)
 
 
-def test_an_image_of_another_size_is_refused(write: Write, tmp_path: Path) -> None:
+def test_an_image_of_another_size_is_refused(write_sizes: Write, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has a size of 50 x 30 \(width x height\), .*b\.png has 40 x 30: correct"):
-        read(write(tmp_path, {"a": GOOD, "b": Content([], size=(30, 50))}))
+        read(write_sizes(tmp_path, {"a": GOOD, "b": Content([], size=(30, 50))}))
     with pytest.raises(InputError, match="30 x 40 when it is upright, and 40 x 30 as it is stored"):
-        read(write(tmp_path, {"a": Content([], size=(50, 50), orientation=5)}))
+        read(write_sizes(tmp_path, {"a": Content([], size=(50, 50), orientation=5)}))
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("stored", [False, True])
 def test_pixels_and_boxes_are_those_that_a_viewer_displays(
-    write: Write, tmp_path: Path, orientation: int, stored: bool
+    write_sizes: Write, tmp_path: Path, orientation: int, stored: bool
 ) -> None:
     """Checks that the box holds the pixels of the object, in whichever orientation it was annotated."""
     upright = turn_size((HEIGHT, WIDTH), orientation)
     annotated = np.array([[4.0, 5, 20, 25]])
     transposed = upright != (HEIGHT, WIDTH)
     size = (HEIGHT, WIDTH) if stored else upright
-    data, _ = read(write(tmp_path, {"a": Content([Thing(tuple(annotated[0]))], size, orientation)}))
+    data, _ = read(write_sizes(tmp_path, {"a": Content([Thing(tuple(annotated[0]))], size, orientation)}))
     image, target = data[0]
     pixels = np.asarray(Image.open(data.path(0)))
     assert data.size(0) == image.shape[1:] == upright
@@ -237,14 +281,14 @@ def test_classes_given_twice_or_empty_are_refused(write: Write, tmp_path: Path, 
         read(write(tmp_path, {"a": GOOD}), classes=classes)
 
 
-def test_objects_that_are_ignored_do_not_count(write: Write, tmp_path: Path) -> None:
-    data, _ = read(write(tmp_path, {"a": Content([Thing((4, 5, 20, 25), ignore=True)]), "b": Content([])}))
+def test_objects_that_are_ignored_do_not_count(write_sizes: Write, tmp_path: Path) -> None:
+    data, _ = read(write_sizes(tmp_path, {"a": Content([Thing((4, 5, 20, 25), ignore=True)]), "b": Content([])}))
     assert not data.objects()
     assert data.target(0)["ignore"].tolist() == [True]
 
 
 def test_sources_written_on_windows_get_the_remedy_that_helps() -> None:
-    for source in (r"C:\data\VOC:train", r"C:\data\all.json:C:\data\img"):
+    for source in (r"C:\data\VOC:train", r"C:\data\all.json:C:\data\img", r"C:\data\data.yaml:train"):
         with pytest.raises(InputError, match=r"do(es)? not exist"):
             read(source)
     with pytest.raises(InputError, match="has no split: write FOLDER:SPLIT"):

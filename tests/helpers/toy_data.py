@@ -52,6 +52,26 @@ def make_toy_coco(folder: Path) -> tuple[str, str]:
     return sources[0], sources[1]
 
 
+def make_toy_yolo(folder: Path) -> tuple[str, str]:
+    """Writes the same images and objects in YOLO layout; returns the sources of `train` and `val`.
+
+    The images of `train` are in a list, those of `val` in a folder. `f` has an empty label file, `h` has none.
+    """
+    for split, stems in (("train", SPLITS["train"]), ("val", SPLITS["test"])):
+        for part in ("images", "labels"):
+            (folder / part / split).mkdir(parents=True)
+        for stem in stems:
+            pixels, corners = _draw(stem)
+            Image.fromarray(pixels).save(folder / "images" / split / f"{stem}.png")
+            rows = [f"{i} {(x + 10) / 80} {(y + 12) / 64} 0.25 0.375\n" for i, (x, y) in enumerate(corners)]
+            if stem != "h":
+                (folder / "labels" / split / f"{stem}.txt").write_text("" if stem == "f" else "".join(rows))
+    (folder / "train.txt").write_text("".join(f"./images/train/{stem}.png\n" for stem in SPLITS["train"]))
+    path = folder / "data.yaml"
+    path.write_text(f"path: .\ntrain: train.txt\nval: images/val\nnc: 2\nnames: [{', '.join(NAMES)}]\n")
+    return f"{path}:train", f"{path}:val"
+
+
 def edit_xml(data: Path, old: str, new: str, stem: str = "a") -> Path:
     """Replaces a text, which must be present, in the annotations of an image; returns the path of the file."""
     path = data / "Annotations" / f"{stem}.xml"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ohem.rois import RoIs
+from ohem.rois import RoIs, match
 from ohem.samplers import AllSampler, IoUBalancedSampler, RandomSampler, RoISampler
 from tests.helpers.contracts import mini_batches
 from tests.helpers.make_rois import make_rois
@@ -79,6 +79,19 @@ def test_any_background_is_drawn_if_the_range_is_empty_in_the_image() -> None:
     """Image 0 has RoIs in the range and image 1 has none, but background is drawn from both."""
     rois = make_rois([0, 0, 0, 0, -1], ious=[0.3, 0.0, 0.0, 0.05, 0.3], images=[0, 0, 1, 1, 1], num_images=2)
     assert sorted(_random(rois, RandomSampler(64)).tolist()) == [0, 2, 3]
+
+
+@pytest.mark.parametrize("sampler", [RandomSampler(64), IoUBalancedSampler(64)], ids=str)
+def test_an_image_without_an_object_gives_a_full_batch_of_background(sampler: RoISampler) -> None:
+    """Checks a negative next to an annotated image: 64 RoIs of each, with a fixed `bg_lo` of 0.1."""
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    corners = torch.rand(100, 2) * 50
+    proposals = torch.cat([corners, corners + 20], 1)
+    truth = {"boxes": proposals[:1], "labels": torch.tensor([1])}
+    rois = match([proposals, proposals], [truth, nothing])
+    chosen = sampler(rois, not_called)
+    assert (rois.images[chosen] == 1).sum() == 64
+    assert (rois.labels[chosen][rois.images[chosen] == 1] == 0).all()
 
 
 def test_scarce_background_is_not_drawn_twice() -> None:

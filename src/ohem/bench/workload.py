@@ -11,7 +11,7 @@ import torch
 
 from ohem.config.schema import Recipe
 from ohem.data.loader import Example
-from ohem.inputs.examples import open_examples
+from ohem.inputs.examples import open_training_examples
 from ohem.models.build import as_fast_rcnn
 from ohem.rois import match
 from ohem.training.distributed import launched
@@ -30,7 +30,7 @@ def training_workload(recipe: Recipe, folder: Path, steps: int) -> Iterator["Tra
     with launched(recipe.run) as fabric:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the data: the parent process has printed them
-            examples = open_examples(recipe, recipe.data.train, "--data.train")
+            examples = open_training_examples(recipe)
         yield Training(Trainer(recipe, folder, examples, fabric), steps)
 
 

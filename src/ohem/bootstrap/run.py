@@ -18,7 +18,7 @@ from ohem.data.dataset import DetectionSet
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.evaluation.evaluate import detect_all, load_detector, write_report
 from ohem.evaluation.score_report import score, usual_metric
-from ohem.inputs.examples import open_examples, open_recipe_data
+from ohem.inputs.examples import open_recipe_data, open_training_examples
 from ohem.io.console import make_console, make_table
 from ohem.io.progress import tracked
 from ohem.models.build import as_fast_rcnn
@@ -99,7 +99,7 @@ def use_svms(model: FastRCNN, svms: Sequence[LinearSVM | None]) -> None:
 
 def _features(path: Path, model: FastRCNN, recipe: Recipe, step: int, config: BootstrapConfig) -> RoIFeatures:
     """Returns the features of all training RoIs, with images of the size `data.short` of the recipe, not flipped."""
-    examples = open_examples(recipe, recipe.data.train, "--data.train")
+    examples = open_training_examples(recipe)
     made_with = {
         "step": step,
         "weights": digest_of_weights(model.state_dict()),

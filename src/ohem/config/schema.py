@@ -78,7 +78,10 @@ class DataConfig:
     """Images, and their size as the network gets them."""
 
     train: tuple[str, ...] = ()
-    """Data sets to train on: FOLDER:SPLIT (VOC layout) or ANNOTATIONS.json:IMAGES (COCO). Several are concatenated."""
+    """Data sets to train on: FOLDER:SPLIT (VOC layout), ANNOTATIONS.json:IMAGES (COCO) or data.yaml:SPLIT (YOLO).
+    Several are concatenated."""
+    negatives: tuple[str, ...] = ()
+    """Folders of images without any object, which are trained as background. Folders below them are searched too."""
     test: tuple[str, ...] = ()
     """Data sets to evaluate on."""
     classes: tuple[str, ...] = ()
@@ -110,7 +113,7 @@ class ProposalConfig:
     top: int = 2000
     """Highest number of proposals of an image; the first ones are used."""
     files: tuple[str, ...] = ()
-    """.mat files of the original release, which replace selective search."""
+    """Files of boxes that replace selective search: .mat of the original release, .json, .npz or .safetensors."""
     folder: str | None = None
     """Folder for the proposal files. Default: the folder of the data."""
     jobs: int = -1

@@ -75,6 +75,12 @@ class Annotation:
         )
 
 
+def without_objects(file: Path, image: Path) -> Annotation:
+    """Returns the annotation of an image without an object; raises `InputError` where the image cannot be read."""
+    size = read_header(image).upright
+    return Annotation(file, image, Frame(size, size), [], np.zeros((0, 4), np.float32), [])
+
+
 def find_frame(stated: Size | None, image: Path, where: str, findings: Findings) -> Frame:
     """Finds the image that an annotation refers to, from the stated size `(height, width)` and the image file.
 

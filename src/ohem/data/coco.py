@@ -37,6 +37,7 @@ class COCODetection(DetectionSet):
     """
 
     form = "ANNOTATIONS.json:IMAGES"
+    layout = "in COCO's format"
     sources: Sequence[COCOSource]
 
     def _read(self, text: str, findings: Findings) -> tuple[Source, list[Annotation]]:

@@ -5,9 +5,7 @@ Boxes in JSON are `[x, y, width, height]`; here they are `[x, y, x + width, y + 
 
 from __future__ import annotations
 
-import json
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ from ohem.data.voc import no_such_folder
 from ohem.errors import InputError
 from ohem.images.orientation import Size
 from ohem.io.files import describe_os_error
+from ohem.io.json_files import parse_json
 
 Record = Mapping[str, Any]
 
@@ -91,7 +90,7 @@ def read_instances(path: Path, folder: Path, findings: Findings) -> Instances:
 
 def _parse_json(path: Path) -> Record:
     try:
-        content = json.loads(path.read_bytes(), object_pairs_hook=_once)
+        content = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise InputError(f"the annotations {path} do not exist: correct the source") from error
     except OSError as error:
@@ -101,15 +100,6 @@ def _parse_json(path: Path) -> Record:
     if not isinstance(content, dict):
         raise InputError(f"{path} is not in COCO's format: write an object with images, annotations and categories")
     return content
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Makes a JSON object, and refuses two values of one key, of which Python would keep the last."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"one object has the key {shortened(twice)} twice")
-    return fields
 
 
 def _read_categories(content: Record, path: Path, findings: Findings) -> dict[int, str]:

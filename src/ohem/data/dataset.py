@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ohem.data.annotation import Annotation, class_name
+from ohem.data.annotation import Annotation, class_name, without_objects
 from ohem.data.findings import NAMED, Findings, first_of
 from ohem.data.transforms import read_image
 from ohem.errors import InputError, closest
+from ohem.images.files import images_below, images_by_id
 
 Target = dict[str, Tensor]
 
@@ -54,7 +55,7 @@ class DetectionSet(ABC):
         source: one or several sources.
         classes: names of the labels 1..K; None: those of the annotations.
         annotated: False accepts images in VOC layout without an annotation file, such as test images of the VOC server,
-            as images without objects. The annotation file of COCO is always required.
+            as images without objects. The annotation file of COCO is always required, a label file of YOLO never.
         skip_others: whether to skip objects of other classes than `classes`, with a `UserWarning` that counts them. By
             default they are an error.
 
@@ -72,6 +73,8 @@ class DetectionSet(ABC):
 
     form: str
     """Form of a source of this format."""
+    layout: str
+    """The format, as the end of "the data are ..."."""
     sources: Sequence[Source]
     other_classes: tuple[str, ...] = ()
 
@@ -126,6 +129,34 @@ class DetectionSet(ABC):
     def path(self, index: int) -> Path:
         """Returns the file of the image."""
         return self._annotations[index].image
+
+    def add_negatives(self, folders: Sequence[str]) -> None:
+        """Adds the images in `folders`, and in all folders below them, as images without an object.
+
+        Their ids are paths relative to the folder, without suffix.
+
+        Raises:
+            InputError: a folder is missing or has no image, an image cannot be read, or is in the data set already.
+        """
+        findings = Findings()
+        known = {self.path(index).resolve() for index in range(len(self))} if folders else set()
+        sources, annotations = list(self.sources), []
+        for folder in map(Path, folders):
+            if not folder.is_dir():
+                raise InputError(f"the folder {folder} does not exist: correct --data.negatives")
+            images = images_by_id(images_below(folder), folder, f"the folder {folder} of --data.negatives")
+            for image in images.values():
+                with findings.collected(image):
+                    if image.resolve() in known:
+                        title = " + ".join(map(str, self.sources))
+                        raise InputError(f"{image} of --data.negatives is in {title} already: remove it from one")
+                    known.add(image.resolve())
+                    annotations.append(without_objects(image, image))
+            first = sources[-1].indices.stop
+            sources.append(Source(f"{folder}", folder, "negatives", tuple(images), first))
+        findings.refuse()
+        self._annotations += annotations
+        self.sources, self.ids = sources, _unique_ids(sources)
 
     def files(self) -> Iterator[Path]:
         """Yields every file of the data set: annotations and images."""

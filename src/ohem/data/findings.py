@@ -49,6 +49,11 @@ class Note(Enum):
         "did not read {} element{s} whose name is similar to a name of VOC",
         "correct the name if that one is meant",
     )
+    UNLABELLED = (
+        "took {} image{s} whose label file is missing or empty as image{s} without an object",
+        "label them if they have some",
+    )
+    REPEATED = ("left out {} row{s} that repeat{verb} another of the same file", "no need to act")
     GROUP = (
         "left out {} categor{ies} without an object that only group{verb} others",
         "name them with --data.classes to train on them",

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from ohem.data.coco import COCODetection, is_coco
 from ohem.data.dataset import DetectionSet
 from ohem.data.voc import VOCDetection
+from ohem.data.yolo import YOLODetection, is_yolo
 from ohem.errors import InputError
 
-FORMS = f"{VOCDetection.form} or {COCODetection.form}"
+FORMS = f"{VOCDetection.form}, {COCODetection.form} or {YOLODetection.form}"
 
 
 def open_dataset(
@@ -17,19 +18,22 @@ def open_dataset(
     annotated: bool = True,
     skip_others: bool = False,
 ) -> DetectionSet:
-    """Opens the data set of `sources`, which are all `FOLDER:SPLIT` or all `ANNOTATIONS.json:IMAGES`.
+    """Opens the data set of `sources`, whose form, the same for all, names their format.
 
     `classes`, `annotated` and `skip_others` are as for `DetectionSet`.
 
     Raises:
-        InputError: the sources have both forms, or as `DetectionSet` does.
+        InputError: the sources have several forms, or as `DetectionSet` does.
     """
-    coco = [text for text in sources if is_coco(text)]
-    if coco and len(coco) < len(sources):
-        other = next(text for text in sources if not is_coco(text))
+    kinds = [_kind_of(text) for text in sources] or [VOCDetection]
+    other = next((i for i, kind in enumerate(kinds) if kind is not kinds[0]), None)
+    if other is not None:
         raise InputError(
-            f"{other!r} is in VOC layout and {coco[0]!r} in COCO's format, which cannot be mixed (their names for "
-            "the same classes differ): convert one of them"
+            f"{sources[0]!r} is {kinds[0].layout} and {sources[other]!r} {kinds[other].layout}, which cannot be mixed "
+            "(their names for the same classes differ): convert one of them"
         )
-    kind = COCODetection if coco else VOCDetection
-    return kind(sources, classes, annotated=annotated, skip_others=skip_others)
+    return kinds[0](sources, classes, annotated=annotated, skip_others=skip_others)
+
+
+def _kind_of(text: str) -> type[VOCDetection | COCODetection | YOLODetection]:
+    return COCODetection if is_coco(text) else YOLODetection if is_yolo(text) else VOCDetection

@@ -15,16 +15,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
-from ohem.data.annotation import Annotation, Frame
+from ohem.data.annotation import Annotation, without_objects
 from ohem.data.dataset import DetectionSet, Source
 from ohem.data.findings import Findings
 from ohem.data.voc_xml import read_annotation
 from ohem.errors import InputError
-from ohem.images.read import read_header
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+from ohem.images.files import SUFFIXES
 
 
 class VOCDetection(DetectionSet):
@@ -35,6 +31,7 @@ class VOCDetection(DetectionSet):
     """
 
     form = "FOLDER:SPLIT"
+    layout = "in VOC layout"
 
     def _read(self, text: str, findings: Findings) -> tuple[Source, list[Annotation]]:
         folder, split = parse_source(text)
@@ -47,7 +44,7 @@ class VOCDetection(DetectionSet):
             with findings.collected(path):
                 image = _only(images[stem], stem)
                 read = self._must_be_annotated or path.exists()
-                annotations.append(read_annotation(path, image, findings) if read else _none(path, image))
+                annotations.append(read_annotation(path, image, findings) if read else without_objects(path, image))
         return Source(f"{folder}:{split}", folder, split, tuple(ids)), annotations
 
     def _given_classes(self, findings: Findings) -> tuple[str, ...]:
@@ -126,7 +123,7 @@ def _forms_of(line: str) -> Iterator[str]:
         file = PurePosixPath(text.replace("\\", "/"))
         if file.parent.name in ("", "JPEGImages"):
             yield file.name
-            if file.suffix.lower() in _SUFFIXES:
+            if file.suffix.lower() in SUFFIXES:
                 yield file.stem
 
 
@@ -137,12 +134,6 @@ def _only(files: Sequence[Path], stem: str) -> Path:
     return files[0]
 
 
-def _none(path: Path, image: Path) -> Annotation:
-    """Returns the annotation of an image without an annotation file."""
-    size = read_header(image).upright
-    return Annotation(path, image, Frame(size, size), [], np.zeros((0, 4), np.float32), [])
-
-
 def _image_files(folder: Path) -> dict[str, list[Path]]:
     """Returns stem -> images of the folder, from one listing, since tests of each id and suffix would be slow."""
     images = folder / "JPEGImages"
@@ -150,6 +141,6 @@ def _image_files(folder: Path) -> dict[str, list[Path]]:
         raise InputError(f"the folder {images} does not exist: put the images there, as ID.jpg")
     files: dict[str, list[Path]] = {}
     for file in sorted(images.iterdir()):
-        if file.suffix.lower() in _SUFFIXES:
+        if file.suffix.lower() in SUFFIXES:
             files.setdefault(file.stem, []).append(file)
     return files

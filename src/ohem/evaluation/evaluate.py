@@ -26,7 +26,7 @@ from ohem.evaluation.report import read_report as read_report
 from ohem.evaluation.report import write_report as write_report
 from ohem.evaluation.score_report import score, usual_metric
 from ohem.evaluation.submission import write_submission
-from ohem.inputs.examples import build_examples, build_pyramids, open_examples, open_recipe_data
+from ohem.inputs.examples import build_examples, build_pyramids, open_recipe_data, open_training_examples
 from ohem.io.console import make_console
 from ohem.io.progress import tracked
 from ohem.models.build import as_fast_rcnn, build_model
@@ -112,8 +112,8 @@ def evaluate_run(
         The content of the JSON file.
 
     Raises:
-        InputError: the run, the data or `test` is unfit, `submit` is given with COCO data, or `out` or `submit` would
-            overwrite files that are no earlier results.
+        InputError: the run, the data or `test` is unfit, `submit` is given with data that are not in VOC layout, or
+            `out` or `submit` would overwrite files that are no earlier results.
     """
     _check_places(submit, out)
     model, recipe, step = load_detector(run, test)
@@ -153,7 +153,7 @@ def _check_places(submit: Path | None, out: Path | None) -> None:
 
 def _loss_of_training_data(run: Path, model: FastRCNN, recipe: Recipe) -> float:
     check_sources(run, recipe.data.train)
-    examples = open_examples(recipe, recipe.data.train, "--data.train")
+    examples = open_training_examples(recipe)
     return loss_over_all(model, tracked(examples, "loss over all RoIs")).loss
 
 
@@ -176,8 +176,8 @@ def _image_ids(data: DetectionSet) -> list[str]:
     """Returns the ids of the images on the VOC server."""
     if not isinstance(data, VOCDetection):
         raise InputError(
-            "--submit writes the files of the VOC server, and the data are in COCO's format: leave it out; "
-            "the result file of COCO is always written, as RUN/detections.json"
+            f"--submit writes the files of the VOC server, and the data are {data.layout}: leave it out; the result "
+            "file of COCO is always written, as RUN/detections.json"
         )
     stems = [stem for source in data.sources for stem in source.ids]
     twice = [stem for stem, count in Counter(stems).items() if count > 1]

@@ -8,15 +8,15 @@ from rich.table import Table
 from torch import Tensor
 
 from ohem.config.schema import MetricName
-from ohem.data.coco import COCODetection
 from ohem.data.dataset import DetectionSet
+from ohem.data.voc import VOCDetection
 from ohem.io.console import make_table
 from ohem.metrics import coco, voc
 
 
 def usual_metric(data: DetectionSet) -> MetricName:
-    """Returns the metric of the challenge that the data's format is of."""
-    return "coco" if isinstance(data, COCODetection) else "voc07"
+    """Returns the metric that the data's format is scored by elsewhere: that of VOC, or that of COCO."""
+    return "voc07" if isinstance(data, VOCDetection) else "coco"
 
 
 def score(

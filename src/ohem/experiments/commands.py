@@ -1,7 +1,7 @@
 """Recipes as commands of `ohem`, to print them or to run them in another process."""
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -68,9 +68,10 @@ def option_arguments(name: str, values: list[str]) -> list[str]:
     return [f"--{option}", *values]
 
 
-def propose_command(sources: Iterable[str], proposals: ProposalConfig) -> list[str]:
-    """Returns the arguments of the command that makes the proposals of `sources`."""
-    return ["propose", *sources, *format_options(proposals, ProposalConfig())]
+def propose_command(sources: Iterable[str], negatives: Sequence[str], proposals: ProposalConfig) -> list[str]:
+    """Returns the arguments of the command that makes the proposals of `sources` and of the folders `negatives`."""
+    options = option_arguments("negatives", list(negatives)) if negatives else []
+    return ["propose", *sources, *options, *format_options(proposals, ProposalConfig())]
 
 
 def format_command(arguments: Iterable[str]) -> str:

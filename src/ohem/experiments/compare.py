@@ -57,13 +57,16 @@ def compare(
     if curve < 0:
         raise InputError(f"--curve {curve} is no number of points: give 1 or more, or 0 for no curve")
     check_page()
-    digest = _check_data(recipe, out)
+    # A method may have negatives of its own.
+    negatives = tuple(dict.fromkeys(folder for method in compared for folder in method.recipe.data.negatives))
+    shared = replace(recipe, data=replace(recipe.data, negatives=negatives))
+    digest = _check_data(shared, out)
     for method in compared:  # now, not after hours of training the others
         check_recipe(method.recipe)
     plan = _Plan(out, name, recipe, metric, curve)
     runs = [replace(plan.job(method, seed), data_digest=digest) for seed in numbers for method in compared]
     with sole_writer(out, "the comparison"):
-        run_jobs(runs, jobs, _propose_command(recipe))
+        run_jobs(runs, jobs, _propose_command(shared))
         return _report(plan, compared, numbers)
 
 
@@ -135,4 +138,4 @@ def _propose_command(recipe: Recipe) -> list[str]:
     """Returns the arguments of the command that makes the proposals; none if the detector makes its own."""
     if recipe.proposals.mode == "none":
         return []
-    return propose_command([*recipe.data.train, *recipe.data.test], recipe.proposals)
+    return propose_command([*recipe.data.train, *recipe.data.test], recipe.data.negatives, recipe.proposals)

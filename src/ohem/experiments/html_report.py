@@ -47,7 +47,7 @@ def write_page(
     environment = Environment(loader=PackageLoader("ohem.experiments"), autoescape=True, undefined=StrictUndefined)
     environment.globals["number"] = format_number
     text = environment.get_template("compare.html").render(
-        **_content(summaries, commands), train=", ".join(data.train), test=", ".join(data.test)
+        **_content(summaries, commands), train=", ".join(data.train + data.negatives), test=", ".join(data.test)
     )
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

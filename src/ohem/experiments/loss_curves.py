@@ -14,7 +14,7 @@ from torch import Tensor
 from ohem.config.recipe_file import read_run
 from ohem.errors import InputError
 from ohem.experiments import charts
-from ohem.inputs.examples import build_examples, open_recipe_data
+from ohem.inputs.examples import build_examples, open_recipe_data, open_training_data
 from ohem.io.console import make_console
 from ohem.io.files import check_output, remove_leftovers
 from ohem.io.progress import tracked
@@ -109,9 +109,8 @@ class _OpenRun:
         self.run, self.recipe = run, read_run(run)
         if not snapshots.list_snapshots(run) and not checkpoint.exists(run):
             raise InputError(f"{run} has no checkpoint yet: let `ohem train` reach its first (run.checkpoint_every)")
-        sources = sources or self.recipe.data.train
-        self.data = " ".join(sources)
-        data = open_recipe_data(self.recipe, sources, "--data")
+        self.data = " ".join(sources or self.recipe.data.train + self.recipe.data.negatives)
+        data = open_recipe_data(self.recipe, sources, "--data") if sources else open_training_data(self.recipe)
         self.inputs = list(data.files())
         self.examples = build_examples(data, self.recipe)
 

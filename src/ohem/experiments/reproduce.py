@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ohem.config.paper import TABLES
 from ohem.config.paper_data import PaperData
+from ohem.config.schema import DataConfig
 from ohem.config.validation import check_recipe
 from ohem.data.sources import FORMS
 from ohem.errors import InputError
@@ -74,20 +75,26 @@ def reproduce(
         return
     with sole_writer(out, "the folder of runs"):
         sources = dict.fromkeys(source for run in runs for source in (*run.recipe.data.train, *run.recipe.data.test))
-        propose = propose_command(sources, runs[0].recipe.proposals)
+        propose = propose_command(sources, runs[0].recipe.data.negatives, runs[0].recipe.proposals)
         run_jobs(_with_digests(planned, runs, out, numbers), jobs, propose)
         _report(name, out, runs, numbers, small)
 
 
 def _with_digests(jobs: Sequence[Job], runs: Sequence[PlannedRun], out: Path, seeds: Sequence[int]) -> list[Job]:
     """Returns the jobs with the digests of their data; data that several rows share are read once."""
-    digest = cache(lambda sources: " ".join(astuple(digests_of_data(open_data(sources, (), "--data")))))
-    digests = {
-        run.folder(out, seed): " ".join(digest(part) for part in (run.recipe.data.train, run.recipe.data.test) if part)
-        for run in runs
-        for seed in seeds
-    }
-    return [replace(job, data_digest=digests[job.run]) for job in jobs]
+
+    @cache
+    def digest(sources: Sequence[str], negatives: Sequence[str]) -> str:
+        data = open_data(sources, (), "--data")
+        data.add_negatives(negatives)
+        return " ".join(astuple(digests_of_data(data)))
+
+    def digests(data: DataConfig) -> str:
+        parts = ((data.train, data.negatives), (data.test, ()))
+        return " ".join(digest(sources, negatives) for sources, negatives in parts if sources)
+
+    texts = {run.folder(out, seed): digests(run.recipe.data) for run in runs for seed in seeds}
+    return [replace(job, data_digest=texts[job.run]) for job in jobs]
 
 
 def _report(name: str, out: Path, runs: Sequence[PlannedRun], seeds: Sequence[int], small: bool) -> None:

@@ -14,7 +14,7 @@ from ohem.errors import InputError
 
 
 def training_data(recipe: Recipe) -> tuple[DetectionSet, Recipe]:
-    """Opens the training data of `recipe`; returns them and the recipe with their classes.
+    """Opens the training data of `recipe` with its negatives; returns them and the recipe with their classes.
 
     Raises:
         InputError: options or data do not fit, or there is no object.
@@ -23,6 +23,7 @@ def training_data(recipe: Recipe) -> tuple[DetectionSet, Recipe]:
     skip = recipe.data.skip_others or bool(recipe.data.classes)
     data = open_data(recipe.data.train, recipe.data.classes, "--data.train", skip_others=skip)
     check_objects(data, recipe.data.train, "annotate some, or name another split")
+    data.add_negatives(recipe.data.negatives)
     absent = [name for name in recipe.data.classes if not data.objects()[class_name(name)]]
     if absent:
         names = ", ".join(recipe.data.train)

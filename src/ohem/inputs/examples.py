@@ -9,22 +9,27 @@ from ohem.inputs.datasets import open_data
 from ohem.inputs.proposals import build_proposals
 
 
-def open_examples(recipe: Recipe, sources: Sequence[str], option: str) -> Examples:
-    """Opens `sources` and makes the training examples of their images. `option` is what error messages name.
+def open_training_examples(recipe: Recipe) -> Examples:
+    """Opens all images that `recipe` trains on, also those of `data.negatives`.
 
     Args:
         recipe: with `data.classes` filled in.
-        sources: data sets.
-        option: the option of the command line that gives `sources`.
 
     Raises:
         InputError: the data or the proposals are missing or damaged.
     """
-    return build_examples(open_recipe_data(recipe, sources, option), recipe)
+    return build_examples(open_training_data(recipe), recipe)
+
+
+def open_training_data(recipe: Recipe) -> DetectionSet:
+    """Opens the images of `open_training_examples` without their proposals."""
+    data = open_recipe_data(recipe, recipe.data.train, "--data.train")
+    data.add_negatives(recipe.data.negatives)
+    return data
 
 
 def open_recipe_data(recipe: Recipe, sources: Sequence[str], option: str, *, annotated: bool = True) -> DetectionSet:
-    """Opens `sources` with the classes of `recipe`; arguments are those of `open_examples` and `open_data`."""
+    """Opens `sources` with the classes of `recipe`; the other arguments are those of `open_data`."""
     config = recipe.data
     return open_data(sources, config.classes, option, annotated=annotated, skip_others=config.skip_others)
 

@@ -93,7 +93,7 @@ class Observer:
         self.agreement.check()
         mean = MeanLoss.of(self._sum_over_processes(total))
         if main:
-            data = " ".join(self.recipe.data.train)
+            data = " ".join(self.recipe.data.train + self.recipe.data.negatives)
             row = LossRow(step, data, **asdict(mean), data_digest=self._data_digest, weights_digest=weights)
             self.agreement.attempt(partial(roi_loss.add_row, self.run, row))
             self.report(f"step {step}: loss over all RoIs {mean.loss:.4g} ({time.perf_counter() - started:.0f} s)")

@@ -23,7 +23,7 @@ FREE = (
     "proposals.folder",
 )  # fmt: skip
 # Places of data may differ too: the data are compared by digest.
-PLACES = ("data.train", "proposals.files")
+PLACES = ("data.train", "data.negatives", "proposals.files")
 PARTS = {"images": "image files", "annotations": "annotations", "proposals": "proposals", "weights": "initial weights"}
 """What a run is made of, with its name in messages."""
 
@@ -126,7 +126,7 @@ def _check_same(run: Path, before: RecipeFile, recipe: Recipe, made_of: Mapping[
         if part == "weights" and before.recipe.model.weights == recipe.model.weights:
             continue  # a resumed run does not read them
         if (part == "weights" and old != new) or (old and new and old != new):
-            where = recipe.model.weights if part == "weights" else ", ".join(recipe.data.train)
+            where = recipe.model.weights if part == "weights" else ", ".join(recipe.data.train + recipe.data.negatives)
             raise InputError(
                 f"the {title} of {where} are not those that {run} was made of: restore them, or name another run folder"
             )

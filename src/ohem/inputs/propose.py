@@ -1,0 +1,26 @@
+"""`ohem propose`: makes the proposals of data sets in advance."""
+
+from collections.abc import Sequence
+
+from ohem.config.schema import ProposalConfig
+from ohem.config.validation import check_ranges
+from ohem.errors import InputError
+from ohem.inputs.datasets import open_data
+from ohem.inputs.proposals import build_proposals
+
+
+def make_proposals(sources: Sequence[str], negatives: Sequence[str], config: ProposalConfig) -> None:
+    """Makes the proposals of `sources` and of the folders `negatives`, and reads them once.
+
+    Raises:
+        InputError: there is no source, the data cannot be used, or proposals are damaged.
+    """
+    check_ranges(config, "proposals.")
+    if config.mode == "none":
+        raise InputError("--mode none makes no proposals: give fast or quality")
+    data = [open_data([source], (), "ohem propose") for source in sources] or [open_data((), (), "ohem propose")]
+    data[-1].add_negatives(negatives)
+    for dataset in data:
+        proposals = build_proposals(dataset, config)
+        for name in dataset.ids:
+            proposals[name]  # raises `InputError` if they are damaged
