@@ -1,18 +1,22 @@
-"""Proposals of a data set: from .mat files, from selective search, and from the files that keep them."""
+"""Proposals of a data set: from files of the user, from selective search, and from the files that keep them."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
+from safetensors.numpy import save_file
 
 from ohem.config.schema import ProposalConfig
 from ohem.errors import InputError
 from ohem.inputs.datasets import open_data
 from ohem.inputs.proposals import build_proposals, check_cached
 from ohem.proposals.store import Proposals
-from tests.helpers.command_line import ohem
-from tests.helpers.toy_data import make_toy, training, write_mat_file
+from ohem.training.fingerprints import digest_of_proposals
+from tests.helpers.command_line import ohem, sentence
+from tests.helpers.toy_data import make_toy, make_toy_coco, make_toy_yolo, training, write_mat_file
 
 
 def test_mat_files_replace_selective_search(data: Path, tmp_path: Path) -> None:
@@ -22,6 +26,81 @@ def test_mat_files_replace_selective_search(data: Path, tmp_path: Path) -> None:
     assert proposals["b"].tolist() == [[0, 0, 40, 30], [10, 5, 60, 28]]
     with pytest.raises(InputError, match="no proposals of 3 images, the first is d"):
         build_proposals(dataset, ProposalConfig(files=files[:1]))
+
+
+def write_json(path: Path, ids: Sequence[object]) -> str:
+    boxes = [{"image_id": i, "bbox": [4 + place, 4, 9, 9], "score": 0.5} for place, i in enumerate(ids)]
+    path.write_text(json.dumps(boxes))
+    return str(path)
+
+
+def test_files_of_several_formats_are_used_together(data: Path, tmp_path: Path) -> None:
+    mat, more = str(write_mat_file(tmp_path / "abc.mat", "abc")), write_json(tmp_path / "def.json", "def")
+    dataset = open_data([f"{data}:train"], (), "--data.train")
+    proposals = build_proposals(dataset, ProposalConfig(files=(mat, more)))
+    assert proposals["b"].tolist() == [[0, 0, 40, 30], [10, 5, 60, 28]]
+    assert proposals["e"].tolist() == [[5, 4, 14, 13]]
+    other = write_json(tmp_path / "cdef.json", "cdef")
+    with pytest.raises(InputError, match=r"cdef\.json: other boxes of c than in .*abc\.mat: name only one of them"):
+        build_proposals(dataset, ProposalConfig(files=(mat, other)))
+
+
+def test_boxes_exported_from_the_cache_are_the_same_boxes(data: Path, tmp_path: Path) -> None:
+    dataset = open_data([f"{data}:train"], (), "--data.train")
+    cached = build_proposals(dataset, ProposalConfig())
+    boxes = {name: cached[name] for name in dataset.ids}
+    np.savez(tmp_path / "p.npz", **boxes)
+    save_file(boxes, tmp_path / "p.safetensors")
+    entries = [
+        {"image_id": name, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": -place}
+        for name in boxes
+        for place, (x1, y1, x2, y2) in enumerate(boxes[name].tolist())
+    ]
+    (tmp_path / "p.json").write_text(json.dumps(entries[::-1]))
+    expected = digest_of_proposals(dataset.ids, cached, 2000)
+    for suffix in ("npz", "safetensors", "json"):
+        proposals = build_proposals(dataset, ProposalConfig(files=(str(tmp_path / f"p.{suffix}"),)))
+        assert digest_of_proposals(dataset.ids, proposals, 2000) == expected
+    proposals = build_proposals(dataset, ProposalConfig(files=(str(tmp_path / "p.safetensors"),)))
+    assert digest_of_proposals(dataset.ids, proposals, 5) != expected
+
+
+def test_the_ids_of_coco_are_numbers_but_file_names_in_mat_files(tmp_path: Path) -> None:
+    dataset = open_data([make_toy_coco(tmp_path / "coco")[0]], (), "--data.train")
+    numbers = write_json(tmp_path / "numbers.json", [ord(stem) for stem in "abcdef"])
+    assert build_proposals(dataset, ProposalConfig(files=(numbers,)))["b"].tolist() == [[5, 4, 14, 13]]
+    mat = str(write_mat_file(tmp_path / "all.mat", "abcdef"))
+    assert len(build_proposals(dataset, ProposalConfig(files=(mat,)))["b"]) == 2
+    names = write_json(tmp_path / "names.json", "abcdef")
+    with pytest.raises(InputError, match="has no proposals of 6 images, the first is 97"):
+        build_proposals(dataset, ProposalConfig(files=(names,)))
+
+
+@pytest.mark.filterwarnings("ignore:.*whose label file is missing or empty")
+def test_the_ids_of_yolo_and_of_negatives_are_paths(tmp_path: Path) -> None:
+    dataset = open_data([make_toy_yolo(tmp_path / "yolo")[1]], (), "--data.train")
+    dataset.add_negatives([str(make_toy(tmp_path / "toy") / "JPEGImages")])
+    ids = [*(f"images/val/{stem}" for stem in "gh"), *"abcdefgh"]
+    assert dataset.sources[1].ids == tuple("abcdefgh")
+    proposals = build_proposals(dataset, ProposalConfig(files=(write_json(tmp_path / "p.json", ids),)))
+    assert [boxes[0][0] for boxes in proposals.values()] == [*range(4, 14)]
+
+
+def test_images_of_one_id_are_refused(tmp_path: Path) -> None:
+    """Checks two sources of a training, and images of training and test."""
+    one, other = (make_toy(tmp_path / place / "toy") for place in ("one", "other"))
+    file = write_json(tmp_path / "p.json", "abcdefgh")
+    dataset = open_data([f"{one}:train", f"{other}:train"], (), "--data.train")
+    with pytest.raises(
+        InputError, match=r"one/toy/JPEGImages/a\.png and .*other/.*a\.png have the same id a in the files"
+    ):
+        build_proposals(dataset, ProposalConfig(files=(file,)))
+    (other / "ImageSets/Main/test.txt").write_text("a\n")
+    line = [*training(one), "--data.test", f"{other}:test", "--proposals.files", file]
+    assert "have the same id a in the files" in sentence(ohem("train", tmp_path / "run", *line))
+    assert not (tmp_path / "run").exists()
+    assert ohem("train", tmp_path / "run", *line[:-1], str(write_mat_file(tmp_path / "p.mat", "abcdefgh"))).code == 2
+    assert ohem("train", tmp_path / "run", *training(one, test="train"), *line[-2:]).code == 0
 
 
 def test_boxes_outside_their_image_are_refused(data: Path, tmp_path: Path) -> None:

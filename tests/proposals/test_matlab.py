@@ -11,7 +11,7 @@ from scipy.io import loadmat, savemat
 
 from ohem.errors import InputError
 from ohem.proposals.matfile import read_variables
-from ohem.proposals.matlab import read_mat, read_mats
+from ohem.proposals.matlab import read_mat
 
 
 def cells(items, column=False):
@@ -157,17 +157,6 @@ def test_an_id_with_two_sets_of_boxes_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"p\.mat: two sets of boxes of a"):
         read_mat(write(tmp_path / "p.mat", [one, one, other], ["a", "b", "a"]))
     assert list(read_mat(write(tmp_path / "same.mat", [one, one], ["a", "a"]))) == ["a"]
-
-    first = write(tmp_path / "first.mat", [one, one], ["a", "b"])
-    again = write(tmp_path / "again.mat", [one, other], ["b", "c"])
-    assert {name: boxes.tolist() for name, boxes in read_mats([first, again]).items()} == {
-        "a": [[0, 0, 9, 9]],
-        "b": [[0, 0, 9, 9]],
-        "c": [[0, 0, 8, 8]],
-    }
-    second = write(tmp_path / "second.mat", [one, other], ["a", "b"])
-    with pytest.raises(InputError, match=r"second\.mat: other boxes of b than in .*first\.mat"):
-        read_mats([first, second])
 
 
 @pytest.mark.parametrize("name", ["boxes", "images"])

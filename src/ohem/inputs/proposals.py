@@ -1,29 +1,32 @@
-"""The proposals of a data set: selective search, cached per source, or the .mat files of the original release."""
+"""The proposals of a data set: selective search, cached per source, or files of the user."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ohem.config.schema import ProposalConfig
+from ohem.data.coco import COCOSource
 from ohem.data.dataset import DetectionSet, Source
 from ohem.errors import InputError
+from ohem.proposals.box_files import BoxFile
 from ohem.proposals.boxes import fault_of_boxes
 from ohem.proposals.generate import cache_name, cache_path, generate, is_generated
-from ohem.proposals.matlab import read_mats
 from ohem.proposals.selective_search import Mode
 from ohem.proposals.store import Proposals
 
+Place = tuple[Proposals | BoxFile, str, tuple[int, int]]
+"""File of an image, its id there, its size."""
+
 
 def build_proposals(data: DetectionSet, config: ProposalConfig) -> Mapping[str, Any]:
-    """Returns image id -> (P, 4) boxes: from selective search, which runs where they are missing, or .mat files."""
+    """Returns image id -> (P, 4) boxes: from selective search, which runs where they are missing, or files."""
     if config.files:
-        return _from_mat(data, config.files)
+        return _from_files(data, config.files)
     if config.mode == "none":
         return dict.fromkeys(data.ids, np.zeros((0, 4), np.float32))
-    places: dict[str, tuple[Proposals, str, tuple[int, int]]] = {}
+    places: dict[str, Place] = {}
     _check_places(data, config.folder, config.mode)
     for source in data.sources:
         cached = generate(
@@ -35,7 +38,7 @@ def build_proposals(data: DetectionSet, config: ProposalConfig) -> Mapping[str, 
         )
         for name, stem, index in _rows(data, source):
             places[name] = cached, stem, data.size(index)
-    return _Cached(places)
+    return _Placed(places)
 
 
 def check_cached(data: DetectionSet, config: ProposalConfig) -> None:
@@ -79,16 +82,21 @@ def _cache(source: Source, folder: str | None, mode: Mode) -> Path:
     return Path(folder) / f"{source.folder.resolve().name}.{cache_name(source.name, mode)}"
 
 
-class _Cached(Mapping[str, Any]):
+class _Placed(Mapping[str, Any]):
     """Boxes by image name, read from the proposal files on access, since those of COCO are gigabytes."""
 
-    def __init__(self, places: Mapping[str, tuple[Proposals, str, tuple[int, int]]]) -> None:
+    def __init__(self, places: Mapping[str, Place]) -> None:
         self.places = places
 
     def __getitem__(self, name: str) -> Any:
-        cache, stem, size = self.places[name]
-        boxes = cache[stem]
-        _check_boxes(boxes, size, f"{cache.path}: the boxes of {stem}")
+        file, image_id, size = self.places[name]
+        boxes = file[image_id]
+        fault = fault_of_boxes(boxes, size)
+        if fault:
+            raise InputError(
+                f"{file.path}: the boxes of {image_id}: {fault}: they belong to another image, or to another size "
+                "of it: make them again"
+            )
         return boxes
 
     def __iter__(self) -> Iterator[str]:
@@ -98,21 +106,54 @@ class _Cached(Mapping[str, Any]):
         return len(self.places)
 
 
-def _check_boxes(boxes: NDArray[np.float32], size: tuple[int, int], where: str) -> None:
-    fault = fault_of_boxes(boxes, size)
-    if fault:
-        raise InputError(f"{where}: {fault}: they belong to another image, or to another size of it: make them again")
+def check_ids(data: DetectionSet, other: DetectionSet, config: ProposalConfig) -> None:
+    """Raises `InputError` where an image of `data` and another one of `other` have one id in the files of proposals."""
+    kinds = {Path(file).suffix.lower() != ".mat" for file in config.files}
+    images = {(kind, ids[kind]): data.path(index) for kind in kinds for _, ids, index in _ids(data)}
+    for _, ids, index in _ids(other):
+        for kind in kinds:
+            image = images.get((kind, ids[kind]))
+            if image is not None and not image.samefile(other.path(index)):
+                raise _one_id(ids[kind], image, other.path(index))
 
 
-def _from_mat(data: DetectionSet, files: Sequence[str]) -> Mapping[str, Any]:
-    boxes = read_mats([Path(file) for file in files])
-    rows = [row for source in data.sources for row in _rows(data, source)]
-    missing = [stem for _, stem, _ in rows if stem not in boxes]
+def _one_id(image_id: str, one: Path, other: Path) -> InputError:
+    return InputError(
+        f"{one} and {other} have the same id {image_id} in the files of --proposals.files, which would give both the "
+        "same boxes: rename or renumber one of them"
+    )
+
+
+def _ids(data: DetectionSet) -> Iterator[tuple[str, tuple[str, str], int]]:
+    """Yields for each image its name in the data set, its ids in files by name and by number, its index."""
+    for source in data.sources:
+        numbers = source.image_ids if isinstance(source, COCOSource) else source.ids
+        for (name, stem, index), number in zip(_rows(data, source), numbers, strict=True):
+            yield name, (stem, str(number)), index
+
+
+def _from_files(data: DetectionSet, paths: Sequence[str]) -> Mapping[str, Any]:
+    files = [BoxFile(Path(path)) for path in paths]
+    places: dict[str, Place] = {}
+    images: dict[tuple[bool, str], Path] = {}
+    missing = []
+    for name, ids, index in _ids(data):
+        having = [file for file in files if ids[file.by_number] in file]
+        for file in having:
+            image_id, image = ids[file.by_number], data.path(index)
+            if (one := images.setdefault((file.by_number, image_id), image)) is not image:
+                raise _one_id(image_id, one, image)
+            first, first_id, _ = places.setdefault(name, (file, image_id, data.size(index)))
+            if first is not file and not np.array_equal(first[first_id], file[image_id]):
+                raise InputError(f"{file.path}: other boxes of {image_id} than in {first.path}: name only one of them")
+        if not having:
+            missing.append(ids[files[0].by_number])
     if missing:
         raise InputError(
-            f"{', '.join(files)} has no proposals of {len(missing)} images, the first is {missing[0]}: "
-            "name the .mat files of every split with --proposals.files"
+            f"{', '.join(paths)} has no proposals of {len(missing)} images, the first is {missing[0]}: name the files "
+            "of every data set with --proposals.files"
         )
-    for _, stem, index in rows:
-        _check_boxes(boxes[stem], data.size(index), f"{', '.join(files)}: the boxes of {stem}")
-    return {name: boxes[stem] for name, stem, _ in rows}
+    boxes = _Placed(places)
+    for name in boxes:
+        boxes[name]  # raises `InputError` if they are impossible
+    return boxes

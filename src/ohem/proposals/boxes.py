@@ -1,5 +1,7 @@
 """Checks and filters of proposals from any source."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +25,7 @@ def distinct_and_large(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(large[np.sort(first)])
 
 
-def fault_of_boxes(boxes: NDArray[np.float32], size: tuple[int, int] | None = None) -> str | None:
+def fault_of_boxes(boxes: NDArray[np.floating[Any]], size: tuple[int, int] | None = None) -> str | None:
     """Returns what is wrong with `boxes`, in one clause about the first bad box; None if nothing is.
 
     Args:
@@ -50,5 +52,5 @@ def fault_of_boxes(boxes: NDArray[np.float32], size: tuple[int, int] | None = No
     return f"{text}, which is outside the image" + (f" of {width} x {height} pixels" if size else "")
 
 
-def _format_box(box: NDArray[np.float32]) -> str:
+def _format_box(box: NDArray[np.floating[Any]]) -> str:
     return f"[{', '.join(f'{value:g}' for value in box)}]"

@@ -1,7 +1,6 @@
 """Proposals of the original release: `.mat` files of selective search, edge boxes or MCG, as for Fast R-CNN."""
 
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,6 @@ from numpy.typing import NDArray
 from ohem.errors import InputError
 from ohem.proposals.boxes import distinct_and_large, fault_of_boxes
 from ohem.proposals.matfile import HDF5File, read_variables
-
-
-def read_mats(paths: Sequence[Path]) -> dict[str, NDArray[np.float32]]:
-    """Reads all `paths` as `read_mat` does.
-
-    Raises:
-        InputError: an image has different boxes in two files, or as `read_mat` does.
-    """
-    boxes: dict[str, NDArray[np.float32]] = {}
-    origin: dict[str, Path] = {}
-    for path in paths:
-        for image_id, boxes_of_file in read_mat(path).items():
-            if image_id in boxes and not np.array_equal(boxes[image_id], boxes_of_file):
-                raise InputError(f"{path}: other boxes of {image_id} than in {origin[image_id]}: name only one of them")
-            boxes[image_id], origin[image_id] = boxes_of_file, path
-    return boxes
 
 
 def read_mat(path: Path) -> dict[str, NDArray[np.float32]]:

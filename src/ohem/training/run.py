@@ -9,9 +9,9 @@ from ohem.config.schema import Recipe
 from ohem.data.dataset import DetectionSet
 from ohem.detection.weights import check_source
 from ohem.errors import InputError
-from ohem.inputs.datasets import open_data, training_data
-from ohem.inputs.examples import build_examples
-from ohem.inputs.proposals import build_proposals, check_cached
+from ohem.inputs.datasets import training_data
+from ohem.inputs.examples import build_examples, open_recipe_data
+from ohem.inputs.proposals import build_proposals, check_cached, check_ids
 from ohem.io.digests import digest_of_file
 from ohem.processes import Stopped
 from ohem.training import checkpoint
@@ -44,13 +44,14 @@ def run_training(run: Path, name: str, recipe: Recipe, devices: str | None = Non
     if recipe.model.weights != "none" and not checkpoint.exists(run):
         check_source(recipe.model.weights)
     if recipe.data.test:
-        open_data(  # faults are reported now, not after the training
-            recipe.data.test, recipe.data.classes, "--data.test", skip_others=recipe.data.skip_others
-        )
+        test = open_recipe_data(recipe, recipe.data.test, "--data.test")  # faults are reported before the training
+        check_ids(data, test, recipe.proposals)
     first = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0
     if first:
         check_loggers(recipe.run.loggers)
         check_run(run, name, recipe)
+        for source in data.sources[len(recipe.data.train) :]:
+            print(f"{source}: {len(source.ids)} images without an object", flush=True)
     # Where several machines share the folder, one process holds the lock for all.
     main = first and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
     with sole_writer(run) if main else nullcontext():
