@@ -156,6 +156,12 @@ def on_coco(world: Path, steps: int) -> list[object]:
     return [*training_on(*sources, steps=steps), *EVERY]
 
 
+def on_yolo(world: Path) -> list[object]:
+    """Returns the same options for the data in YOLO layout, with negatives."""
+    sources = [f"{world / 'yolo/data.yaml'}:{split}" for split in ("train", "val")]
+    return [*training_on(*sources, steps=2), *EVERY, "--data.negatives", world / "negatives"]
+
+
 def compare_line(world: Path) -> list[object]:
     """Returns a command that compares two methods with one step and one seed."""
     data = world / "ready"
@@ -211,9 +217,13 @@ COMMANDS: dict[str, Command] = {
     "train on cached": _train("ready"),
     "train --config": _train("ready", "--config", "config.yaml"),
     "train on .mat": _train("voc", "--proposals.files", "boxes.mat"),
+    "train on own boxes": _train(
+        "voc", "--proposals.files", "boxes/abc.json", "boxes/de.npz", "boxes/fgh.safetensors"
+    ),
     "train from .safetensors": _train("ready", "--model.weights", "weights.safetensors"),
     "train from .pth": _train("ready", "--model.weights", "weights.pth"),
     "train on COCO": Command(lambda world: ["train", world / "new", *on_coco(world, 2)], _of("new")),
+    "train on YOLO": Command(lambda world: ["train", world / "new", *on_yolo(world)], _of("new")),
     "resume": Command(lambda world: ["train", world / "run", *on_toy(world / "ready", 6)], _of("run")),
     "resume on COCO": Command(lambda world: ["train", world / "coco-run", *on_coco(world, 6)], _of("coco-run")),
     "eval": _of_run("eval", then=lambda world: {"report": _json(world / "run" / REPORT)}),
@@ -222,6 +232,10 @@ COMMANDS: dict[str, Command] = {
         "eval",
         run="coco-run",
         then=lambda world: {name: _json(world / "coco-run" / name) for name in (REPORT, "detections.json")},
+    ),
+    "eval on YOLO": Command(
+        lambda world: ["eval", world / "run", "--data", f"{world / 'yolo/data.yaml'}:val"],
+        lambda world: {"report": _json(world / "run" / REPORT)},
     ),
     "detect": Command(
         lambda world: [

@@ -39,7 +39,7 @@ from tests.fuzz.world import KINDS, Kind, World
 
 VERDICTS = ("ok-sentence", "ok-same", "ok-said", "ok-valid", "VAGUE", "SILENT", "TRACEBACK")
 FAULTS = ("SILENT", "TRACEBACK")
-DATA = ("voc", "ready", "partial", "coco", "run", "coco-run")
+DATA = ("voc", "ready", "partial", "coco", "yolo", "negatives", "boxes", "run", "coco-run")
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,47 @@ def _split(path: Path, target: Path) -> None:
     target.write_text("".join(f"{line}\n" for line in lines))
 
 
-def _coco(path: Path, target: Path) -> None:
+def _text(path: Path, target: Path) -> None:
+    (_labels if "labels" in target.parts else _split)(path, target)
+
+
+def _labels(path: Path, target: Path) -> None:
+    """Reads rows of YOLO: class and box, or class and points, in fractions."""
+    rows = []
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        if not line.split():
+            continue
+        number, *values = map(float, line.split())
+        _must(number in (0, 1) and "_" not in line and all(map(math.isfinite, values)))
+        if len(values) == 4:
+            x, y, width, height = values
+            box = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+            _must(width >= 0 and height >= 0)
+        else:
+            _must(len(values) >= 6 and len(values) % 2 == 0)
+            box = [min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])]
+        _must(_inside(box[0] * WIDTH, box[1] * HEIGHT, box[2] * WIDTH, box[3] * HEIGHT))
+        rows.append(" ".join(line.split()))
+    target.write_text("".join(f"{row}\n" for row in dict.fromkeys(rows)))
+
+
+def _json(path: Path, target: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_twins)
+    (_results if isinstance(content, list) else _coco)(content, target)
+
+
+def _results(content: list[dict[str, Any]], target: Path) -> None:
+    """Writes results in COCO's format, each with its score, highest first, which must not change anything."""
+    for one in content:
+        x, y, width, height = one["bbox"]
+        _must(type(one["image_id"]) in (int, str) and _inside(x, y, x + width, y + height))
+        _must(-1e12 < one["score"] < 1e12 and type(one["score"]) in (int, float))
+        _must(all(type(value) in (int, float) for value in one["bbox"]))
+    ordered = sorted(content, key=lambda one: -one["score"])
+    target.write_text(json.dumps(ordered))
+
+
+def _coco(content: dict[str, Any], target: Path) -> None:
     for group in ("images", "annotations", "categories"):
         ids = [one["id"] for one in content[group]]
         _must(len(set(ids)) == len(ids) and all(type(number) is int for number in ids))
@@ -127,7 +166,11 @@ class _NoTwins(yaml.SafeLoader):
 
 
 def _config(path: Path, target: Path) -> None:
-    content = yaml.load(path.read_text(encoding="utf-8"), _NoTwins)
+    content = yaml.load(path.read_text(encoding="utf-8-sig"), _NoTwins)
+    if target.name == "data.yaml":
+        _must(all(type(name) in (int, str) for name in content["names"]) and len(content["names"]) == 2)
+        content["names"] = [str(name) for name in content["names"]]
+        _must(content.get("nc", 2) == 2)
     _must(isinstance(content, dict) and _sane(content))
     target.write_text(yaml.safe_dump(content))
 
@@ -142,6 +185,14 @@ def _sane(value: Any) -> bool:
         return 0 <= float(value) < 1e12
     except (TypeError, ValueError):
         return isinstance(value, str) and bool(value)
+
+
+def _npz(path: Path, target: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        _must(archive.testzip() is None and len(set(archive.namelist())) == len(archive.namelist()))
+    arrays = dict(np.load(path))
+    _must(all(_inside(*box) for boxes in arrays.values() for box in boxes))
+    np.savez(target, **arrays)
 
 
 def _mat(path: Path, target: Path) -> None:
@@ -182,10 +233,11 @@ def _pickled_weights(path: Path, target: Path) -> None:
 WRITERS: dict[tuple[str, ...], Callable[[Path, Path], None]] = {
     (".png", ".jpg"): _picture,
     (".xml",): _xml,
-    (".txt",): _split,
-    (".json",): _coco,
+    (".txt",): _text,
+    (".json",): _json,
     (".yaml",): _config,
     (".mat",): _mat,
+    (".npz",): _npz,
     (".safetensors",): _weights,
     (".pth",): _pickled_weights,
 }

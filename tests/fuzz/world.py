@@ -1,5 +1,6 @@
 """A world of small files: data sets, runs, caches and everything else that the program reads, made once and copied."""
 
+import json
 import shutil
 from collections.abc import Callable, Collection
 from itertools import count
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
+from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 from scipy.io import savemat
 
@@ -19,7 +21,7 @@ from tests.detection.toy_backbone import caffe_layers, toy
 from tests.fuzz.commands import COMMANDS, Command, on_coco, on_toy
 from tests.fuzz.damage import remove
 from tests.helpers.caffe_files import caffemodel
-from tests.helpers.toy_data import make_toy, make_toy_coco
+from tests.helpers.toy_data import make_toy, make_toy_coco, make_toy_yolo
 
 CACHE = "train.selective-search-fast.safetensors"
 LARGE = {"compare": "compare", "table": "reproduce", "demo": "demo", "coco-run": "on COCO"}  # folder -> its commands
@@ -31,8 +33,12 @@ def make_world(world: Path, leave_out: Collection[str] = ()) -> None:
     shutil.copytree(world / "voc", world / "ready")
     shutil.copytree(world / "voc", world / "partial")
     make_toy_coco(world / "coco")
+    make_toy_yolo(world / "yolo")
+    make_toy(world / "toy", {"train": "xyz"})
+    (world / "toy/JPEGImages").rename(world / "negatives")
     _make_weights(world)
     _make_mat(world)
+    _make_boxes(world / "boxes")
     (world / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     _propose(world)
     for arguments in (
@@ -89,9 +95,29 @@ def _make_mat(world: Path) -> None:
     savemat(world / "boxes.mat", {"boxes": boxes, "images": images})
 
 
+def _make_boxes(folder: Path) -> None:
+    """Writes proposals in files of three formats, each of some of the images a to h."""
+    folder.mkdir()
+    random = np.random.default_rng(1)
+    boxes = {}
+    for stem in "abcdefgh":
+        corners = random.integers(0, 30, (20, 2))
+        boxes[stem] = np.concatenate([corners, corners + random.integers(5, 34, (20, 2))], 1).astype(np.float32)
+    results = [
+        {"image_id": stem, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": float(random.random())}
+        for stem in "abc"
+        for x1, y1, x2, y2 in boxes[stem].tolist()
+    ]
+    (folder / "abc.json").write_text(json.dumps(results))
+    np.savez(folder / "de.npz", **{stem: boxes[stem] for stem in "de"})
+    save_numpy({stem: boxes[stem] for stem in "fgh"}, folder / "fgh.safetensors")
+
+
 def _propose(world: Path) -> None:
     """Makes caches of `ready`, and in `partial` the files that a killed `ohem propose` leaves."""
     _run(*COMMANDS["propose"].arguments(world))
+    yolo = world / "yolo/data.yaml"
+    _run("propose", f"{yolo}:val", f"{yolo}:train", "--negatives", world / "negatives", "--jobs", 1)
     with mock.patch.object(generate, "PART_SECONDS", 0.0), mock.patch.object(shutil, "rmtree"):
         _run(*COMMANDS["propose again"].arguments(world))
     (world / "partial/Proposals" / CACHE).unlink()
@@ -182,6 +208,11 @@ KINDS: dict[str, Kind] = {
     "coco json to train on": Kind("coco/train.json", "train on COCO", own=True),
     "coco json of a run": Kind("coco/train.json", "resume on COCO", own=True),
     "coco json to test on": Kind("coco/test.json", "eval on COCO", own=True),
+    "data.yaml": Kind("yolo/data.yaml", "train on YOLO", own=True),
+    "list of images": Kind("yolo/train.txt", "train on YOLO", own=True),
+    "labels to train on": Kind("yolo/labels/train/*.txt", "train on YOLO", own=True),
+    "labels to test on": Kind("yolo/labels/val/*.txt", "eval on YOLO", own=True),
+    "negative": Kind("negatives/*.png", "train on YOLO", own=True),
     "config": Kind("config.yaml", "train --config", own=True),
     "recipe.yaml": Kind("run/recipe.yaml", *OF_RUN),
     "checkpoint.pt": Kind("run/checkpoint.pt", *OF_RUN),
@@ -198,6 +229,7 @@ KINDS: dict[str, Kind] = {
     "proposals to test on": Kind("ready/Proposals/test.*", "eval", "propose"),
     "parts of proposals": Kind("partial/Proposals/*.parts/*", "propose again"),
     "mat": Kind("boxes.mat", "train on .mat", own=True),
+    "boxes of one's own": Kind("boxes/*", "train on own boxes", own=True),
     "weights.safetensors": Kind("weights.safetensors", "train from .safetensors", own=True),
     "weights.pth": Kind("weights.pth", "train from .pth", own=True),
     "caffemodel": Kind("weights.caffemodel", "caffe"),
