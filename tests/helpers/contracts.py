@@ -4,6 +4,8 @@ import copy
 import math
 import pickle
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from ohem.data.dataset import DetectionSet
 from ohem.detection.backbones import Backbone, Normalisation
 from ohem.integrations import with_ohem
+from ohem.recorder import Recorder
 from ohem.rois import RoIs, match
 from ohem.samplers import (
     AllSampler,
@@ -213,48 +216,53 @@ def _check_target(target: dict[str, Tensor], height: int, width: int, classes: i
         assert (target["area"] >= 0).all()
 
 
-def check_detector(make: Callable[[], nn.Module], sampler: RoISampler, batches: Mapping[str, DetectorBatch]) -> None:
+def check_detector(
+    make: Callable[[], nn.Module], sampler: RoISampler, batches: Mapping[str, DetectorBatch], **options: Any
+) -> None:
     """Checks that `with_ohem` changes nothing of a torchvision detector but what it is trained on.
 
     Args:
         make: Makes the detector without mining, with the same weights at every call.
         sampler: Chooses the RoIs.
         batches: (images, targets) by name. The first has objects. The detector is trained on one after another.
+        options: Further options of `with_ohem`.
     """
-    _check_state_and_detections(make, sampler, batches)
+    mine = partial(with_ohem, sampler=sampler, **options)
+    _check_state_and_detections(make, mine, batches)
     for name, batch in batches.items():
-        plain, mined = make(), with_ohem(make(), sampler)
+        plain, mined = make(), mine(make())
         expected, actual = (_trained(model, batch) for model in (plain, mined))
         assert actual.keys() == expected.keys(), name
         assert all(loss.dim() == 0 and loss.isfinite() for loss in actual.values()), name
         assert _with_gradient(plain) <= _with_gradient(mined), name
         for parameter_name, parameter in mined.named_parameters():
             assert parameter.grad is None or parameter.grad.isfinite().all(), f"{name}: {parameter_name}"
-        numbers = mined.mining.statistics()
-        assert all(type(number) is float and math.isfinite(number) for number in numbers.values()), name
-        assert {"rois", "chosen", "foreground"} <= numbers.keys(), name
-        assert sum(mined.mining.iou_histogram()) == numbers["chosen"], name
-        again = with_ohem(make(), sampler)
+        for recorder in _recorders(mined):
+            numbers = recorder.statistics()
+            assert all(type(number) is float and math.isfinite(number) for number in numbers.values()), name
+            assert {"rois", "chosen", "foreground"} <= numbers.keys(), name
+            assert sum(recorder.iou_histogram()) == numbers["chosen"], name
+        again = mine(make())
         assert _trained(again, batch) == actual, f"{name}: not the same for the same seed"
         assert all(map(_equal_gradients, mined.parameters(), again.parameters())), name
         _check_buffers(plain, mined)
-    _check_copies(make, sampler, next(iter(batches.values())))
+    _check_copies(mine(make()), next(iter(batches.values())))
 
 
 def _check_state_and_detections(
-    make: Callable[[], nn.Module], sampler: RoISampler, batches: Mapping[str, DetectorBatch]
+    make: Callable[[], nn.Module], mine: Callable[[nn.Module], nn.Module], batches: Mapping[str, DetectorBatch]
 ) -> None:
     """Checks that checkpoints fit the detector with and without mining, and that both detect the same."""
     images, targets = next(iter(batches.values()))
     plain, mined = make(), make()
-    assert with_ohem(mined, sampler) is mined
+    assert mine(mined) is mined
     assert list(mined.state_dict()) == list(plain.state_dict())
     assert [name for name, _ in mined.named_modules()] == [name for name, _ in plain.named_modules()]
     optimizer = torch.optim.SGD(mined.parameters(), lr=1e-3)
     sum(mined(images, targets).values()).backward()
     optimizer.step()
     plain.load_state_dict(mined.state_dict())
-    with_ohem(make(), sampler).load_state_dict(plain.state_dict())
+    mine(make()).load_state_dict(plain.state_dict())
     with torch.no_grad():
         expected, actual = plain.eval()(images), mined.eval()(images)
     assert any(len(detections["boxes"]) for detections in expected), "nothing is detected: there is nothing to compare"
@@ -263,9 +271,8 @@ def _check_state_and_detections(
         assert all(torch.equal(detections[key], other[key]) for key in detections)
 
 
-def _check_copies(make: Callable[[], nn.Module], sampler: RoISampler, batch: DetectorBatch) -> None:
-    """Checks that copies and pickles train like the original, have their own recorder, and keep no mini-batch."""
-    mined = with_ohem(make(), sampler)
+def _check_copies(mined: nn.Module, batch: DetectorBatch) -> None:
+    """Checks that copies and pickles train like the original, have their own recorders, and keep no mini-batch."""
     empty = len(pickle.dumps(mined))
     buffers = copy.deepcopy(dict(mined.named_buffers()))
     expected = _trained(mined, batch)
@@ -273,10 +280,19 @@ def _check_copies(make: Callable[[], nn.Module], sampler: RoISampler, batch: Det
     mined.load_state_dict(buffers, strict=False)
     assert len(pickle.dumps(mined)) < empty + 4096
     for twin in (copy.deepcopy(mined), pickle.loads(pickle.dumps(mined))):
-        assert twin.mining is not mined.mining
-        assert twin.mining.statistics() == {}
+        pairs = list(zip(_recorders(twin), _recorders(mined), strict=True))
+        assert pairs
+        for copied, original in pairs:
+            assert copied is not original
+            assert copied.statistics() == {}
         assert _trained(twin, batch) == expected
-        assert twin.mining.statistics() == mined.mining.statistics()
+        for copied, original in pairs:
+            assert copied.statistics() == original.statistics()
+
+
+def _recorders(model: nn.Module) -> list[Recorder]:
+    """Returns what a user can print: the `mining` of the model and of its parts."""
+    return [vars(part)["mining"] for part in model.modules() if "mining" in vars(part)]
 
 
 def _check_buffers(plain: nn.Module, mined: nn.Module) -> None:

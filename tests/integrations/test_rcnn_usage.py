@@ -14,7 +14,7 @@ from torchvision.models import detection
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from ohem import AllSampler, OHEMSampler, RoIs, RoISampler, with_ohem
+from ohem import AllSampler, OHEMSampler, RatioSampler, RoIs, RoISampler, with_ohem
 from ohem.integrations.rcnn import OHEMRoIHeads
 from ohem.recorder import Recorder
 from tests.helpers.contracts import EVERY_SAMPLER, check_detector
@@ -137,16 +137,21 @@ def test_training_loop_of_torchvisions_references() -> None:
 
 
 def _process(rank: int, folder: str) -> None:
-    """Trains on its own images. In the first step, one process has no object, and the other has more chunks."""
+    """Trains on its own images. In the first step, one process has no object, and the other has more chunks.
+
+    The RPN of the process without an object has no anchor to train on.
+    """
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    model = with_ohem(normalised_rcnn(), OHEMSampler(8, per_image=False))
+    ratio = RatioSampler(min_negatives=0)
+    model = with_ohem(normalised_rcnn(), OHEMSampler(8, per_image=False), rpn_sampler=ratio)
     model.roi_heads.chunk = 100 if rank == 0 else 10
     parallel = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(parallel.parameters(), lr=0.01)
     for number, objects in enumerate([(2, 3 * rank), (1, 2)]):
         optimizer.zero_grad()
         sum(parallel(*mini_batch(objects if rank else (0, 0), seed=2 * number + rank)).values()).backward()
+        assert (len(model.rpn.mining.chosen) > 0) == (rank > 0)
         optimizer.step()
     # Buffers are not compared: DDP copies those of the first process only at the next step.
     weights = {name: p.detach() for name, p in model.named_parameters()}

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.detection import _utils, fcos, retinanet, roi_heads
+from torchvision.models.detection import _utils, fcos, retinanet, roi_heads, rpn
 from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 
 from ohem import AllSampler, OHEMSampler, with_ohem
@@ -37,15 +38,18 @@ class Case(NamedTuple):
 
 def make_rcnn(**options: Any) -> Any:
     """Makes a Faster R-CNN whose random sampling leaves nothing out."""
-    return tiny_rcnn.faster_rcnn(box_batch_size_per_image=4000, box_positive_fraction=0.5, **options).train()
+    rpn_options = {"rpn_batch_size_per_image": 4000, "rpn_positive_fraction": 0.5}
+    return tiny_rcnn.faster_rcnn(
+        box_batch_size_per_image=4000, box_positive_fraction=0.5, **rpn_options, **options
+    ).train()
 
 
 MAKE: dict[str, Callable[[], Any]] = {
-    "rcnn": make_rcnn,
+    **dict.fromkeys(("rcnn", "rpn"), make_rcnn),
     **{kind: functools.partial(one_stage.make, kind) for kind in one_stage.MAKE},
 }
 BATCH: dict[str, Callable[[], Any]] = {
-    "rcnn": tiny_rcnn.mini_batch,
+    **dict.fromkeys(("rcnn", "rpn"), tiny_rcnn.mini_batch),
     **dict.fromkeys(one_stage.MAKE, lambda: one_stage.batch("two images")),
 }
 
@@ -105,6 +109,16 @@ def regression(model: Any) -> Any:
     return model.head.regression_head
 
 
+def first_stage(model: Any) -> Any:
+    return model.rpn
+
+
+def half(result: Any) -> Any:
+    """Halves the losses of an RPN, or the boxes that it matches."""
+    first, second = result
+    return first, [boxes / 2 for boxes in second] if isinstance(second, list) else second / 2
+
+
 def sum_losses(logits: Tensor, deltas: Tensor, labels: Any, targets: Any) -> tuple[Tensor, Tensor]:
     """Returns two sums, as users write it. RoIs cannot be ranked by sums."""
     return functional.cross_entropy(logits, torch.cat(labels)), deltas.sum() * 0
@@ -126,6 +140,14 @@ class OtherHead(nn.Module):
         return 3 * hidden
 
 
+class OtherRPNHead(OtherHead):
+    """Another head of an RPN."""
+
+    def forward(self, x: Any) -> Any:
+        logits, deltas = self.original(x)
+        return [3 * values for values in logits], deltas
+
+
 CASES = {
     "rcnn: fastrcnn_loss of sums": Case(
         "rcnn", of_the_module(roi_heads, "fastrcnn_loss", lambda _: sum_losses), REFUSED
@@ -144,6 +166,29 @@ CASES = {
     "rcnn: proposal_matcher": Case("rcnn", attribute(heads, "proposal_matcher", replace_matcher), USED),
     "rcnn: box_coder": Case(
         "rcnn", attribute(heads, "box_coder", lambda _: _utils.BoxCoder((1.0, 1.0, 1.0, 1.0))), USED
+    ),
+    "rpn: compute_loss of the instance": Case("rpn", method(first_stage, "compute_loss", half), REFUSED),
+    "rpn: compute_loss of the class": Case("rpn", of_the_class(RegionProposalNetwork, "compute_loss", half), REFUSED),
+    "rpn: forward of the instance": Case("rpn", method(first_stage, "forward", tuple), REFUSED),
+    "rpn: forward of the class": Case("rpn", of_the_class(RegionProposalNetwork, "forward", tuple), REFUSED),
+    "rpn: subclass": Case("rpn", subclass(first_stage, compute_loss=lambda self, *a: a), REFUSED),
+    "rpn: subclass with another matching": Case(
+        "rpn", subclass(first_stage, assign_targets_to_anchors=lambda self, *a: a), REFUSED
+    ),
+    "rpn: fg_bg_sampler": Case(
+        "rpn", attribute(first_stage, "fg_bg_sampler", lambda _: lambda labels: labels), REFUSED
+    ),
+    "rpn: F of the module": Case("rpn", of_the_module(rpn, "F", lambda f: types.SimpleNamespace(**vars(f))), REFUSED),
+    "rpn: assign_targets_to_anchors of the instance": Case(
+        "rpn", method(first_stage, "assign_targets_to_anchors", half), REFUSED
+    ),
+    "rpn: assign_targets_to_anchors of the class": Case(
+        "rpn", of_the_class(RegionProposalNetwork, "assign_targets_to_anchors", half), USED
+    ),
+    "rpn: head": Case("rpn", attribute(first_stage, "head", OtherRPNHead), USED),
+    "rpn: proposal_matcher": Case("rpn", attribute(first_stage, "proposal_matcher", replace_matcher), USED),
+    "rpn: box_coder": Case(
+        "rpn", attribute(first_stage, "box_coder", lambda _: _utils.BoxCoder((2.0, 2.0, 2.0, 2.0))), USED
     ),
     "retinanet: sigmoid_focal_loss": Case(
         "retinanet",
@@ -186,15 +231,18 @@ def losses_of(model: Any, kind: str) -> dict[str, Tensor]:
     return {name: loss.detach() for name, loss in losses.items()}
 
 
-def mined(model: Any, kind: str) -> Any:
-    return with_ohem(model, AllSampler(), **({} if kind == "rcnn" else {"loss": "builtin"}))
+OPTIONS: dict[str, dict[str, Any]] = {"rcnn": {}, "rpn": {"rpn_sampler": AllSampler()}}
+
+
+def mined(model: Any, kind: str, sampler: Any = AllSampler()) -> Any:  # noqa: B008  frozen
+    return with_ohem(model, sampler, **OPTIONS.get(kind, {"loss": "builtin"}))
 
 
 def differ(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return any(not torch.allclose(one[name], other[name], rtol=1e-4, atol=1e-6) for name in one)
 
 
-@pytest.mark.parametrize("kind", ["rcnn", "retinanet", "fcos"])
+@pytest.mark.parametrize("kind", ["rcnn", "rpn", "retinanet", "fcos"])
 def test_all_sampler_gives_the_losses_of_torchvision(kind: str) -> None:
     plain, ours = losses_of(MAKE[kind](), kind), losses_of(mined(MAKE[kind](), kind), kind)
     assert plain.keys() == ours.keys()
@@ -210,7 +258,7 @@ def test_replaced_part_is_used_or_refused(name: str, late: bool, monkeypatch: py
     original_losses = losses_of(original, kind)
 
     def install() -> None:
-        with_ohem(ours, sampler, **({} if kind == "rcnn" else {"loss": "builtin"}))
+        mined(ours, kind, sampler)
 
     if expected == REFUSED:
         if late:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torchvision.models import MobileNet_V3_Large_Weights, WeightsEnum, detection, mobilenet_v2, mobilenet_v3_large
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -13,12 +14,12 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ohem.config.methods import replace_options
 from ohem.config.recipes import RECIPES
-from ohem.config.schema import Recipe
+from ohem.config.schema import ModelConfig, Recipe
 from ohem.detection.detector import Detector
 from ohem.experiments.compare import compare
-from ohem.models.build import build_model
+from ohem.models.build import build_model, build_rpn_sampler
 from ohem.models.torchvision import TorchvisionDetector, load_pretrained
-from ohem.samplers import OHEMSampler
+from ohem.samplers import OHEMSampler, RatioSampler
 from ohem.training import checkpoint
 from ohem.training.metrics_log import read_metrics
 from tests.fuzz.commands import children_in_this_process
@@ -95,6 +96,41 @@ def test_it_trains_resumes_evaluates_and_detects(name: str, suffix: str, tmp_pat
     build(weights=None, weights_backbone=None, num_classes=3).load_state_dict(
         weights[0]
     )  # torchvision's own detector accepts it
+
+
+def test_anchors_are_mined_and_logged(tmp_path: Path) -> None:
+    """A run of an earlier version, without the options of the RPN, is resumed, and gets no columns for it."""
+    data, run, old = make_toy(tmp_path / "toy"), tmp_path / "run", tmp_path / "old"
+    options = ["--model.rpn-sampler", "ohem", "--model.rpn-batch-size", 16]
+    for steps in (1, 2):
+        assert ohem("train", run, *training(data, recipe=MOBILE, steps=steps), *SHORT, *options).code == 0
+        assert ohem("train", old, *training(data, recipe=MOBILE, steps=steps), *SHORT).code == 0
+        content = yaml.safe_load((old / "recipe.yaml").read_text())
+        content["model"] = {name: value for name, value in content["model"].items() if not name.startswith("rpn_")}
+        del content["checksum"]
+        (old / "recipe.yaml").write_text(yaml.safe_dump(content))
+    for row in read_metrics(run):
+        assert float(row["rpn_chosen"]) == 32
+        assert float(row["rpn_loss_chosen"]) > float(row["rpn_loss_all"]) > 0
+        assert float(row["chosen"]) > 0  # the RoIs that torchvision draws
+        assert not row["loss_chosen"]
+    assert not any(name.startswith("rpn_") or row["chosen"] for row in read_metrics(old) for name in row)
+    message = sentence(ohem("train", run, *training(data, recipe=MOBILE, steps=3), *SHORT))
+    assert "with model.rpn_sampler ohem, not not given" in message
+
+
+def test_options_of_the_rpn() -> None:
+    usual = built(recipe_of(MOBILE))
+    assert (usual.rpn.fg_bg_sampler.batch_size_per_image, usual.rpn.score_thresh) == (256, 0.05)
+    rpn = built(recipe_of(MOBILE, rpn_batch_size=99, rpn_score_thresh=0.0)).rpn
+    assert (rpn.fg_bg_sampler.batch_size_per_image, rpn.score_thresh) == (99, 0)
+    assert not hasattr(rpn, "mining")
+    expected = {"ohem": OHEMSampler(7, nms_iou=1.0), "separate": OHEMSampler(7, nms_iou=1.0, fg_fraction=0.5)}
+    for name, sampler in expected.items():
+        assert build_rpn_sampler(ModelConfig(rpn_sampler=name, rpn_batch_size=7)) == sampler  # type: ignore[arg-type]
+    assert build_rpn_sampler(ModelConfig(rpn_sampler="ratio")) == RatioSampler(nms_iou=1.0)
+    model = build_model(recipe_of(f"{MOBILE}-ohem"), OHEMSampler(8), OHEMSampler(16)).model  # type: ignore[union-attr]
+    assert (model.mining.sampler, model.rpn.mining.sampler) == (OHEMSampler(8), OHEMSampler(16))
 
 
 def test_boxes_come_back_in_pixels_of_the_image() -> None:
@@ -207,6 +243,9 @@ def test_weights_that_do_not_fit(data: Path, tmp_path: Path) -> None:
         (RESNET, ["--test.voting"], "--test.voting is not for"),
         (RESNET, ["--run.loss-every", "5"], "--run.loss-every is not for"),
         (SSDLITE, ["--solver.accumulate"], "batch norm"),
+        (SSDLITE, ["--model.rpn-sampler", "ohem"], "--model.rpn-sampler is for a detector with a region proposal"),
+        ("small-ohem", ["--model.rpn-batch-size", "8"], "which --model.detector fast_rcnn does not have"),
+        (SSDLITE, ["--model.rpn-score-thresh", "0"], "or give --model.detector faster_rcnn"),
     ],
 )
 def test_options_that_do_not_go_with_the_detector(

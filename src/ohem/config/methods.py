@@ -50,6 +50,10 @@ def _all_rois(recipe: Recipe) -> Recipe:
     return replace_options(recipe, sampler=sampler, solver={"lr": 3 * recipe.solver.lr})
 
 
+def _mine_anchors(recipe: Recipe) -> Recipe:
+    return replace_options(recipe, sampler={"name": "ohem"}, model={"rpn_sampler": "ohem"})
+
+
 CLASS_DEFAULTS = dict.fromkeys(("nms_iou", "cls_weight", "box_weight"))  # not the values that the recipe has for OHEM
 METHODS: dict[str, Method] = {
     "frcn": Method("heuristic sampling of Fast R-CNN", _sampler("random")),
@@ -74,6 +78,7 @@ METHODS: dict[str, Method] = {
     "hierarchical": Method("ranked by neighbourhood (PISA)", _sampler("hierarchical", **CLASS_DEFAULTS)),
     "proportional": Method("sampled in proportion to the loss", _sampler("proportional")),
     "builtin": Method("what torchvision's detector does without mining", _sampler("builtin")),
+    "ohem-rpn": Method("OHEM, also among the anchors of the region proposal network", _mine_anchors),
     "ratio": Method("the hardest background at a ratio to the foreground (SSD)", _sampler("ratio", nms_iou=None)),
 }
 

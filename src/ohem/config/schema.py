@@ -29,6 +29,7 @@ SamplerName = Literal[
     "hierarchical",
     "ratio",
 ]
+RPNSamplerName = Literal["ohem", "separate", "rank", "proportional", "ratio", "all"]
 DetectorName = Literal["fast_rcnn", "faster_rcnn", "ssdlite"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 BACKBONES_OF: Mapping[DetectorName, tuple[BackboneName, ...]] = {
@@ -70,6 +71,15 @@ class ModelConfig:
     box_normalisation: Literal["fixed", "empirical"] = "fixed"
     """Mean and standard deviation of the regression targets. fixed: (0, 0, 0, 0) and (0.1, 0.1, 0.2, 0.2); empirical:
     those of the training data by class, as in the authors' code."""
+    rpn_sampler: RPNSamplerName | None = None
+    """faster_rcnn: sampler that chooses the anchors on which the region proposal network (RPN) is trained, as
+    --sampler.name does with RoIs; separate has half of them foreground at most; none of them uses NMS. Default: random
+    anchors, as torchvision does."""
+    rpn_batch_size: int | None = None
+    """faster_rcnn: number of anchors of each image on which the RPN is trained. Default: 256."""
+    rpn_score_thresh: float | None = None
+    """faster_rcnn: lowest score of a proposal of the RPN, in training and in tests. Default: that of torchvision, 0 for
+    resnet50 and 0.05 for the other networks."""
 
 
 @_heading("Data")

@@ -9,13 +9,13 @@ from ohem.config.schema import BACKBONES_OF, Recipe
 from ohem.errors import InputError
 
 SHARES = (
-    "model.dropout", "sampler.fg_fraction", "sampler.nms_iou", "solver.gamma", "solver.momentum",
-    "test.score", "test.nms_iou", "test.rescore_score", "test.first_nms_iou", "test.vote_iou",
+    "model.dropout", "model.rpn_score_thresh", "sampler.fg_fraction", "sampler.nms_iou", "solver.gamma",
+    "solver.momentum", "test.score", "test.nms_iou", "test.rescore_score", "test.first_nms_iou", "test.vote_iou",
 )  # fmt: skip
 AT_LEAST_1 = (
-    "data.short", "data.long", "data.scales", "proposals.top", "sampler.batch_size", "sampler.pressure",
-    "solver.steps", "solver.decay_every", "solver.images", "test.scales", "test.long", "test.iterations",
-    "test.first_top", "test.max_detections", "run.log_every", "run.checkpoint_every",
+    "model.rpn_batch_size", "data.short", "data.long", "data.scales", "proposals.top", "sampler.batch_size",
+    "sampler.pressure", "solver.steps", "solver.decay_every", "solver.images", "test.scales", "test.long",
+    "test.iterations", "test.first_top", "test.max_detections", "run.log_every", "run.checkpoint_every",
 )  # fmt: skip
 AT_LEAST_0 = (
     "model.rescore_top", "model.shortlist", "data.workers",
@@ -108,6 +108,7 @@ def _check_detector(recipe: Recipe) -> None:
     if model.backbone not in BACKBONES_OF[model.detector]:
         known = " or ".join(BACKBONES_OF[model.detector])
         raise InputError(f"--model.backbone {model.backbone} does not fit {name}: give {known}")
+    _check_rpn(recipe)
     if model.detector == "fast_rcnn":
         if recipe.sampler.name == "builtin":
             raise InputError(
@@ -125,6 +126,17 @@ def _check_detector(recipe: Recipe) -> None:
         raise InputError(
             f"the batch norm of {name} needs several images: give --solver.images 2 or more, not accumulated"
         )
+
+
+def _check_rpn(recipe: Recipe) -> None:
+    """Raises `InputError` if options of the region proposal network are given to a detector that has none."""
+    model = recipe.model
+    for option in ("rpn_sampler", "rpn_batch_size", "rpn_score_thresh"):
+        if model.detector != "faster_rcnn" and getattr(model, option) is not None:
+            raise InputError(
+                f"--model.{option.replace('_', '-')} is for a detector with a region proposal network, which "
+                f"--model.detector {model.detector} does not have: leave it out, or give --model.detector faster_rcnn"
+            )
 
 
 def _of_fast_rcnn(recipe: Recipe) -> dict[str, bool]:

@@ -4,10 +4,12 @@ Mining does not use these parts. If a user replaced one of them, on the class, t
 replacement would be ignored silently. So it is refused at every training step, even if it was made after `with_ohem`.
 """
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import torchvision
 from torch import nn
 from torchvision.models.detection import _utils
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
@@ -41,6 +43,48 @@ def check_methods(part: Any, kind: type, module: ModuleType, *names: str, mined:
             raise TypeError(
                 f"with_ohem cannot see the losses of single examples in {type(part).__name__}, whose {name} is not "
                 f"that of torchvision's {kind.__name__}: use the latter, or register your model"
+            )
+
+
+def check_overridden(part: Any, kind: type, mined: type, module: ModuleType, *names: str) -> None:
+    """Raises `TypeError` if methods of `part` that `mined` overrides, or those of torchvision's `kind`, were replaced.
+
+    Args:
+        part: a `kind` without mining, or a `mined`, the class that `with_ohem` makes of it.
+        kind: a class of torchvision.
+        mined: the class derived from it that mines.
+        module: the module of torchvision that defines `kind`.
+        names: names of the methods.
+    """
+    for name in names:
+        if not is_original(getattr(kind, name), module, name):
+            raise TypeError(
+                f"with_ohem would not use {kind.__name__}.{name}, which was replaced: put torchvision's back"
+            )
+    check_instance(part, mined, *names)
+
+
+def check_instance(part: Any, mined: type, *names: str) -> None:
+    """Raises `TypeError` if methods of the instance `part`, or of a class derived from `mined`, hide those of `mined`.
+
+    Before `part` is a `mined`, its class must be torchvision's own.
+    """
+    for name in names:
+        own = isinstance(part, mined) and getattr(type(part), name) is not getattr(mined, name)
+        if own or name in vars(part):
+            raise TypeError(
+                f"with_ohem would not use the {name} of this {type(part).__name__}, which was replaced: put "
+                "torchvision's back, or say how to mine with yours with with_ohem.register"
+            )
+
+
+def check_parameters(kind: type, parameters: Mapping[str, Sequence[str]]) -> None:
+    """Raises `TypeError` if methods of torchvision's `kind` have other parameters than those by their names."""
+    for name, expected in parameters.items():
+        if list(inspect.signature(getattr(kind, name)).parameters) != list(expected):
+            raise TypeError(
+                f"with_ohem does not know {kind.__name__}.{name} of torchvision {torchvision.__version__}: "
+                "install torchvision 0.29, or a later ohem"
             )
 
 
@@ -93,8 +137,11 @@ class TrainingGuard:
 
 
 def guard(model: nn.Module, check: Check, first_class: int, num_classes: Callable[[Any], int | None]) -> None:
-    """Makes `model` check its parts and its targets before every training step."""
-    if not any(isinstance(hook, TrainingGuard) for hook in model._forward_pre_hooks.values()):
+    """Makes `model` check its parts and its targets before every training step. A second call replaces `check`."""
+    guards = [hook for hook in model._forward_pre_hooks.values() if isinstance(hook, TrainingGuard)]
+    for hook in guards:
+        hook.check = check
+    if not guards:
         model.register_forward_pre_hook(TrainingGuard(check, first_class, num_classes), with_kwargs=True)
 
 

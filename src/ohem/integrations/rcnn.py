@@ -5,7 +5,7 @@ pools their features. Here nothing is left out at random, and the sampler choose
 stay torchvision's own, so masks and keypoints are trained on the chosen foreground. A target may mark objects with
 `ignore` (G,) bool: they are neither foreground nor mined as background, and the RPN does not use them either. If the
 user replaced torchvision's `fastrcnn_loss`, the replacement is trained, and it ranks too. It must take
-`reduction="none"`, otherwise it is refused.
+`reduction="none"`, otherwise it is refused. `ohem.integrations.rpn` mines the anchors of the RPN.
 
 Shapes: R: RoIs of the mini-batch   N: images   K: foreground classes
 """
@@ -16,23 +16,29 @@ from functools import partial
 from typing import Any, NoReturn
 
 import torch
-import torchvision
 from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN, roi_heads
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import box_area
 
-from ohem.boxes import intersection
 from ohem.checks import describe, is_false
-from ohem.integrations.parts import check_globals, check_random_sampler, guard, is_original
+from ohem.integrations.parts import (
+    check_globals,
+    check_overridden,
+    check_parameters,
+    check_random_sampler,
+    guard,
+    is_original,
+)
 from ohem.integrations.registry import with_ohem
+from ohem.integrations.rpn import BETA, OHEMRPN, check_rpn, mine_anchors, record
+from ohem.integrations.rpn import IgnoringRPN as IgnoringRPN  # models that ohem 0.2 pickled have it here
 from ohem.losses import roi_losses, weighted
 from ohem.read_only import read_only, waits_for_others
 from ohem.recorder import Recorder
 from ohem.rois import BACKGROUND, IGNORE, RoIs, covers, highest_iou
+from ohem.samplers import RoISampler
 from ohem.targets import ignored
 
 Column = list[Tensor]
@@ -40,34 +46,12 @@ Column = list[Tensor]
 LabelledRoIs = tuple[Column, Column, Column, Column]
 """Boxes (R, 4), index of the matched object (R,), label (R,) and regression target (R, 4) of RoIs."""
 
-BETA = 1 / 9  # of torchvision's smooth L1 loss
 # Parameters in torchvision 0.29 of the methods that are overridden or called here.
 _PARAMETERS = {
     "forward": ["self", "features", "proposals", "image_shapes", "targets"],
     "select_training_samples": ["self", "proposals", "targets"],
     "subsample": ["self", "labels"],
 }
-
-
-class IgnoringRPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision is not typed
-    """The `rpn` of a detector after `with_ohem`: it ignores the objects to ignore and the anchors inside them."""
-
-    def assign_targets_to_anchors(self, anchors: Column, targets: list[dict[str, Tensor]]) -> tuple[Column, Column]:
-        """Returns labels (A,) float, 1, 0 or -1 for neither, and matched boxes (A, 4), as the base class does."""
-        # All keys of the targets are passed on, because the user's own matching may read more than the boxes.
-        kept = [~ignored(target) for target in targets]
-        without_ignored = [
-            {**target, **{key: target[key][mask] for key in ("boxes", "labels") if key in target}}
-            for target, mask in zip(targets, kept, strict=True)
-        ]
-        labels, matched = super().assign_targets_to_anchors(anchors, without_ignored)
-        for label, boxes, target in zip(labels, anchors, targets, strict=True):
-            if ignored(target).any():
-                shared = intersection(boxes, target["boxes"][ignored(target)]).amax(dim=1)
-                inside = (label == 0) & (shared >= 0.5 * box_area(boxes))
-                # If every anchor were left out, the loss of the RPN would be NaN.
-                label[inside] = -1 if (label >= 0).sum() > inside.sum() else 0
-        return labels, matched
 
 
 class OHEMRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision is not typed
@@ -159,56 +143,50 @@ class OHEMRoIHeads(RoIHeads):  # type: ignore[misc]  # torchvision is not typed
 @with_ohem.register(MaskRCNN)
 @with_ohem.register(KeypointRCNN)
 @with_ohem.register(GeneralizedRCNN)
-def install(model: GeneralizedRCNN, sampler: Recorder) -> None:
-    """Replaces the random sampling of `model.roi_heads` by `sampler`.
+def install(model: GeneralizedRCNN, sampler: Recorder, rpn_sampler: RoISampler | None = None) -> None:
+    """Replaces the random sampling of `model.roi_heads` by `sampler`, and that of `model.rpn` by `rpn_sampler`, if any.
 
     Raises:
-        TypeError: the RoI heads are not torchvision's, or those of this version of torchvision are not supported.
+        TypeError: the RoI heads or the RPN are not torchvision's, or those of this version of torchvision are not
+            supported; or `rpn_sampler` cannot be called.
     """
     if not isinstance(model.roi_heads, OHEMRoIHeads) and type(model.roi_heads) is not RoIHeads:
         raise TypeError(
             f"with_ohem knows torchvision's RoIHeads, and not {type(model.roi_heads).__name__}, whose losses may "
             f"differ: say how to mine with them with with_ohem.register({type(model).__name__})"
         )
-    for name, expected in _PARAMETERS.items():
-        if list(inspect.signature(getattr(RoIHeads, name)).parameters) != expected:
-            raise TypeError(
-                f"with_ohem does not know RoIHeads.{name} of torchvision {torchvision.__version__}: "
-                "install torchvision 0.29, or a later ohem"
-            )
+    recorder = record(rpn_sampler, sampler)
+    check_parameters(RoIHeads, _PARAMETERS)
     check_parts(model)
-    if type(model.rpn) is RegionProposalNetwork:
-        model.rpn.__class__ = IgnoringRPN
+    if recorder is not None:
+        check_rpn(model.rpn)
+    mine_anchors(model.rpn, recorder)
     if type(model.roi_heads) is RoIHeads:
         model.roi_heads.__class__ = OHEMRoIHeads
     model.roi_heads.mining = sampler
-    guard(model, _check_step, 1, _num_classes)
+    guard(model, partial(_check_step, mines_anchors=recorder is not None), 1, _num_classes)
 
 
 def check_parts(model: GeneralizedRCNN) -> None:
     """Raises `TypeError` if a part that mining bypasses or calls is not torchvision's."""
     heads = model.roi_heads
-    kind = type(heads) if isinstance(heads, OHEMRoIHeads) else RoIHeads
-    for name in _PARAMETERS:
-        if not is_original(getattr(RoIHeads, name), roi_heads, name):
-            raise TypeError(f"with_ohem would not use RoIHeads.{name}, which was replaced: put torchvision's back")
-        expected = getattr(OHEMRoIHeads if isinstance(heads, OHEMRoIHeads) else RoIHeads, name)
-        if name in vars(heads) or getattr(kind, name) is not expected:
-            raise TypeError(
-                f"with_ohem would not use the {name} of this {kind.__name__}, which was replaced: put torchvision's "
-                "back, or say how to mine with yours with with_ohem.register"
-            )
+    check_overridden(heads, RoIHeads, OHEMRoIHeads, roi_heads, *_PARAMETERS)
     check_random_sampler(heads.fg_bg_sampler, "roi_heads.fg_bg_sampler")
     check_globals(roi_heads, F=functional)
 
 
-def _check_step(model: GeneralizedRCNN) -> None:
-    if not isinstance(model.roi_heads, OHEMRoIHeads):
-        raise TypeError(
-            f"the roi_heads, {type(model.roi_heads).__name__}, were replaced after with_ohem, and nothing would be "
-            "mined: call with_ohem again"
-        )
+def _check_step(model: GeneralizedRCNN, mines_anchors: bool = False) -> None:
+    parts = {"roi_heads": OHEMRoIHeads, **({"rpn": OHEMRPN} if mines_anchors else {})}
+    for name, kind in parts.items():
+        part = getattr(model, name)
+        if not isinstance(part, kind):
+            raise TypeError(
+                f"the {name} of the model, {type(part).__name__}, was replaced after with_ohem, and nothing would be "
+                "mined in it: call with_ohem again"
+            )
     check_parts(model)
+    if mines_anchors:
+        check_rpn(model.rpn)
 
 
 def _num_classes(model: GeneralizedRCNN) -> int | None:

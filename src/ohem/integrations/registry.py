@@ -16,7 +16,11 @@ Install = Callable[..., None]
 Default = Callable[[Any], RoISampler]
 """A function of a model that returns its sampler if the user gives none."""
 
-OPTIONAL = {"ultralytics": "ohem.integrations.yolo"}
+OPTIONAL = {
+    "monai": "ohem.integrations.monai",
+    "transformers": "ohem.integrations.transformers",
+    "ultralytics": "ohem.integrations.yolo",
+}
 """Package that defines types of models -> the module of `ohem` that registers them.
 
 The module is imported when `with_ohem` gets the first model of that package, or of a type derived from its types.
@@ -45,13 +49,20 @@ class WithOHEM:
         In our measurement with Faster R-CNN (docs/results/torchvision.md), 128 had the mAP of torchvision's 512 within
         noise, and 32 needed a lower learning rate.
 
+        With `rpn_sampler`, these three also mine in their first stage, the region proposal network (RPN): among all
+        anchors instead of 256 random ones per image. `model.rpn.mining` reports it. `OHEMSampler(256, nms_iou=None)`
+        chooses as many. `RandomSampler(512, bg_lo=0)` as `sampler` draws the RoIs as torchvision does, so that only the
+        RPN is mined.
+
         Args:
-            model: a detector of torchvision, a detection model of ultralytics (YOLO), or of a type that was registered.
+            model: a detector of torchvision, ultralytics (YOLO), transformers (RT-DETR and its kin) or MONAI
+                (RetinaNet), or of a type that was registered.
             sampler: chooses the examples to train on. None takes the default of the type of model: `OHEMSampler()` for
                 R-CNN, `OHEMSampler(256, nms_iou=None)` for RetinaNet and FCOS, for SSD a `RatioSampler` with the ratio
-                of the model, and `RatioSampler(3, min_negatives=256)` for YOLO.
-            options: further options of the type of model. One-stage detectors have `loss`: see
-                `ohem.integrations.dense`.
+                of the model, `RatioSampler(3, min_negatives=256)` for YOLO, and `RatioSampler()` for RT-DETR and its
+                kin.
+            options: further options of the type of model. R-CNN has `rpn_sampler`, which chooses the anchors; None
+                draws them at random. One-stage detectors have `loss`: see `ohem.integrations.dense`.
 
         Returns:
             The same object as `model`.

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from torch import nn
 
-from ohem.config.schema import Recipe, SamplerConfig, TestConfig
+from ohem.config.schema import ModelConfig, Recipe, SamplerConfig, TestConfig
 from ohem.data.loader import Examples
 from ohem.detection.backbones import BACKBONES, init_head
 from ohem.detection.box_refinement import BoxRefinement
@@ -16,7 +16,7 @@ from ohem.detection.weights import load_weights
 from ohem.errors import InputError
 from ohem.models.torchvision import TorchvisionDetector, build_torchvision, load_pretrained
 from ohem.rois import match, target_statistics
-from ohem.samplers import AllSampler, RoISampler, make_sampler
+from ohem.samplers import RoISampler, make_sampler
 
 
 def as_fast_rcnn(model: Detector, what: str) -> FastRCNN:
@@ -28,10 +28,16 @@ def as_fast_rcnn(model: Detector, what: str) -> FastRCNN:
     return model
 
 
-def build_model(recipe: Recipe, sampler: RoISampler) -> Detector:
-    """Makes the detector with random weights; `initialise` fills it."""
+def build_model(recipe: Recipe, sampler: RoISampler, rpn_sampler: RoISampler | None = None) -> Detector:
+    """Makes the detector with random weights; `initialise` fills it.
+
+    Args:
+        recipe: its options.
+        sampler: chooses the RoIs that it is trained on.
+        rpn_sampler: chooses the anchors that its region proposal network is trained on; None: as torchvision does.
+    """
     if recipe.model.detector != "fast_rcnn":
-        return build_torchvision(recipe, sampler)
+        return build_torchvision(recipe, sampler, rpn_sampler)
     backbone = BACKBONES[recipe.model.backbone]()
     for layer in backbone.roi_head.modules():
         if isinstance(layer, nn.Dropout):
@@ -89,6 +95,14 @@ def initialise(model: Detector, examples: Examples, recipe: Recipe) -> None:
 
 def build_sampler(config: SamplerConfig) -> RoISampler:
     """Returns the sampler that the recipe names; an option that is None has the default of its class."""
-    if config.name == "builtin":
-        return AllSampler()  # the detector mines nothing, and never calls it
+    if config.name == "builtin":  # called only where the anchors are mined: it draws RoIs as torchvision does
+        size = config.batch_size or 512
+        return make_sampler("random", batch_size=size, fg_fraction=config.fg_fraction, bg_lo=0.0)
     return make_sampler(**asdict(config))
+
+
+def build_rpn_sampler(config: ModelConfig) -> RoISampler | None:
+    """Returns the sampler that the recipe names for anchors, with the numbers of torchvision's; None if it has none."""
+    if config.rpn_sampler is None:
+        return None
+    return make_sampler(config.rpn_sampler, batch_size=config.rpn_batch_size or 256, fg_fraction=0.5, nms_iou=1.0)

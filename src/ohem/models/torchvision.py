@@ -108,9 +108,16 @@ MOBILE_NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)  # of its ssdlit
 MOBILE_ANCHORS = ((32, 64, 128, 256, 512),) * 3, ((0.5, 1.0, 2.0),) * 3
 
 
-def build_torchvision(recipe: Recipe, sampler: RoISampler) -> TorchvisionDetector:
-    """Makes the detector with random weights; `sampler` mines in it unless the recipe has the sampler "builtin"."""
+def build_torchvision(
+    recipe: Recipe, sampler: RoISampler, rpn_sampler: RoISampler | None = None
+) -> TorchvisionDetector:
+    """Makes the detector with random weights.
+
+    `sampler` mines in it unless the recipe has the sampler "builtin", and `rpn_sampler` among its anchors, if any.
+    """
     model = {"faster_rcnn": _faster_rcnn, "ssdlite": _ssdlite}[recipe.model.detector](recipe)
+    if rpn_sampler is not None:
+        return TorchvisionDetector(with_ohem(model, sampler, rpn_sampler=rpn_sampler), True)
     mined = recipe.sampler.name != "builtin"
     return TorchvisionDetector(with_ohem(model, sampler) if mined else model, mined)
 
@@ -146,9 +153,11 @@ def _faster_rcnn(recipe: Recipe) -> nn.Module:
         norm_layer=FrozenBatchNorm2d if pretrained else nn.BatchNorm2d,
         trainable_layers=TRAINED if pretrained else stages.number,
     )
-    builtin = {
+    given = {
         "box_batch_size_per_image": recipe.sampler.batch_size,
         "box_positive_fraction": recipe.sampler.fg_fraction,
+        "rpn_batch_size_per_image": config.rpn_batch_size,
+        "rpn_score_thresh": config.rpn_score_thresh,
     }
     mobile = {} if config.backbone == "resnet50" else MOBILE_RPN
     model: nn.Module = FasterRCNN(
@@ -157,12 +166,11 @@ def _faster_rcnn(recipe: Recipe) -> nn.Module:
         min_size=recipe.data.short,
         max_size=recipe.data.long,
         **_input(recipe),
-        **mobile,
+        **mobile | {name: value for name, value in given.items() if value is not None},
         rpn_anchor_generator=AnchorGenerator(*MOBILE_ANCHORS) if mobile else None,
         box_score_thresh=test.score,
         box_nms_thresh=test.nms_iou,
         box_detections_per_img=test.max_detections,
-        **{name: value for name, value in builtin.items() if value is not None},
     )
     return model
 

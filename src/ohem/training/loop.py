@@ -28,7 +28,7 @@ from ohem.io.json_files import write_json
 from ohem.kernels import choice
 from ohem.kernels.fast_linear import fast_linear, kernels_of
 from ohem.kernels.low_precision import is_exact, suited
-from ohem.models.build import build_model, build_sampler, initialise
+from ohem.models.build import build_model, build_rpn_sampler, build_sampler, initialise
 from ohem.processes import Stopped, collect_signals
 from ohem.recorder import Recorder
 from ohem.training import checkpoint, snapshots
@@ -115,8 +115,12 @@ class Trainer:
     def __init__(self, recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None:
         self.recipe, self.run, self.examples, self.fabric = recipe, run, examples, fabric
         self.recorder = Recorder(build_sampler(recipe.sampler))
+        rpn_sampler = build_rpn_sampler(recipe.model)
+        rpn_recorder = None if rpn_sampler is None else Recorder(rpn_sampler)
+        # By the prefix of its columns in metrics.csv.
+        self.recorders = {"": self.recorder, **({"rpn_": rpn_recorder} if rpn_recorder else {})}
         torch.manual_seed(seed_of(recipe.solver.seed, Stream.INITIAL))
-        model = build_model(recipe, self.recorder)
+        model = build_model(recipe, self.recorder, rpn_recorder)
         resumed = self._find_checkpoint()
         if resumed is None:
             initialise(model, examples, recipe)
@@ -297,7 +301,8 @@ class Trainer:
                 numbers.add(self._pass(examples, len(passes)))
             if statistics:
                 before = time.perf_counter()
-                numbers.add(self.recorder.statistics())
+                for prefix, recorder in self.recorders.items():
+                    numbers.add({f"{prefix}{name}": value for name, value in recorder.statistics().items()})
                 statistics_seconds += time.perf_counter() - before
         limit = solver.clip if solver.clip > 0 else math.inf
         norm = cast(
@@ -324,8 +329,8 @@ class Trainer:
         with fast_linear(self.detector):
             losses: dict[str, Tensor] = self.model(*self._inputs(examples))
         loss = torch.stack(list(losses.values())).sum()
-        ranked = self.recorder.losses
-        self._must_be_finite("loss", loss if ranked is None else loss + ranked.sum(), examples)
+        ranked = (recorder.losses.sum() for recorder in self.recorders.values() if recorder.losses is not None)
+        self._must_be_finite("loss", sum(ranked, loss), examples)
         self.fabric.backward(loss / passes)
         return {"loss": loss.item(), **{name: value.item() for name, value in losses.items()}}
 
