@@ -17,7 +17,7 @@ def names() -> dict[str, Any]:
 
 
 def test_sampler_and_model_are_short() -> None:
-    _, sampler, _, _, model, _ = blocks(PAGE, "python")
+    _, _, sampler, _, _, model, _ = blocks(PAGE, "python")
     for block in (sampler, model):
         assert len([line for line in block.splitlines() if line.strip()]) < 20
 
