@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from benchmarks import picture, segmentation, select, torchvision_step, voc_ap
+from benchmarks import anchors, picture, segmentation, select, torchvision_step, voc_ap
 from benchmarks.goals import GOALS, WITHOUT_GOALS, read_results
 from benchmarks.ranking import shortlist
 from benchmarks.rivals import ClassLossSampler, Gathered, PerImage, Plain, WholeNMS
@@ -26,6 +26,7 @@ from ohem.recorder import Recorder
 from ohem.samplers import OHEMSampler
 from tests.detection.toy_detector import assert_close, detector, losses_and_gradients, mini_batch
 from tests.helpers.command_line import ohem
+from tests.helpers.tiny_rcnn import faster_rcnn
 from tests.helpers.toy_data import training
 
 
@@ -182,6 +183,16 @@ def test_steps_of_torchvision_are_measured(data: Path, tmp_path: Path, monkeypat
     arguments = ["--data", f"{data}:train", "--short", 64, "--long", 96, "--images", 1, "--rounds", 1]
     report = run_benchmark(torchvision_step, arguments, tmp_path / "x.json", monkeypatch)
     assert set(report["seconds"]) == {"torchvision", "with_ohem"}
+
+
+def test_mining_of_anchors_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anchors, "fasterrcnn_resnet50_fpn", lambda **_: faster_rcnn())
+    monkeypatch.setattr(anchors, "STRIDES", (4, 8))
+    arguments = ["--short", 64, "--long", 96, "--rounds", 1]
+    report = run_benchmark(anchors, arguments, tmp_path / "x.json", monkeypatch)
+    assert report["anchors"] == 16 * 24 + 8 * 12
+    assert set(report["seconds"]) == {"torchvision", "nms_iou=None", "nms_iou=0.7", "nms_iou=0.5", "nms_iou=0.3"}
+    assert 0 < report["foreground"]["nms_iou=0.3"] < 1
 
 
 def test_selection_of_many_boxes_has_no_measurement_of_torchvision(
