@@ -63,6 +63,7 @@ bench: setup
 	mkdir -p $(OUT)
 	$(BENCH).step --data $(DATA) $(SIZE) $(STEP) $(FLAGS) --out $(OUT)/step.json
 	$(BENCH).torchvision_step --data $(DATA) $(FLAGS) --out $(OUT)/torchvision_step.json
+	$(BENCH).anchors --out $(OUT)/anchors.json
 	$(BENCH).segmentation --out $(OUT)/segmentation.json
 	$(BENCH).pool --data $(DATA) $(FLAGS) --out $(OUT)/pool.json
 	$(BENCH).select --data $(DATA) $(FLAGS) --out $(OUT)/select.json

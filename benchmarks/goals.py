@@ -207,7 +207,7 @@ GOALS: dict[str, Callable[[Any], list[Goal]]] = {
     "voc_ap": _voc_ap,
 }
 """Name of a JSON file -> function of its content that returns its goals."""
-WITHOUT_GOALS = ("agree",)
+WITHOUT_GOALS = ("agree", "anchors")
 """Names of the other JSON files."""
 
 
