@@ -28,6 +28,9 @@ from ohem.mining import hard_examples
 Criterion = Callable[..., Tensor]
 """A function of (input, target) that returns losses (N, ...), not reduced."""
 
+# The trainer of Hugging Face counts the labels that differ from this one, whatever the `ignore_index` of the criterion.
+TRAINERS_IGNORE_INDEX = -100
+
 
 class OHEMLoss(nn.Module):
     """The mean loss of the hardest examples: `OHEMLoss(CrossEntropyLoss(reduction="none"))(input, target)`.
@@ -38,7 +41,7 @@ class OHEMLoss(nn.Module):
     same loss, the first are kept.
 
     The trainer of Hugging Face takes this module as `compute_loss_func`. The `logits` of the model's output are then
-    the input.
+    the input, and mini-batches whose gradients are accumulated are weighted by their numbers of labels.
 
     Args:
         criterion: module or function (input, target) -> losses (N, ...), not reduced. Further arguments of a call are
@@ -104,20 +107,24 @@ class OHEMLoss(nn.Module):
     ) -> Tensor:
         """Returns the mean loss of the kept examples, a scalar. If there are none, it is 0, with a graph.
 
+        With `num_items_in_batch` it is multiplied by the share of the labels that this mini-batch has.
+
         Args:
             input, target, more, options: arguments of the criterion. If `input` is the output of a model of Hugging
                 Face, its `logits` are passed on. If there is one positional argument more than the criterion requires,
                 that is `valid`.
             valid: mask of the shape of the losses, bool or 0 and 1. False leaves an example out, in addition to
                 `ignore_index`.
-            num_items_in_batch: argument of the trainer of Hugging Face, which accumulates gradients over several
-                mini-batches with it. It is not used: each loss is divided by the number of its kept examples.
+            num_items_in_batch: argument of the trainer of Hugging Face: number of labels, without those that are -100,
+                of all mini-batches whose gradients it adds up before a step. The trainer does not divide by the number
+                of these mini-batches.
 
         Returns:
             A scalar, float64 if the losses are float64, else float32.
 
         Raises:
-            TypeError: the criterion did not return a tensor of floating dtype, or `valid` is not a real tensor.
+            TypeError: the criterion did not return a tensor of floating dtype, `valid` is not a real tensor, or the
+                target is not a tensor, although `num_items_in_batch` was given.
             ValueError: the criterion returned a single number; `valid` has another shape than the losses, or holds
                 values other than 0 and 1; or the target has another shape, although `ignore_index` was given.
         """
@@ -126,12 +133,26 @@ class OHEMLoss(nn.Module):
         usable = self._usable(losses, target, valid)
         kept = self._kept(self._ranking(losses, arguments, options), usable)
         self._last = losses.detach(), usable, kept
+        mean = self._mean_loss(losses, kept)
+        if num_items_in_batch is None:
+            return mean
+        return mean * self._items(target) / torch.as_tensor(num_items_in_batch).clamp(min=1)
+
+    def _mean_loss(self, losses: Tensor, kept: Tensor) -> Tensor:
         chosen = _at_least_float32(losses[kept])
         if self.global_batch and _processes() > 1:
             # Half precision would overflow in a sum over many pixels.
             count = _sum_over_processes(torch.tensor(len(chosen), device=losses.device)).clamp(min=1)
             return chosen.sum() * _processes() / count
         return chosen.mean() if len(chosen) else _at_least_float32(losses.flatten()[:0]).sum()
+
+    def _items(self, target: Any) -> Tensor:
+        """Returns the number of labels of this mini-batch, counted as the trainer of Hugging Face counts them."""
+        check_tensor("the target, with num_items_in_batch,", target, getattr(target, "shape", ()))
+        items: Tensor = (target != TRAINERS_IGNORE_INDEX).sum()
+        # The losses of the processes are then shares of one mini-batch, and so are their numbers of labels.
+        in_processes = self.global_batch and _processes() > 1
+        return _sum_over_processes(items) / _processes() if in_processes else items
 
     def _ranking(self, losses: Tensor, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor:
         """Returns the losses that the examples are ranked by, float32, of the shape of `losses`."""
