@@ -231,9 +231,12 @@ def _process(rank: int, folder: str) -> None:
     meeting = f"file://{folder}/meeting"
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=len(MINI_BATCHES))
     values = torch.tensor(MINI_BATCHES[rank], requires_grad=True)
-    loss = OHEMLoss(given_losses, keep=0.5, global_batch=True)(values, NOTHING)
+    criterion = OHEMLoss(given_losses, keep=0.5, global_batch=True)
+    loss = criterion(values, NOTHING)
     loss.backward()
-    torch.save((loss.detach(), values.grad), f"{folder}/{rank}.pt")
+    # The trainer of Hugging Face counts 16 labels in all processes and mini-batches, and multiplies by the processes.
+    share = criterion(values.detach(), torch.zeros_like(values), num_items_in_batch=torch.tensor(16.0)) * 2
+    torch.save((loss.detach(), values.grad, share), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -241,9 +244,11 @@ def test_hardest_of_the_global_batch(tmp_path: Path) -> None:
     """Keeps the hardest four of all eight losses: 9, 8, 5 and 4. The mean over the processes is their mean."""
     multiprocessing.spawn(_process, (str(tmp_path),), nprocs=len(MINI_BATCHES))  # type: ignore[no-untyped-call]
     results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(len(MINI_BATCHES))]
-    assert sum(loss for loss, _ in results).item() / 2 == pytest.approx((9 + 8 + 5 + 4) / 4)
+    assert sum(loss for loss, _, _ in results).item() / 2 == pytest.approx((9 + 8 + 5 + 4) / 4)
     # DistributedDataParallel takes the mean over two processes, half of the sum: the four have a share of 1 / 4 each.
-    assert [(grad / 2).tolist() for _, grad in results] == [[0.25, 0.0, 0.25], [0.0, 0.25, 0.0, 0.0, 0.25]]
+    assert [(grad / 2).tolist() for _, grad, _ in results] == [[0.25, 0.0, 0.25], [0.0, 0.25, 0.0, 0.0, 0.25]]
+    # These mini-batches have 8 of the 16 labels.
+    assert sum(share for _, _, share in results).item() / 2 == pytest.approx((9 + 8 + 5 + 4) / 4 * 8 / 16)
 
 
 def test_global_batch_without_processes() -> None:
@@ -350,7 +355,14 @@ def test_loss_works_in_the_trainer_of_hugging_face(wrap: Callable[[Tensor], Any]
     loss = OHEMLoss(nn.CrossEntropyLoss(reduction="none"), keep=0.5)
     expected = loss(logits, labels)
     assert loss(wrap(logits), labels, num_items_in_batch=None) == expected
-    assert loss(wrap(logits), labels, num_items_in_batch=torch.tensor(24)) == expected
+    for items in (24, torch.tensor(24)):
+        torch.testing.assert_close(loss(wrap(logits), labels, num_items_in_batch=items), expected * 6 / 24)
+    labels[:2] = -100
+    torch.testing.assert_close(loss(logits, labels, num_items_in_batch=24), loss(logits, labels) * 4 / 24)
+    labels[:] = -100
+    assert loss(logits, labels, num_items_in_batch=torch.tensor(0)) == 0
+    with pytest.raises(TypeError, match="the target, with num_items_in_batch, must be a tensor"):
+        OHEMLoss(lambda x, y: x)(torch.zeros(3), [1], num_items_in_batch=3)
 
 
 def test_threshold_of_segmentation_is_a_probability() -> None:

@@ -225,9 +225,8 @@ class _Choose(TorchFunctionMode):
         if func is not Tensor.mean or args[0].shape != self.shape or args[1:] != (1,):
             return func(*args, **(kwargs or {}))
         chosen = self.choose(args[0].detach())
-        losses: Tensor = args[0]
-        kept = torch.where(chosen[..., None], losses, 0)
-        return kept.mean(1)
+        mean: Tensor = torch.where(chosen[..., None], args[0], 0).mean(1)
+        return mean
 
 
 class ReadInputs:
