@@ -39,3 +39,10 @@ def test_lightning_logs_what_was_mined(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(r"^mining/chosen +256$", done.stdout, flags=re.MULTILINE)
     assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
+def test_trainer_of_hugging_face_mines(capsys: pytest.CaptureFixture[str]) -> None:
+    model, loss = load("hugging_face_trainer").main(steps=2, batch=2)
+    assert re.search(r"^step 2: loss .* of 200 queries chosen", capsys.readouterr().out, flags=re.MULTILINE)
+    assert 0 < model.mining.statistics()["chosen"] < 200
+    assert loss.mining["kept"] == 1

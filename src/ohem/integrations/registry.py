@@ -16,15 +16,11 @@ Install = Callable[..., None]
 Default = Callable[[Any], RoISampler]
 """A function of a model that returns its sampler if the user gives none."""
 
-<<<<<<< HEAD
 OPTIONAL = {
     "monai": "ohem.integrations.monai",
     "transformers": "ohem.integrations.transformers",
     "ultralytics": "ohem.integrations.yolo",
 }
-=======
-OPTIONAL: dict[str, str] = {"transformers": "ohem.integrations.transformers"}
->>>>>>> 507fcbd (with_ohem mines in RT-DETR, D-FINE and Deformable DETR of transformers)
 """Package that defines types of models -> the module of `ohem` that registers them.
 
 The module is imported when `with_ohem` gets the first model of that package, or of a type derived from its types.
