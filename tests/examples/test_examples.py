@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -41,6 +42,7 @@ def test_lightning_logs_what_was_mined(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("events.out.tfevents.*"))
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.4"), reason="transformers requires torch 2.5")
 def test_trainer_of_hugging_face_mines(capsys: pytest.CaptureFixture[str]) -> None:
     model, loss = load("hugging_face_trainer").main(steps=2, batch=2)
     assert re.search(r"^step 2: loss .* of 200 queries chosen", capsys.readouterr().out, flags=re.MULTILINE)

@@ -25,10 +25,8 @@ from transformers import (
     RTDetrResNetConfig,
 )
 from transformers.loss.loss_rt_detr import RTDetrLoss
-from transformers.loss.loss_utils import LOSS_MAPPING
 
 from ohem import AllSampler, OHEMSampler, RatioSampler, RoIs, with_ohem
-from ohem.integrations.transformers import CRITERIA
 from tests.helpers.contracts import EVERY_SAMPLER, check_detector
 
 Label = dict[str, Tensor]
@@ -70,16 +68,13 @@ class TorchvisionCalls:
         return [{"boxes": b, "scores": s} for b, s in zip(outputs.pred_boxes, outputs.logits, strict=True)]
 
 
-class CalledRTDetrForObjectDetection(TorchvisionCalls, RTDetrForObjectDetection):  # type: ignore[misc]
-    pass
+class CalledRTDetrForObjectDetection(TorchvisionCalls, RTDetrForObjectDetection): ...  # type: ignore[misc]
 
 
-class CalledDFineForObjectDetection(TorchvisionCalls, DFineForObjectDetection):  # type: ignore[misc]
-    pass
+class CalledDFineForObjectDetection(TorchvisionCalls, DFineForObjectDetection): ...  # type: ignore[misc]
 
 
-class CalledDeformableDetrForObjectDetection(TorchvisionCalls, DeformableDetrForObjectDetection):  # type: ignore[misc]
-    pass
+class CalledDeformableDetrForObjectDetection(TorchvisionCalls, DeformableDetrForObjectDetection): ...  # type: ignore[misc]
 
 
 MAKE: dict[str, tuple[type, type, Callable[[], Any]]] = {
@@ -242,7 +237,6 @@ def test_only_the_chosen_queries_are_trained(kind: str) -> None:
         if "_dn_" in name or "ddf" in name or "cardinality" in name:
             assert parts[0][name] == parts[1][name] == loss, name
         else:
-            assert min(part[name] for part in parts) > 0 or loss == 0, name
             torch.testing.assert_close(parts[0][name] + parts[1][name], loss, msg=name)
     for name, gradient in expected.items():
         queries = gradient.movedim(-2, 0)
@@ -362,7 +356,6 @@ def test_detr_is_refused() -> None:
             torch.nn.Module.__init__(self)
             self.loss_type = "ForObjectDetection"
 
-    assert LOSS_MAPPING["ForObjectDetection"] not in CRITERIA
     with pytest.raises(TypeError, match=r"cannot mine in Model, whose cross entropy .* RTDetrForObjectDetection"):
         with_ohem(Model())
 
@@ -370,6 +363,14 @@ def test_detr_is_refused() -> None:
 def test_other_models_are_refused() -> None:
     with pytest.raises(TypeError, match=r"DFineForObjectDetection.* and not that of RTDetrModel: use one of these"):
         with_ohem(make("rt_detr").model)
+
+
+def test_old_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.__version__", "5.9.1")
+    with pytest.raises(
+        TypeError, match=r"cannot mine with transformers 5\.9\.1.*: install transformers 5\.18 or later"
+    ):
+        with_ohem(make("rt_detr"))
 
 
 def test_replaced_loss_is_refused() -> None:
@@ -394,4 +395,4 @@ def test_second_call_replaces_the_sampler() -> None:
     step(model)
     assert model.mining.sampler is HARDEST
     assert model.mining.statistics()["chosen"] == 16
-    assert len(model.base_model._forward_pre_hooks) == 1
+    assert len(model.model._forward_pre_hooks) == 1

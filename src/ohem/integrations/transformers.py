@@ -20,6 +20,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchvision.ops import box_convert, generalized_box_iou_loss
@@ -66,6 +67,10 @@ CRITERIA: dict[Loss, Criterion] = {
     ),
 }
 """Loss function of transformers -> its criterion."""
+
+
+# Before, the loss of the last layer contained the denoising queries too (transformers' pull request 48528).
+OLDEST = 5, 18
 
 
 class MinedLoss:
@@ -230,16 +235,16 @@ class _Choose(TorchFunctionMode):
 
 
 class ReadInputs:
-    """A forward pre-hook of the base model: it reads the size of the images, and takes out the objects to ignore.
+    """A forward pre-hook of `model.model`: it reads the size of the images, and takes out the objects to ignore.
 
-    It is a hook of the base model, because wrappers such as those of PEFT do not run the hooks of the whole model.
+    It is not a hook of the whole model, because wrappers such as those of PEFT do not run the hooks of that.
     """
 
     def __init__(self, mined: MinedLoss) -> None:
         self.mined = mined
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Returns the arguments of the base model, without the objects to ignore; None in eval mode."""
+        """Returns the arguments of `model.model`, without the objects to ignore; None in eval mode."""
         model = self.mined.model
         if not model.training:
             return None
@@ -262,7 +267,8 @@ def _without_ignored(label: Label) -> Label:
 
 def _regions(label: Label) -> Tensor:
     """Returns the boxes to ignore of an image, corners as shares of the image."""
-    return box_convert(label["boxes"][ignored(label)].float(), "cxcywh", "xyxy")
+    corners: Tensor = box_convert(label["boxes"][ignored(label)].float(), "cxcywh", "xyxy")
+    return corners
 
 
 def _with_globals(function: Loss, names: Mapping[str, Any]) -> Loss:
@@ -274,7 +280,12 @@ def _with_globals(function: Loss, names: Mapping[str, Any]) -> Loss:
 
 
 def _check(model: Any) -> None:
-    """Raises `TypeError` if the loss function of `model` is not one of `CRITERIA`."""
+    """Raises `TypeError` if the loss function of `model` is not one of `CRITERIA`, or if transformers is too old."""
+    if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < OLDEST:
+        raise TypeError(
+            f"with_ohem cannot mine with transformers {transformers.__version__}, whose loss does not separate the "
+            "denoising queries: install transformers 5.18 or later"
+        )
     name, usual, own = type(model).__name__, LOSS_MAPPING.get(model.loss_type), vars(model).get("_loss_function")
     known = ", ".join(sorted(kind for kind, loss in LOSS_MAPPING.items() if loss in CRITERIA))
     if usual is ForObjectDetectionLoss:
@@ -303,4 +314,4 @@ def _install(model: Any, sampler: Recorder) -> None:
         return
     _check(model)
     model.loss_function = MinedLoss(model, sampler)
-    model.base_model.register_forward_pre_hook(ReadInputs(model.loss_function), with_kwargs=True)
+    model.model.register_forward_pre_hook(ReadInputs(model.loss_function), with_kwargs=True)
