@@ -2,6 +2,7 @@
 
 Boxes are `[x1, y1, x2, y2]` in pixels with an exclusive end, so that a width is `x2 - x1`. The authors' code has
 inclusive ends and widths `x2 - x1 + 1`; `from_inclusive` converts their boxes, which accounts for each "+ 1".
+Boxes of volumes, `[x1, y1, z1, x2, y2, z2]` in voxels, have an area, an intersection and an IoU too.
 
 Shapes: R: boxes   K: foreground classes
 """
@@ -10,8 +11,9 @@ import math
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_area, box_iou
 
-from ohem.checks import check_size, check_tensor
+from ohem.checks import Kind, check_size, check_tensor
 
 # Log of the highest factor of a regression, so that `exp` of an untrained network cannot overflow.
 MAX_LOG_SCALE = math.log(1000.0 / 16)
@@ -71,11 +73,32 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def intersection(a: Tensor, b: Tensor) -> Tensor:
-    """Computes the areas (A, B) in square pixels that boxes `a` (A, 4) and `b` (B, 4) share."""
-    check_tensor("a", a, ("A", 4))
-    check_tensor("b", b, ("B", 4))
-    sides = torch.minimum(a[:, None, 2:], b[:, 2:]) - torch.maximum(a[:, None, :2], b[:, :2])
+    """Computes the areas (A, B) in square pixels that boxes `a` (A, 4) and `b` (B, 4) share; of (A, 6), the volumes."""
+    check_boxes("a", a)
+    check_tensor("b", b, ("B", a.shape[1]))
+    half = a.shape[1] // 2
+    sides = torch.minimum(a[:, None, half:], b[:, half:]) - torch.maximum(a[:, None, :half], b[:, :half])
     return sides.clamp(min=0).prod(dim=-1)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Computes the areas (R,) of boxes (R, 4) in square pixels, or the volumes of boxes (R, 6)."""
+    half = boxes.shape[1] // 2
+    return box_area(boxes) if half == 2 else (boxes[:, half:] - boxes[:, :half]).prod(dim=1)
+
+
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Computes the IoU (A, B) of boxes `a` (A, 4) and `b` (B, 4), or (A, 6) and (B, 6)."""
+    if a.shape[1] == 4:
+        return box_iou(a, b)  # type: ignore[no-any-return]
+    shared = intersection(a, b)
+    return shared / (area(a)[:, None] + area(b) - shared)
+
+
+def check_boxes(name: str, boxes: Tensor, kind: Kind | None = None) -> None:
+    """Raises `TypeError` or `ValueError` if `boxes` are neither (R, 4) nor (R, 6)."""
+    flat = not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 6
+    check_tensor(name, boxes, ("R", 4 if flat else 6), kind)
 
 
 def _centre_size(boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from ohem.boxes import check_boxes, pairwise_iou
 from ohem.checks import check_integer, check_share, check_tensor, is_false
 
 # The k hardest RoIs after NMS are first searched among FIRST * k: of real RoIs, NMS keeps half.
@@ -45,7 +46,7 @@ def hard_rois(losses: Tensor, boxes: Tensor, groups: Tensor, k: int, nms_iou: fl
 
     Args:
         losses: (R,) loss of each RoI, any floating dtype.
-        boxes: (R, 4) float `[x1, y1, x2, y2]` in pixels, finite.
+        boxes: (R, 4) float `[x1, y1, x2, y2]` in pixels, or (R, 6) `[x1, y1, z1, x2, y2, z2]` in voxels, finite.
         groups: (R,) integers; only RoIs of the same group suppress each other (the image, or image and label).
         k: number to keep, at least 0.
         nms_iou: IoU above which a RoI is suppressed; None or 1 switches NMS off.
@@ -58,7 +59,8 @@ def hard_rois(losses: Tensor, boxes: Tensor, groups: Tensor, k: int, nms_iou: fl
         ValueError: the shapes do not agree, a number is out of range, or, on the CPU, a box is not finite.
     """
     _check(losses, k)
-    check_tensor("boxes", boxes, (len(losses), 4), "floating")
+    check_boxes("boxes", boxes, "floating")
+    check_tensor("boxes", boxes, (len(losses), boxes.shape[1]))
     check_tensor("groups", groups, (len(losses),), "integer" if len(losses) else None)
     if nms_iou is not None:
         check_share("nms_iou", nms_iou)
@@ -70,7 +72,7 @@ def hard_rois(losses: Tensor, boxes: Tensor, groups: Tensor, k: int, nms_iou: fl
     size = max(FIRST * k, 64)
     while True:
         hardest = hard_examples(losses, size)
-        kept = _survivors(_separate_groups(boxes[hardest], groups[hardest]), nms_iou)
+        kept = _survivors(_separate_groups(boxes[hardest], groups[hardest]), nms_iou, k)
         if len(kept) >= k or size >= len(losses):
             return hardest[kept[:k].to(hardest.device)]
         size *= 4
@@ -104,7 +106,7 @@ def _ranks(losses: Tensor) -> Tensor:
 
 
 def _separate_groups(boxes: Tensor, groups: Tensor) -> Tensor:
-    """Moves the boxes of each group to another place, (R, 4) float64, so that one NMS serves all groups."""
+    """Moves the boxes of each group to another place, (R, 4 or 6) float64, so that one NMS serves all groups."""
     # float64 keeps the move exact, and numbering the groups keeps it small for any integers.
     boxes = exact(boxes.detach())
     span = boxes.max() - boxes.min() + 1
@@ -113,8 +115,21 @@ def _separate_groups(boxes: Tensor, groups: Tensor) -> Tensor:
     return boxes + (place.double() * span)[:, None]
 
 
-def _survivors(boxes: Tensor, iou: float) -> Tensor:
-    """Returns the positions, ascending, that NMS keeps of boxes given hardest first."""
+def _survivors(boxes: Tensor, iou: float, k: int) -> Tensor:
+    """Returns the positions, ascending, that NMS keeps of boxes given hardest first: at least the first `k` of them."""
+    if boxes.shape[1] == 6:
+        return _survivors_in_volume(boxes, iou, k)
     rank = torch.arange(len(boxes), 0, -1, device=boxes.device, dtype=boxes.dtype)
     kept: Tensor = nms(boxes, rank, iou)
     return kept
+
+
+def _survivors_in_volume(boxes: Tensor, iou: float, k: int) -> Tensor:
+    """Returns the first `k` positions, ascending, that NMS keeps of boxes (R, 6), which torchvision's cannot take."""
+    kept: list[Tensor] = []
+    left = torch.arange(len(boxes), device=boxes.device)
+    while len(left) and len(kept) < k:
+        kept.append(left[:1])
+        # The IoU of two boxes without volume is NaN: neither suppresses the other, as in torchvision.
+        left = left[1:][~(pairwise_iou(boxes[left[:1]], boxes[left[1:]])[0] > iou)]
+    return torch.cat(kept)

@@ -9,9 +9,8 @@ from numbers import Integral
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area, box_iou
 
-from ohem.boxes import encode, intersection
+from ohem.boxes import area, check_boxes, encode, intersection, pairwise_iou
 from ohem.checks import check_bool, check_integer, check_sequence, check_share, check_tensor, describe, is_false
 from ohem.targets import ignored as ignored
 from ohem.targets import read_targets
@@ -33,24 +32,24 @@ class RoIs:
     """
 
     boxes: Tensor
-    """(R, 4) float32 `[x1, y1, x2, y2]`, pixels of the (resized) image."""
+    """(R, 4) float32 `[x1, y1, x2, y2]`, pixels of the (resized) image; (R, 6) in a volume: see `ohem.boxes`."""
     images: Tensor
     """(R,) int64, which image of the mini-batch."""
     labels: Tensor
     """(R,) int64, 0 background, 1..K foreground, -1 ignored (neither trained on nor mined)."""
     targets: Tensor
-    """(R, 4) float32 normalised regression targets, zero where not foreground."""
+    """(R, 4) float32 normalised regression targets, zero where not foreground; (R, 6) in a volume."""
     ious: Tensor
     """(R,) float32, highest IoU with a ground-truth box that is not ignored."""
     num_images: int
     """N, also counting images without a RoI."""
 
     def __post_init__(self) -> None:
-        check_tensor("boxes", self.boxes, ("R", 4), "floating")
+        check_boxes("boxes", self.boxes, "floating")
         rows = len(self.boxes)
         check_tensor("images", self.images, (rows,), "integer")
         check_tensor("labels", self.labels, (rows,), "integer")
-        check_tensor("targets", self.targets, (rows, 4), "floating")
+        check_tensor("targets", self.targets, self.boxes.shape, "floating")
         check_tensor("ious", self.ious, (rows,), "floating")
         check_integer("num_images", self.num_images)
         for name in ("images", "labels", "targets", "ious"):
@@ -221,12 +220,12 @@ def highest_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the highest IoU (R,) of each box with `others` and the index (R,) of that box; 0, 0 without others."""
     if len(others) == 0:
         return boxes.new_zeros(len(boxes)), torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    highest, which = box_iou(boxes, others).max(dim=1)
+    highest, which = pairwise_iou(boxes, others).max(dim=1)
     return highest, which
 
 
 def covers(boxes: Tensor, regions: Tensor) -> Tensor:
     """Returns (R,) bool: whether a box and some region share at least half of the area of the smaller one."""
-    smaller = torch.minimum(box_area(boxes)[:, None], box_area(regions))
+    smaller = torch.minimum(area(boxes)[:, None], area(regions))
     shared = intersection(boxes, regions)
     return ((shared > 0) & (shared >= 0.5 * smaller)).any(dim=1)

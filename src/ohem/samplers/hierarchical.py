@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
+from ohem.boxes import pairwise_iou
 from ohem.checks import check_integer, check_share
 from ohem.mining import exact, hard_examples, hard_rois
 from ohem.rois import RoIs
@@ -63,7 +63,7 @@ class HierarchicalSampler:
             return kept
         survivors = exact(boxes[kept])
         chunks = torch.split(exact(boxes), max(1, MOST_PAIRS // len(kept)))
-        first = [(box_iou(survivors, chunk) > self.nms_iou).to(torch.uint8).argmax(dim=0) for chunk in chunks]
+        first = [(pairwise_iou(survivors, chunk) > self.nms_iou).to(torch.uint8).argmax(dim=0) for chunk in chunks]
         own = torch.arange(len(kept), device=kept.device)
         # A survivor belongs to itself, even if its box has no area and so no IoU with itself.
         return torch.cat(first).to(kept.device).index_copy(0, kept, own)

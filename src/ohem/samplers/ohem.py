@@ -136,7 +136,8 @@ class OHEMSampler:
             groups = groups + rois.num_images * rois.labels[candidates]
         boxes = rois.boxes[candidates]
         if self.inclusive:
-            boxes = boxes + boxes.new_tensor([0, 0, 1, 1])
+            half = boxes.shape[1] // 2
+            boxes = torch.cat([boxes[:, :half], boxes[:, half:] + 1], dim=1)
         return candidates[hard_rois(losses[candidates], boxes, groups, k, self.nms_iou)]
 
 
