@@ -27,6 +27,10 @@ from ohem.mining import hard_examples
 
 Criterion = Callable[..., Tensor]
 """A function of (input, target) that returns losses (N, ...), not reduced."""
+_OTHER = (
+    "make it return the losses before they are averaged, or mine with another one, such as "
+    'CrossEntropyLoss(reduction="none"), and add this one to the result'
+)
 
 # The trainer of Hugging Face counts the labels that differ from this one, whatever the `ignore_index` of the criterion.
 TRAINERS_IGNORE_INDEX = -100
@@ -131,7 +135,8 @@ class OHEMLoss(nn.Module):
         arguments, valid = _arguments(self.criterion, (_logits(input), target, *more), valid)
         losses = _losses("criterion", self.criterion, *arguments, **options)
         usable = self._usable(losses, target, valid)
-        kept = self._kept(self._ranking(losses, arguments, options), usable)
+        images = len(arguments[0]) if isinstance(arguments[0], Tensor) and arguments[0].dim() else None
+        kept = self._kept(self._ranking(losses, arguments, options), usable, images)
         self._last = losses.detach(), usable, kept
         mean = self._mean_loss(losses, kept)
         if num_items_in_batch is None:
@@ -191,8 +196,8 @@ class OHEMLoss(nn.Module):
 
     def _usable(self, losses: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
         usable = torch.ones_like(losses, dtype=torch.bool)
-        if self.ignore_index is not None and getattr(target, "shape", None) == losses.shape:
-            usable = target != self.ignore_index
+        if self.ignore_index is not None and _same_shape(target, losses):
+            usable = (target != self.ignore_index).view_as(losses)
         elif self.ignore_index_given:
             raise ValueError(
                 f"ignore_index needs a target for each loss of shape {tuple(losses.shape)}, not {describe(target)}: "
@@ -200,8 +205,11 @@ class OHEMLoss(nn.Module):
             )
         return usable if valid is None else usable & _as_bool(valid, losses)
 
-    def _kept(self, losses: Tensor, usable: Tensor) -> Tensor:
-        """Returns which examples are kept, bool, of the shape of `losses`, which are float32."""
+    def _kept(self, losses: Tensor, usable: Tensor, images: int | None) -> Tensor:
+        """Returns which examples are kept, bool, of the shape of `losses`, which are float32.
+
+        `images` is the number of rows of the input; None if it is not a tensor.
+        """
         if losses[usable].isnan().any():
             warnings.warn(
                 "some losses are NaN: they are mined last, but the network or its input is broken",
@@ -209,6 +217,11 @@ class OHEMLoss(nn.Module):
                 stacklevel=4,
             )
         if self.per_image:
+            if images is not None and images != len(losses):
+                raise ValueError(
+                    f"per_image needs a row of losses for each of {images} images, not {len(losses)}: leave it out, "
+                    "or give a criterion that does not flatten its losses"
+                )
             pairs = zip(losses[..., None].flatten(1), usable[..., None].flatten(1), strict=True)
             rows = [self._hardest(row, valid) for row, valid in pairs]
             return torch.stack(rows).view_as(losses) if rows else usable
@@ -243,9 +256,28 @@ class OHEMLoss(nn.Module):
 
 def _check_criterion(name: str, criterion: Any) -> None:
     check_callable(name, criterion, 'give one such as CrossEntropyLoss(reduction="none")')
-    if _setting(criterion, "reduction") not in (None, "none"):
-        kind = type(criterion).__name__
-        raise ValueError(f'{name} must give a loss for every example: make it {kind}(reduction="none")')
+    parts = criterion.modules() if isinstance(criterion, nn.Module) else [criterion]
+    # A sum of two criteria may have the attribute of its base class, and hand the argument to its parts.
+    settings = [_setting(part, "reduction") for part in parts]
+    if settings[0] not in (None, "none") and "none" not in settings:
+        raise ValueError(f"{name} must give a loss for every example: {_remedy(criterion)}")
+
+
+def _remedy(criterion: Any) -> str:
+    """Returns what to do about a criterion that does not give a loss for every example."""
+    function = criterion.func if isinstance(criterion, partial) else criterion
+    kind = getattr(function, "__name__", type(function).__name__)
+    if _setting(criterion, "reduction") == "none":
+        return f'{kind} was given reduction="none": give it several examples, or {_OTHER}'
+    try:
+        parameters = inspect.signature(type(function) if isinstance(function, nn.Module) else function).parameters
+    except (TypeError, ValueError):
+        parameters = {}
+    if "reduction" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return f"{kind} has no argument reduction: {_OTHER}"
+    if isinstance(function, nn.Module):
+        return f'make it {kind}(reduction="none")'
+    return f'make it functools.partial({kind}, reduction="none")'
 
 
 def _arguments(criterion: Criterion, given: tuple[Any, ...], valid: Any) -> tuple[tuple[Any, ...], Any]:
@@ -275,11 +307,8 @@ def _losses(name: str, criterion: Criterion, *arguments: Any, **options: Any) ->
     if not isinstance(losses, Tensor) or not losses.is_floating_point():
         raise TypeError(f"the {name} must return losses, a tensor of floating dtype, not {describe(losses)}")
     if losses.dim() == 0:
-        stated = _setting(criterion, "reduction") == "none"
-        remedy = 'it was given reduction="none" and ignores it: ' if stated else 'give it reduction="none", or '
         raise ValueError(
-            f"the {name}, {getattr(criterion, '__name__', type(criterion).__name__)}, returned a single number, and "
-            f"mining needs a loss for every example: {remedy}make it return the losses before they are averaged"
+            f"the {name} returned a single number, and mining needs a loss for every example: {_remedy(criterion)}"
         )
     return losses
 
@@ -301,6 +330,12 @@ def _as_bool(valid: Any, losses: Tensor) -> Tensor:
     if valid.dtype != torch.bool and is_false((valid == 0) | (valid == 1)):
         raise ValueError("valid must be bool, or 0 and 1: it has other values, such as indices or weights")
     return wanted.to(losses.device) != 0
+
+
+def _same_shape(target: Any, losses: Tensor) -> bool:
+    """Returns whether `target` has an element for each loss, dimensions of length 1 not counted: (N, 1, H, W)."""
+    sides = [[n for n in getattr(values, "shape", [0]) if n != 1] for values in (target, losses)]
+    return isinstance(target, Tensor) and sides[0] == sides[1]
 
 
 def _at_least_float32(losses: Tensor) -> Tensor:
