@@ -16,10 +16,11 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 from ohem import OHEMSampler, with_ohem
 from ohem.data.synthetic import make_scenes
 from ohem.data.voc import VOCDetection
+from ohem.integrations.lightning import MiningCallback
 
 
 class Detector(LightningModule):
-    """A usual module of a detector. `with_ohem` is the only line that mining adds."""
+    """A usual module of a detector. `with_ohem` is the only line that mining adds; the callback logs what was mined."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -27,11 +28,10 @@ class Detector(LightningModule):
         self.model = with_ohem(model, OHEMSampler(batch_size=128))  # RoIs per image
 
     def training_step(self, batch, batch_index):
-        """Returns the loss, and logs all losses and the statistics of mining."""
+        """Returns the loss, and logs all losses."""
         images, targets = batch
         losses = self.model([image / 255 for image in images], list(targets))
-        mined = {f"mining/{name}": number for name, number in self.model.mining.statistics().items()}
-        self.log_dict({**losses, **mined}, batch_size=len(images))
+        self.log_dict(losses, batch_size=len(images))
         return sum(losses.values())
 
     def configure_optimizers(self):
@@ -48,7 +48,12 @@ def main(steps: int, logs: Path) -> dict[str, float]:
     loader = DataLoader(data, 2, shuffle=True, collate_fn=lambda batch: tuple(zip(*batch, strict=True)))
     logger = TensorBoardLogger(logs, name="detector")
     trainer = Trainer(
-        max_steps=steps, accelerator="cpu", logger=logger, log_every_n_steps=1, enable_checkpointing=False
+        max_steps=steps,
+        accelerator="cpu",
+        logger=logger,
+        callbacks=[MiningCallback()],
+        log_every_n_steps=1,
+        enable_checkpointing=False,
     )
     trainer.fit(Detector(len(data.classes) + 1), loader)
     return {name: float(value) for name, value in trainer.logged_metrics.items()}
