@@ -2,15 +2,18 @@
 
 import importlib.util
 import re
-import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
+from tests.integrations.optional.monai_models import import_monai
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+PAGES = EXAMPLES.parent / "docs"
 
 
 def load(name: str) -> ModuleType:
@@ -33,12 +36,37 @@ def test_plain_loop_learns_the_rare_label() -> None:
     assert load("plain_loop").main(steps=60) > 0.9
 
 
+def test_unet_of_smp_detects_the_disc(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # from the import of segmentation_models_pytorch
+        assert load("smp_segmentation").main(steps=15) > 0.6
+    assert "pixels kept, mean loss" in capsys.readouterr().out
+
+
+def test_detector_of_monai_detects_the_cube(capsys: pytest.CaptureFixture[str]) -> None:
+    import_monai("monai.apps.detection.networks.retinanet_detector")
+    assert load("monai_retinanet").main(steps=15) > 0.3
+    assert "64 of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["your-own-loss", "monai", "lightning"])
+def test_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (PAGES / f"{page}.md").read_text(), flags=re.DOTALL)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if page == "monai":
+            import_monai("monai.apps.detection.networks.retinanet_detector")
+        for block in blocks:
+            exec(compile(block, f"{page}.md", "exec"), {})
+
+
 def test_lightning_logs_what_was_mined(tmp_path: Path) -> None:
-    """Runs in its own process, because the libraries emit deprecation warnings."""
-    command = [sys.executable, str(EXAMPLES / "lightning_module.py"), "--steps", "2", "--logs", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^mining/chosen +256$", done.stdout, flags=re.MULTILINE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # from Lightning and TensorBoard
+        logged = load("lightning_module").main(2, tmp_path)
+    assert logged["mining/chosen"] == 256
     assert list(tmp_path.rglob("events.out.tfevents.*"))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ohem import OHEMLoss
-from tests.helpers.monai_models import import_monai
+from tests.integrations.optional.monai_models import import_monai
 
 OPTIONS: dict[str, Any] = {
     "num_classes": 5,

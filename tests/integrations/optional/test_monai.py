@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ohem import AllSampler, OHEMSampler, RoIs, with_ohem
 from ohem.samplers import Losses
 from tests.helpers.contracts import EVERY_SAMPLER, check_detector
-from tests.helpers.monai_models import BATCHES, batch, import_monai, make, target
 from tests.helpers.one_stage import NoneSampler, gradients
+from tests.integrations.optional.monai_models import BATCHES, batch, import_monai, make, target
 
 # MONAI converts the sizes of a list of images to NumPy in a way that NumPy will not take for ever.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")

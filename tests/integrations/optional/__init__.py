@@ -1,0 +1,1 @@
+"""Detectors and tools of optional packages."""
