@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ohem.boxes import MAX_LOG_SCALE, clip, decode, encode, from_inclusive, intersection
+from ohem.boxes import MAX_LOG_SCALE, area, clip, decode, encode, from_inclusive, intersection, pairwise_iou
 from tests.helpers.reference import needs_shared, reference
 
 
@@ -76,6 +76,18 @@ def test_intersection() -> None:
         [[5.0, 5.0, 20.0, 20.0], [2.0, 2.0, 4.0, 5.0], [10.0, 0.0, 20.0, 10.0], [90.0, 90.0, 99.0, 99.0]]
     )
     assert intersection(a, others).tolist() == [[25.0, 6.0, 0.0, 0.0]]
+
+
+def test_volumes_share_a_volume() -> None:
+    a = torch.tensor([[0.0, 0.0, 0.0, 10.0, 10.0, 10.0]])
+    others = torch.tensor([[5.0, 5.0, 5.0, 20.0, 20.0, 20.0], [0.0, 0.0, 8.0, 10.0, 10.0, 10.0]])
+    assert area(others).tolist() == [3375.0, 200.0]
+    assert intersection(a, others).tolist() == [[125.0, 200.0]]
+    torch.testing.assert_close(pairwise_iou(a, others), torch.tensor([[125 / 4250, 0.2]]))
+    with pytest.raises(ValueError, match=r"b must be of shape \(B, 6\), not \(1, 4\)"):
+        intersection(a, a[:, :4])
+    with pytest.raises(ValueError, match=r"a must be of shape \(R, 4\), not \(1, 5\)"):
+        intersection(a[:, :5], a)
 
 
 sides = st.floats(1, 500)

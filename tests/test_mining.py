@@ -282,6 +282,29 @@ def test_moving_all_boxes_changes_nothing(case: Case, x: int, y: int) -> None:
     assert choose_rois(losses, moved, *rest) == choose_rois(losses, boxes, *rest)
 
 
+@given(case=cases(), axis=st.integers(0, 2))
+def test_volumes_of_depth_1_are_chosen_as_their_rectangles(case: Case, axis: int) -> None:
+    losses, boxes, groups, k, iou = case
+    flat = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 2, 2)
+    depth = torch.tensor([0.0, 1.0]).expand(len(boxes), 2)[:, :, None]
+    volumes = torch.cat([flat[:, :, :axis], depth, flat[:, :, axis:]], dim=2).flatten(1)
+    chosen = hard_rois(torch.tensor(losses), volumes, torch.tensor(groups, dtype=torch.int64), k, iou)
+    assert chosen.tolist() == choose_rois(losses, boxes, groups, k, iou)
+
+
+def test_volumes_are_suppressed_by_their_volumes() -> None:
+    """Their IoU is 1/3 with the next one in depth, and 0 with the one after it."""
+    volumes = torch.tensor([[0.0, 0.0, z, 10.0, 10.0, z + 10] for z in (0.0, 5.0, 10.0, 15.0)])
+    losses, groups = torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.zeros(4, dtype=torch.int64)
+    assert hard_rois(losses, volumes, groups, 4, 0.3).tolist() == [0, 2]
+    assert hard_rois(losses, volumes, groups, 4, 0.34).tolist() == [0, 1, 2, 3]
+    assert hard_rois(losses, volumes, groups, 1, 0.3).tolist() == [0]
+    rois = RoIs(volumes, groups, groups, torch.zeros(4, 6), torch.zeros(4), 1)
+    # With the last voxel as part of the box, the IoU is 6/16.
+    assert OHEMSampler(4, 0.35, inclusive=True)(rois, lambda: losses).tolist() == [0, 2]
+    assert OHEMSampler(4, 0.35)(rois, lambda: losses).tolist() == [0, 1, 2, 3]
+
+
 @given(cases(), st.randoms(use_true_random=False))
 def test_the_order_of_the_input_matters_only_for_ties(case: Case, random: Any) -> None:
     _, boxes, groups, k, iou = case
