@@ -292,6 +292,11 @@ def test_volumes_of_depth_1_are_chosen_as_their_rectangles(case: Case, axis: int
     assert chosen.tolist() == choose_rois(losses, boxes, groups, k, iou)
 
 
+def test_boxes_without_volume_are_harmless() -> None:
+    volumes = torch.tensor([[5.0] * 6, [5.0] * 6, [0.0, 0.0, 0.0, 10.0, 10.0, 10.0]])
+    assert hard_rois(torch.tensor([1.0, 2.0, 3.0]), volumes, torch.zeros(3).long(), 3).tolist() == [2, 1, 0]
+
+
 def test_volumes_are_suppressed_by_their_volumes() -> None:
     """Their IoU is 1/3 with the next one in depth, and 0 with the one after it."""
     volumes = torch.tensor([[0.0, 0.0, z, 10.0, 10.0, z + 10] for z in (0.0, 5.0, 10.0, 15.0)])

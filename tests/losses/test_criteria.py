@@ -175,6 +175,11 @@ def test_sum_of_two_criteria_is_mined_if_its_parts_are_not_reduced() -> None:
         OHEMLoss(losses.DiceFocalLoss(to_onehot_y=True))
 
 
+def test_loss_without_an_argument_reduction_gets_another_remedy() -> None:
+    with pytest.raises(ValueError, match="every example: DiceLoss has no argument reduction: make it return"):
+        OHEMLoss(smp_losses().DiceLoss("binary"))
+
+
 def test_remedy_of_a_function() -> None:
     maps, classes = inputs()[0]
     for criterion in (functional.cross_entropy, partial(functional.cross_entropy, ignore_index=4)):

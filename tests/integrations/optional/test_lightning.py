@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ohem import AllSampler, OHEMLoss, OHEMSampler, with_ohem
+from ohem import AllSampler, OHEMLoss, OHEMSampler, Recorder, with_ohem
 from tests.helpers.one_stage import batch, make
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -64,6 +64,7 @@ def train(
 
 def test_statistics_of_a_detector_are_logged(lightning: Any, tmp_path: Path) -> None:
     model = with_ohem(make("ssd"), OHEMSampler(8, nms_iou=None))
+    model.head.mining = model.mining  # as the RoI heads of Faster R-CNN have: it is logged once
     logged = train(lightning, tmp_path, {"detector": model})
     mined = [{key: value for key, value in step.items() if key.startswith("mining/")} for step in logged]
     assert len(mined) == 2
@@ -71,10 +72,13 @@ def test_statistics_of_a_detector_are_logged(lightning: Any, tmp_path: Path) -> 
     assert mined[0]["mining/chosen"] == 16
 
 
-def test_parts_have_names_if_there_are_several(lightning: Any, tmp_path: Path) -> None:
+def test_parts_have_names_if_there_are_several(lightning: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[Recorder] = []
+    statistics = Recorder.statistics
+    monkeypatch.setattr(Recorder, "statistics", lambda self: computed.append(self) or statistics(self))
     parts = {"detector": with_ohem(make("ssd"), AllSampler()), "criterion": OHEMLoss(nn.L1Loss(reduction="none"), 0.5)}
     logged = train(lightning, tmp_path, parts, every=2)
-    assert len(logged) == 1
+    assert len(logged) == len(computed) == 1  # and not for the step that is not logged
     assert logged[0]["mining/parts.criterion/kept"] == 4
     assert logged[0]["mining/parts.detector/chosen"] == logged[0]["mining/parts.detector/rois"]
 
