@@ -6,6 +6,7 @@ Shapes: N: images or samples   E: examples, the elements of the criterion's outp
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -269,10 +270,9 @@ def _remedy(criterion: Any) -> str:
     kind = getattr(function, "__name__", type(function).__name__)
     if _setting(criterion, "reduction") == "none":
         return f'{kind} was given reduction="none": give it several examples, or {_OTHER}'
-    try:
+    parameters: Mapping[str, inspect.Parameter] = {}
+    with suppress(TypeError, ValueError):  # a builtin may have no signature
         parameters = inspect.signature(type(function) if isinstance(function, nn.Module) else function).parameters
-    except (TypeError, ValueError):
-        parameters = {}
     if "reduction" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return f"{kind} has no argument reduction: {_OTHER}"
     if isinstance(function, nn.Module):
