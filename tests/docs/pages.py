@@ -63,7 +63,9 @@ def run_python(page: Path, old: str = "", new: str = "") -> dict[str, Any]:
         for block in blocks(page, "python"):
             exec(compile(block.replace(old, new), str(page), "exec"), names)
     finally:
-        with_ohem._known = known
+        # Adapters of optional packages, which are imported once, stay. What the page registers does not.
+        adapters = {kind: entry for kind, entry in with_ohem._known.items() if entry[0].__module__.startswith("ohem.")}
+        with_ohem._known = known | adapters
     return names
 
 
