@@ -43,7 +43,7 @@ def test_the_default_metric_of_a_format(coco: DetectionSet, voc: DetectionSet) -
 
 def test_coco_reports_twelve_figures(coco: DetectionSet) -> None:
     report, table = score(all_blue(coco), coco, "coco")
-    assert list(report) == ["metric", "map", "ap", *OTHERS, *RECALLS]
+    assert list(report) == ["metric", "map", "ap", *OTHERS, *RECALLS, "false_positives_per_image"]
     assert report["map"] == pytest.approx(50)
     assert report["ap"] == pytest.approx({"blue": 100, "red": 0})
     assert (report["ap_large"], report["ar_large"], report["metric"]) == (None, None, "coco")
@@ -68,6 +68,24 @@ def test_metrics_score_data_of_the_other_format(coco: DetectionSet, voc: Detecti
         "scores": torch.tensor([0.5, 0.9]),
     }
     report, table = score(result, coco, "voc07")
-    assert report == {"metric": "voc07", "map": 50, "ap": {"blue": 100, "red": 0}}
+    assert report == {
+        "metric": "voc07",
+        "map": 50,
+        "ap": {"blue": 100, "red": 0},
+        "false_positives_per_image": None,  # half of the objects are detected
+    }
     assert table.row_count == 3
     assert score(all_blue(voc), voc, "coco")[0]["map"] == pytest.approx(50)
+
+
+def test_false_positives_are_counted_at_80_percent_recall(voc: DetectionSet) -> None:
+    """Detects every object, and one more box of a higher score in the first image."""
+    result = [{**voc.target(i), "scores": torch.full((len(voc.target(i)["boxes"]),), 0.5)} for i in range(len(voc))]
+    result[0] = {
+        "boxes": torch.cat([result[0]["boxes"], torch.tensor([[0.0, 0.0, 3.0, 3.0]])]),
+        "labels": torch.cat([result[0]["labels"], torch.tensor([1])]),
+        "scores": torch.cat([result[0]["scores"], torch.tensor([0.9])]),
+    }
+    report, table = score(result, voc, "voc07")
+    assert report["false_positives_per_image"] == pytest.approx(1 / len(voc))
+    assert table.caption == f"false positives per image at 80% recall: {1 / len(voc):.2f}"

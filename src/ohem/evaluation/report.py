@@ -91,6 +91,8 @@ def _fault(report: Any) -> str:
             return f"{name} is missing" if name not in report else f"{name} is {report[name]!r}"
     if not _is_number(report.get("loss_all_rois") or 0):
         return "loss_all_rois is no number"
+    if not _is_number(report.get("false_positives_per_image") or 0):
+        return "false_positives_per_image is no number"
     written = report.get(DIGEST, "" if "weights" in report else None)  # older versions wrote neither
     if written not in (None, digest_of_content({name: value for name, value in report.items() if name != DIGEST})):
         return "its content does not match its digest"

@@ -12,6 +12,7 @@ from ohem.data.dataset import DetectionSet
 from ohem.data.voc import VOCDetection
 from ohem.io.console import make_table
 from ohem.metrics import coco, voc
+from ohem.metrics.false_positives import RECALL, false_positives_per_image
 
 
 def usual_metric(data: DetectionSet) -> MetricName:
@@ -27,15 +28,19 @@ def score(
     The metrics of VOC count crowds as `difficult` objects, those of COCO count `difficult` objects as crowds.
 
     Returns:
-        `metric`, `map`, `ap` of each class and more, and a table.
+        `metric`, `map`, `ap` of each class, `false_positives_per_image` and more, and a table.
     """
     targets = [data.target(i) for i in range(len(data))]
+    false_positives = false_positives_per_image(detections, targets, classes=len(data.classes))
     if metric == "coco":
         result = coco.evaluate(detections, targets, classes=data.classes)
         others = {name: _or_null(getattr(result, name)) for name in coco.FIGURES if name != "ap"}
-        return _report(metric, result.ap, result.per_class) | others, _coco_table(result)
-    voc_result = voc.evaluate(detections, targets, metric=metric, classes=data.classes)
-    return _report(metric, voc_result.map, voc_result.ap), _voc_table(voc_result)
+        report, table = _report(metric, result.ap, result.per_class) | others, _coco_table(result)
+    else:
+        voc_result = voc.evaluate(detections, targets, metric=metric, classes=data.classes)
+        report, table = _report(metric, voc_result.map, voc_result.ap), _voc_table(voc_result)
+    table.caption = f"false positives per image at {RECALL:.0%} recall: {_count(false_positives)}"
+    return report | {"false_positives_per_image": _or_null(false_positives)}, table
 
 
 def _report(metric: MetricName, mean: float, per_class: dict[str, float]) -> dict[str, Any]:
@@ -62,6 +67,12 @@ def _coco_table(result: coco.COCOResult) -> Table:
     return table
 
 
+def _count(false_positives: float) -> str:
+    if math.isinf(false_positives):
+        return "this recall is not reached"
+    return "no object" if math.isnan(false_positives) else f"{false_positives:.2f}"
+
+
 def _or_null(value: float) -> float | None:
-    """Returns None for NaN, the value of a class without ground truth, since JSON has no NaN."""
-    return None if math.isnan(value) else value
+    """Returns None where JSON has no number: NaN of a class without ground truth, or a recall that is not reached."""
+    return value if math.isfinite(value) else None

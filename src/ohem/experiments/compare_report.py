@@ -18,7 +18,7 @@ def comparison_table(summaries: Sequence[MethodSummary]) -> Table:
     table = Table()
     table.add_column("method", overflow="fold", min_width=min(10, max(len(method.name) for method in summaries)))
     headers = ["mAP, mean\n± standard\nerror", f"gain over\n{base.name}", "95 %\ninterval", "loss over\nall RoIs"]
-    for column in (*headers, "s/step"):
+    for column in (*headers, "false pos.\nan image at\n80 % recall", "s/step"):
         table.add_column(column, overflow="fold", min_width=max(map(len, column.split())))
     for method in summaries:
         loss = format_number(method.loss.mean, 4) if method.loss else ""
@@ -28,7 +28,8 @@ def comparison_table(summaries: Sequence[MethodSummary]) -> Table:
             gain = method.against(base)
             interval = "" if math.isnan(gain.low) else f"{_signed(gain.low)} to {_signed(gain.high)}"
             difference = [_signed(gain.mean), interval]
-        table.add_row(method.name, str(method.map), *difference, loss, format_number(method.seconds, 2))
+        wrong = format_number(method.false_positives.mean, 2) if method.false_positives else ""
+        table.add_row(method.name, str(method.map), *difference, loss, wrong, format_number(method.seconds, 2))
     return table
 
 
@@ -128,6 +129,7 @@ def as_json(summaries: Sequence[MethodSummary]) -> dict[str, Any]:
                 "maps": method.maps,
                 "ap": [dict(run.ap) for run in method.runs],
                 "loss_all_rois": [run.loss for run in method.runs],
+                "false_positives_per_image": [run.false_positives for run in method.runs],
                 "seconds_per_step": method.seconds,
                 "mined": [dict(run.mined) for run in method.runs],
                 "map_curves": [[point._asdict() for point in run.map_curve] for run in method.runs],

@@ -32,6 +32,8 @@ class RunResult:
         mined: means over the last quarter of the training, of the columns of metrics.csv.
         curve: pairs (step, training loss).
         map_curve: mAP at the steps that were evaluated, first step first; the last point is the final evaluation.
+        false_positives: number per image at 80 % recall; None if the detector does not have this recall, or an earlier
+            version evaluated the run.
     """
 
     map: float | None
@@ -41,6 +43,7 @@ class RunResult:
     mined: Mapping[str, float]
     curve: Sequence[tuple[int, float]]
     map_curve: Sequence[CurvePoint] = ()
+    false_positives: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,12 @@ class MethodSummary:
     def loss(self) -> Mean | None:
         losses = [run.loss for run in self.runs if run.loss is not None]
         return mean_of(losses) if losses else None
+
+    @property
+    def false_positives(self) -> Mean | None:
+        """False positives per image at 80 % recall; None if they are not known of every seed."""
+        numbers = [run.false_positives for run in self.runs if run.false_positives is not None]
+        return mean_of(numbers) if len(numbers) == len(self.runs) else None
 
     @property
     def seconds(self) -> float:
@@ -136,6 +145,7 @@ def read_result(run: Path, file: Path, curve: Path | None = None) -> RunResult:
         map=report["map"],
         ap=report["ap"],
         loss=report.get("loss_all_rois"),
+        false_positives=report.get("false_positives_per_image"),
         seconds=median(float(row["seconds"]) for row in rows),
         mined={name: fmean(float(row[name]) for row in last) for name in columns},
         curve=[(int(row["step"]), float(row["loss"])) for row in rows],

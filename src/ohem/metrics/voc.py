@@ -37,7 +37,7 @@ class VOCResult:
     iou: float
 
 
-class _Matches(NamedTuple):
+class Matches(NamedTuple):
     """Detections, each with the ground-truth box of the same class that it overlaps most."""
 
     scores: Floats
@@ -72,10 +72,10 @@ def evaluate(
     check_share("iou", iou)
     check_choice("metric", metric, get_args(Metric))
     check_sequence("classes", classes, "names")
-    matches, labels, ignore, images = _match_all(predictions, targets, len(classes))
+    matches, labels, ignore, images = match_all(predictions, targets, len(classes))
     ap, npos, recall, precision = {}, {}, {}, {}
     for label, name in enumerate(classes, start=1):
-        of_class = _Matches(*(field[matches.labels == label] for field in matches))
+        of_class = Matches(*(field[matches.labels == label] for field in matches))
         npos[name] = int(np.count_nonzero((labels == label) & ~ignore))
         recall[name], precision[name] = _curve(of_class, ignore, npos[name], iou)
         ap[name] = 100 * average_precision(recall[name], precision[name], metric) if npos[name] else float("nan")
@@ -97,35 +97,44 @@ def average_precision(recall: npt.ArrayLike, precision: npt.ArrayLike, metric: M
     raise ValueError(f'the metric {metric!r} is unknown: choose "voc07" or "voc10"')
 
 
-def _curve(matches: _Matches, ignore: Bools, npos: int, iou: float) -> tuple[Floats, Floats]:
+def _curve(matches: Matches, ignore: Bools, npos: int, iou: float) -> tuple[Floats, Floats]:
     """Returns recall and precision `[D]` of one class."""
     order = np.argsort(-matches.scores, kind="stable")
+    right, wrong = classify_detections(matches, order, ignore, iou)
+    true, false = np.cumsum(right), np.cumsum(wrong)
+    recall = true / npos if npos else np.full(len(order), np.nan)
+    return recall, true / np.maximum(true + false, 1)
+
+
+def classify_detections(matches: Matches, order: Ints, ignore: Bools, iou: float) -> tuple[Bools, Bools]:
+    """Returns which detections, taken in `order` [D], are true and which are false positives, (D,) bool each.
+
+    A detection that is matched to an ignored box is neither. Of several that are matched to a box, the first is true.
+    """
     hit, box = matches.overlaps[order] > iou, matches.boxes[order]
     ignored = hit.copy()
     ignored[hit] = ignore[box[hit]]
     right = np.zeros(len(order), dtype=bool)
     claims = np.flatnonzero(hit & ~ignored)
-    right[claims[np.unique(box[claims], return_index=True)[1]]] = True  # the claim on each box with the best score
-    true, false = np.cumsum(right), np.cumsum(~right & ~ignored)
-    recall = true / npos if npos else np.full(len(order), np.nan)
-    return recall, true / np.maximum(true + false, 1)
+    right[claims[np.unique(box[claims], return_index=True)[1]]] = True
+    return right, ~right & ~ignored
 
 
-def _match_all(
+def match_all(
     predictions: Iterable[Mapping[str, Any]], targets: Iterable[Mapping[str, Any]], classes: int
-) -> tuple[_Matches, Ints, Bools, int]:
+) -> tuple[Matches, Ints, Bools, int]:
     """Returns all matched detections, label and ignore of all ground-truth boxes, and the number of images."""
-    matches = [_Matches(np.zeros(0), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))]
+    matches = [Matches(np.zeros(0), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))]
     labels, ignores, first, images = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)], 0, 0
     for prediction, target in pairs(predictions, targets, classes):
         overlaps, best = _best_overlap(prediction.boxes, prediction.labels, target.boxes, target.labels)
-        matches.append(_Matches(prediction.scores, prediction.labels, overlaps, best + first))
+        matches.append(Matches(prediction.scores, prediction.labels, overlaps, best + first))
         labels.append(target.labels)
         ignores.append(target.ignore)
         first += len(target.labels)
         images += 1
     return (
-        _Matches(*map(np.concatenate, zip(*matches, strict=True))),
+        Matches(*map(np.concatenate, zip(*matches, strict=True))),
         np.concatenate(labels),
         np.concatenate(ignores),
         images,
