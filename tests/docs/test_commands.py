@@ -107,7 +107,7 @@ def faults_of(span: str) -> Iterator[str]:
     if parts[:1] == ["make"] and len(parts) > 1:
         yield from (part for part in parts[1:] if part not in TARGETS and "=" not in part and part.islower())
     elif parts[:1] == ["ohem"] and len(parts) > 1 and not parts[1].isupper():
-        known = OPTIONS.get(parts[1], set()) if not parts[1].startswith("--") else {"--help", "--version"}
+        known = OPTIONS.get(parts[1], set()) if not parts[1].startswith("--") else set(app)
         yield from ([parts[1]] if not parts[1].startswith("--") and parts[1] not in OPTIONS else [])
         yield from (option for option in options if option not in known)
     elif parts and parts[0].startswith("--"):

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
@@ -228,7 +228,7 @@ class Loggers:
     def _write(self) -> None:
         write_json(self.run / NAME, {name: session._asdict() for name, session in self._sessions.items()})
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Loggers":
         return self
 
     def __exit__(
