@@ -1,17 +1,27 @@
 """The Python blocks of all pages run as written."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.docs.pages import PAGES, blocks, name_of, run_python
+from tests.integrations.optional import import_quietly
 
+# They warn when they are imported.
+OPTIONAL = ("monai.apps.detection.networks.retinanet_detector", "pytorch_lightning", "segmentation_models_pytorch")
 WITH_PYTHON = [page for page in PAGES if page.suffix == ".md" and blocks(page, "python")]
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
 def test_python_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    for package in OPTIONAL:
+        if any(
+            re.search(rf"^(from|import) {package.partition('.')[0]}\b", block, re.MULTILINE)
+            for block in blocks(page, "python")
+        ):
+            import_quietly(package)
     run_python(page)
 
 

@@ -1,7 +1,6 @@
 """The examples run within seconds and reach the result that they promise."""
 
 import importlib.util
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -10,10 +9,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from tests.integrations.optional.monai_models import import_monai
+from tests.integrations.optional import import_quietly
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-PAGES = EXAMPLES.parent / "docs"
 
 
 def load(name: str) -> ModuleType:
@@ -44,22 +42,9 @@ def test_unet_of_smp_detects_the_disc(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_detector_of_monai_detects_the_cube(capsys: pytest.CaptureFixture[str]) -> None:
-    import_monai("monai.apps.detection.networks.retinanet_detector")
+    import_quietly("monai.apps.detection.networks.retinanet_detector")
     assert load("monai_retinanet").main(steps=15) > 0.3
     assert "64 of" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("page", ["your-own-loss", "monai", "lightning"])
-def test_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (PAGES / f"{page}.md").read_text(), flags=re.DOTALL)
-    assert blocks
-    monkeypatch.chdir(tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if page == "monai":
-            import_monai("monai.apps.detection.networks.retinanet_detector")
-        for block in blocks:
-            exec(compile(block, f"{page}.md", "exec"), {})
 
 
 def test_lightning_logs_what_was_mined(tmp_path: Path) -> None:

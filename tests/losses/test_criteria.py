@@ -1,6 +1,5 @@
 """`OHEMLoss` with every loss of torch, segmentation-models-pytorch, timm and MONAI: it mines, or says why it cannot."""
 
-import importlib
 import inspect
 import re
 import warnings
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ohem import OHEMLoss
-from tests.integrations.optional.monai_models import import_monai
+from tests.integrations.optional import import_quietly
 
 OPTIONS: dict[str, Any] = {
     "num_classes": 5,
@@ -129,20 +128,14 @@ def outcomes(module: Any) -> dict[str, set[str]]:
     ],
 )
 def test_every_loss_is_mined_or_refused(library: str, refused: set[str]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = import_monai(library) if library.startswith("monai") else importlib.import_module(library)
-    results = outcomes(module)
+    results = outcomes(import_quietly(library))
     assert len(results) >= 8
     assert {name: result for name, result in results.items() if not result or result - {"mined", "refused"}} == {}
     assert {name for name, result in results.items() if "mined" not in result} == refused
 
 
 def smp_losses() -> Any:
-    """Returns smp's losses, which warn when they are imported."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module("segmentation_models_pytorch.losses")
+    return import_quietly("segmentation_models_pytorch.losses")
 
 
 def test_ignored_pixels_are_left_out_if_the_losses_have_a_channel() -> None:
@@ -166,7 +159,7 @@ def test_flattened_losses_are_not_of_images() -> None:
 
 def test_sum_of_two_criteria_is_mined_if_its_parts_are_not_reduced() -> None:
     """MONAI's DiceFocalLoss has `reduction` "mean" whatever is given, and gives it to its two parts."""
-    losses = import_monai("monai.losses")
+    losses = import_quietly("monai.losses")
     maps, classes = inputs()[0]
     criterion = OHEMLoss(losses.DiceFocalLoss(to_onehot_y=True, reduction="none"), keep=0.5)
     assert criterion(maps, classes[:, None]) > 0

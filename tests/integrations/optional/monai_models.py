@@ -1,29 +1,15 @@
 """Small detectors of MONAI in 2-D and 3-D, with mini-batches for them."""
 
-import sys
-import warnings
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tests.integrations.optional import import_quietly
+
 CLASSES = 3  # labels 0 to 2
 SIZE = {2: 64, 3: 16}
 Target = dict[str, Tensor]
-
-
-def import_monai(name: str) -> Any:
-    """Imports a module of MONAI without packages that it imports for other networks, which take longer than itself."""
-    unused = [package for package in ("transformers", "matplotlib") if package not in sys.modules]
-    sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]  # None: not installed
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return import_module(name)
-    finally:
-        for package in unused:
-            del sys.modules[package]
 
 
 class Network(nn.Module):
@@ -49,8 +35,8 @@ class Network(nn.Module):
 
 def make(dims: int = 2) -> Any:
     """Returns a detector in train mode, with the same weights each time and without a sampler."""
-    anchors = import_monai("monai.apps.detection.utils.anchor_utils")
-    detectors = import_monai("monai.apps.detection.networks.retinanet_detector")
+    anchors = import_quietly("monai.apps.detection.utils.anchor_utils")
+    detectors = import_quietly("monai.apps.detection.networks.retinanet_detector")
     torch.manual_seed(0)
     shapes = [[SIZE[dims] // 4] * dims, [SIZE[dims] // 2] + [SIZE[dims] // 4] * (dims - 1)]
     generator = anchors.AnchorGeneratorWithAnchorShape((1, 2), shapes)

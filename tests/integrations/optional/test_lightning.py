@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,16 +13,14 @@ from torch.utils.data import DataLoader
 
 from ohem import AllSampler, OHEMLoss, OHEMSampler, Recorder, with_ohem
 from tests.helpers.one_stage import batch, make
+from tests.integrations.optional import import_quietly
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
 def lightning() -> Any:
-    """Returns pytorch_lightning, which warns when it is imported."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module("pytorch_lightning")
+    return import_quietly("pytorch_lightning")
 
 
 def train(

@@ -12,7 +12,8 @@ from ohem import AllSampler, OHEMSampler, RoIs, with_ohem
 from ohem.samplers import Losses
 from tests.helpers.contracts import EVERY_SAMPLER, check_detector
 from tests.helpers.one_stage import NoneSampler, gradients
-from tests.integrations.optional.monai_models import BATCHES, batch, import_monai, make, target
+from tests.integrations.optional import import_quietly
+from tests.integrations.optional.monai_models import BATCHES, batch, make, target
 
 # MONAI converts the sizes of a list of images to NumPy in a way that NumPy will not take for ever.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
@@ -50,7 +51,7 @@ def test_contract_of_a_detector(dims: int, sampler: Any) -> None:
 
 
 def set_losses(model: Any, kind: str) -> None:
-    losses = import_monai("monai.losses")
+    losses = import_quietly("monai.losses")
     if kind == "focal, GIoU":
         model.set_cls_loss(losses.FocalLoss(reduction="mean", gamma=2.0))
         model.set_box_regression_loss(losses.giou_loss.BoxGIoULoss(), encode_gt=False, decode_pred=True)
