@@ -1,6 +1,7 @@
 """The examples run within seconds and reach the result that they promise."""
 
 import importlib.util
+import re
 import sys
 import warnings
 from pathlib import Path
