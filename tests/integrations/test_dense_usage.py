@@ -113,7 +113,7 @@ def test_distributed_data_parallel_gets_every_gradient(kind: str) -> None:
 
 def test_unknown_model_is_refused() -> None:
     with pytest.raises(
-        TypeError, match=r"with_ohem knows .*FCOS.*RetinaNet, SSD, and not Linear: .*register\(Linear\)"
+        TypeError, match=r"with_ohem knows .*FCOS.*RetinaNet.*SSD, and not Linear: .*register\(Linear\)"
     ):
         with_ohem(nn.Linear(2, 2), AllSampler())
 

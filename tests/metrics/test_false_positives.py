@@ -28,27 +28,27 @@ def objects(*rows: tuple[list[float], int], ignore: int = 0) -> dict[str, Any]:
 
 def test_counted_by_hand() -> None:
     """Two of two objects are detected with the scores 0.9 and 0.5; two false positives are above 0.5, one is below."""
-    found = [
+    detected = [
         detections((BOX, 1, 0.9), (ELSEWHERE, 1, 0.8), (ELSEWHERE, 2, 0.1)),
         detections((ELSEWHERE, 2, 0.7), (BOX, 2, 0.5)),
         detections(),
     ]
     truth = [objects((BOX, 1)), objects((BOX, 2)), objects()]
-    assert false_positives_per_image(found, truth, recall=1.0, classes=2) == pytest.approx(2 / 3)
-    assert false_positives_per_image(found, truth, recall=0.8, classes=2) == pytest.approx(2 / 3)
-    assert false_positives_per_image(found, truth, recall=0.5, classes=2) == 0
+    assert false_positives_per_image(detected, truth, recall=1.0, classes=2) == pytest.approx(2 / 3)
+    assert false_positives_per_image(detected, truth, recall=0.8, classes=2) == pytest.approx(2 / 3)
+    assert false_positives_per_image(detected, truth, recall=0.5, classes=2) == 0
 
 
 def test_second_detection_of_an_object_is_false() -> None:
-    found, truth = [detections((BOX, 1, 0.9), (BOX, 1, 0.9), (BOX, 1, 0.8))], [objects((BOX, 1))]
+    detected, truth = [detections((BOX, 1, 0.9), (BOX, 1, 0.9), (BOX, 1, 0.8))], [objects((BOX, 1))]
     # The two of 0.9 are above any threshold together.
-    assert false_positives_per_image(found, truth, classes=1) == 1
+    assert false_positives_per_image(detected, truth, classes=1) == 1
 
 
 def test_ignored_objects_are_neither() -> None:
-    found = [detections((BOX, 1, 0.9), (ELSEWHERE, 1, 0.5))]
+    detected = [detections((BOX, 1, 0.9), (ELSEWHERE, 1, 0.5))]
     truth = [objects((BOX, 1), (ELSEWHERE, 1), ignore=1)]
-    assert false_positives_per_image(found, truth, classes=1) == 0
+    assert false_positives_per_image(detected, truth, classes=1) == 0
 
 
 def test_limits() -> None:
@@ -61,8 +61,8 @@ def test_limits() -> None:
 
 def test_four_of_five_are_80_percent() -> None:
     truth = [objects((BOX, 1)) for _ in range(5)]
-    found = [detections((BOX, 1, 0.9)) for _ in range(4)] + [detections((ELSEWHERE, 1, 0.95))]
-    assert false_positives_per_image(found, truth, classes=1) == pytest.approx(1 / 5)
+    detected = [detections((BOX, 1, 0.9)) for _ in range(4)] + [detections((ELSEWHERE, 1, 0.95))]
+    assert false_positives_per_image(detected, truth, classes=1) == pytest.approx(1 / 5)
 
 
 @st.composite
@@ -73,24 +73,24 @@ def data_sets(draw: st.DrawFn) -> tuple[Images, Images]:
         corners = rng.integers(0, 12, (count, 2)).astype(float)
         return np.concatenate([corners, corners + rng.integers(4, 10, (count, 2))], axis=1).tolist()
 
-    found, truth = [], []
+    detected, truth = [], []
     for _ in range(draw(st.integers(1, 4))):
         d, g = rng.integers(0, 8), rng.integers(0, 4)
         scores = rng.integers(1, 6, d) / 5  # many are equal
-        found.append({"boxes": boxes(d), "labels": rng.integers(1, 3, d).tolist(), "scores": scores.tolist()})
+        detected.append({"boxes": boxes(d), "labels": rng.integers(1, 3, d).tolist(), "scores": scores.tolist()})
         ignore = (rng.random(g) < 0.2).tolist()
         truth.append({"boxes": boxes(g), "labels": rng.integers(1, 3, g).tolist(), "ignore": ignore})
-    return found, truth
+    return detected, truth
 
 
 @given(data_sets(), st.sampled_from([0.2, 0.5, 0.8, 1.0]))
 def test_is_the_lowest_over_all_thresholds(data: tuple[Images, Images], recall: float) -> None:
     """Removes the detections below each threshold, and takes true and false positives from the curves of VOC."""
-    found, truth = data
+    detected, truth = data
     best = math.inf
-    for threshold in sorted({score for image in found for score in image["scores"]}, reverse=True):
+    for threshold in sorted({score for image in detected for score in image["scores"]}, reverse=True):
         above = []
-        for image in found:
+        for image in detected:
             kept = [i for i, score in enumerate(image["scores"]) if score >= threshold]
             above.append({name: [values[i] for i in kept] for name, values in image.items()})
         result = evaluate(above, truth, classes=["a", "b"])
@@ -99,19 +99,19 @@ def test_is_the_lowest_over_all_thresholds(data: tuple[Images, Images], recall: 
             result.recall[n][-1] * result.npos[n] for n in result.npos if len(result.recall[n]) and result.npos[n]
         )
         if count and true >= recall * count - 1e-6:
-            best = _false(above, truth) / len(found)
+            best = _false(above, truth) / len(detected)
             break
-    actual = false_positives_per_image(found, truth, recall=recall, classes=2)
+    actual = false_positives_per_image(detected, truth, recall=recall, classes=2)
     if all(all(image["ignore"]) for image in truth):
         assert math.isnan(actual)
     else:
         assert actual == pytest.approx(best)
 
 
-def _false(found: Images, truth: Images) -> float:
+def _false(detections: Images, truth: Images) -> float:
     """Counts the false positives one by one."""
     false = 0
-    for detected, image in zip(found, truth, strict=True):
+    for detected, image in zip(detections, truth, strict=True):
         claimed: set[int] = set()
         for i in sorted(range(len(detected["scores"])), key=lambda i: (-detected["scores"][i], i)):
             of_class = [j for j, label in enumerate(image["labels"]) if label == detected["labels"][i]]

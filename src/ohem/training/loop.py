@@ -4,7 +4,6 @@ Data order, flips, sampling and dropout are functions of (seed, step), so a resu
 """
 
 import math
-import shlex
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -31,14 +30,13 @@ from ohem.kernels.low_precision import is_exact, suited
 from ohem.models.build import build_model, build_rpn_sampler, build_sampler, initialise
 from ohem.processes import Stopped, collect_signals
 from ohem.recorder import Recorder
-from ohem.training import checkpoint, snapshots
+from ohem.training import checkpoint
 from ohem.training.distributed import Agreement, Failed, agreed, describe, first_of, share_losses
 from ohem.training.hooks import Observer
-from ohem.training.loggers import TENSORBOARD, Loggers
-from ohem.training.metrics_log import NAME as METRICS
+from ohem.training.loggers import Loggers
 from ohem.training.metrics_log import MetricsLog, RunningMeans
 from ohem.training.optimizer import build_optimizer, learning_rate
-from ohem.training.progress import ProgressBar
+from ohem.training.progress import ProgressBar, print_next_steps
 
 
 def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None:
@@ -68,7 +66,7 @@ def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None
         _print_kernels(trainer)
     trainer.run_to(solver.steps)
     if fabric.is_global_zero:
-        _print_next_steps(run)
+        print_next_steps(run)
 
 
 def _print_kernels(trainer: "Trainer") -> None:
@@ -79,17 +77,6 @@ def _print_kernels(trainer: "Trainer") -> None:
         device = trainer.fabric.device
         reason = ", since no lower precision is faster on this processor" if is_exact(device) else ""
         print(f"all RoIs are ranked in {suited(device)}{reason}", flush=True)
-
-
-def _print_next_steps(run: Path) -> None:
-    kept = len(snapshots.list_snapshots(run))
-    more = f", {kept} snapshots in {run / snapshots.FOLDER}" if kept else ""
-    print(f"wrote {run / checkpoint.NAME} and {run / METRICS}{more}")
-    folder = shlex.quote(str(run))
-    print(f"next: ohem eval {folder}")
-    print(f"      ohem detect {folder} IMAGE --out FOLDER")
-    if (run / TENSORBOARD).exists():
-        print(f"      tensorboard --logdir {folder}")
 
 
 def _make_trainer(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> "Trainer":

@@ -1,8 +1,14 @@
-"""The progress of a training on standard error."""
+"""What a training prints: its progress on standard error, and the next commands on standard output."""
+
+import shlex
+from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from ohem.io.progress import Bar
+from ohem.training import checkpoint, snapshots
+from ohem.training.loggers import TENSORBOARD
+from ohem.training.metrics_log import NAME as METRICS
 
 
 class ProgressBar(Bar):
@@ -34,3 +40,15 @@ class ProgressBar(Bar):
         """Prints a line above the bar."""
         if self.enabled:
             self.print(text)
+
+
+def print_next_steps(run: Path) -> None:
+    """Prints what the training of `run` wrote, and the commands that use it."""
+    kept = len(snapshots.list_snapshots(run))
+    more = f", {kept} snapshots in {run / snapshots.FOLDER}" if kept else ""
+    print(f"wrote {run / checkpoint.NAME} and {run / METRICS}{more}")
+    folder = shlex.quote(str(run))
+    print(f"next: ohem eval {folder}")
+    print(f"      ohem detect {folder} IMAGE --out FOLDER")
+    if (run / TENSORBOARD).exists():
+        print(f"      tensorboard --logdir {folder}")
