@@ -1,5 +1,6 @@
 """`ohem bench` on toy data, on the command line."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import torch
 
 from ohem.bench.methods import BENCH_METHODS, LISTED, BenchMethod, method_recipe
 from ohem.bench.workload import training_workload
+from ohem.cli import bench
 from ohem.config.methods import replace_options
 from ohem.config.recipe_file import read_run
 from ohem.config.recipes import RECIPES
@@ -17,6 +19,9 @@ from ohem.training import checkpoint
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.toy_data import NAMES
 from tests.helpers.toy_data import training as train_options
+
+# Each takes a process. What is measured of the other methods is tested in `test_measured_steps_are_those_of_training`.
+MEASURED = ("frcn", "ohem", "ohem-loss-layer")
 
 
 class Benchmark(NamedTuple):
@@ -33,15 +38,20 @@ def bench_options(data: Path) -> list[object]:
 
 @pytest.fixture(scope="module")
 def benchmark(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
-    """All methods, with one step of warm-up and two measured steps."""
+    """The methods `MEASURED`, with one step of warm-up and two measured steps."""
     folder = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
         (folder / "temporary").mkdir()
         patch.setattr("tempfile.tempdir", str(folder / "temporary"))
-        result = ohem("bench", *bench_options(data), "--steps", 2, "--out", folder / "bench.json")
+        options = ["--methods", *MEASURED, "--steps", 2, "--out", folder / "bench.json"]
+        result = ohem("bench", *bench_options(data), *options)
     assert result.code == 0, result.err
     assert not list((folder / "temporary").iterdir())
     return Benchmark(result.out, json.loads((folder / "bench.json").read_text()))
+
+
+def test_all_methods_are_measured_by_default() -> None:
+    assert inspect.signature(bench).parameters["methods"].default == BENCH_METHODS
 
 
 def test_a_shortlist_has_the_length_of_the_user() -> None:
@@ -71,7 +81,7 @@ def test_the_measured_step_of_a_shortlist_is_a_later_visit(data: Path, tmp_path:
 
 def test_every_method_has_a_row_and_seconds(benchmark: Benchmark) -> None:
     entry = benchmark.report["backbones"]["tiny"]
-    assert list(entry["methods"]) == list(entry["summary"]) == list(BENCH_METHODS)
+    assert list(entry["methods"]) == list(entry["summary"]) == list(MEASURED)
     for name, method in entry["methods"].items():
         assert f"│ {name} " in benchmark.out
         assert (len(method["seconds"]), len(method["warmup_seconds"])) == (2, 1)
@@ -96,7 +106,7 @@ def test_report_has_the_options_of_all_methods(benchmark: Benchmark) -> None:
     assert (values["steps"], values["warmup"], values["methods"], values["backbones"]) == (
         2,
         1,
-        list(BENCH_METHODS),
+        list(MEASURED),
         ["tiny"],
     )
     assert (values["data"]["short"], values["solver"]["images"], values["data"]["classes"]) == (

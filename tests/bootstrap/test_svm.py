@@ -65,7 +65,7 @@ def test_inexact_solution_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_missing_scikit_learn_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
-    with pytest.raises(InputError, match=r'pip install "ohem\[experiments\]"'):
+    with pytest.raises(InputError, match=r'pip install "ohem\[train\]"'):
         linear_svc()
 
 

@@ -3,13 +3,14 @@
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ohem.data.transforms import image_size, read_image
 from ohem.errors import InputError
@@ -213,6 +214,24 @@ def test_files_that_are_no_images_are_refused(tmp_path: Path, read) -> None:
         read(tmp_path / "text.jpg")
     with pytest.raises(InputError, match=r"absent\.jpg cannot be opened \(No such file or directory\): put the image"):
         read(tmp_path / "absent.jpg")
+
+
+def test_replaced_opener_of_images_that_needs_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaces Pillow's function as ultralytics does, for the whole process."""
+    original = Image.open
+
+    def replacement(file: BinaryIO) -> Image.Image:
+        try:
+            return original(file)
+        except UnidentifiedImageError:
+            import a_package_that_is_not_installed as missing
+
+            return missing.open(file)
+
+    monkeypatch.setattr(Image, "open", replacement)
+    (tmp_path / "text.jpg").write_text("hello")
+    with pytest.raises(InputError, match=r"text\.jpg is cut short or not an image \(cannot identify image file\)"):
+        read_image(tmp_path / "text.jpg")
 
 
 def test_floating_point_is_refused(tmp_path: Path) -> None:

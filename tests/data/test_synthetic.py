@@ -206,7 +206,7 @@ def test_numbers_out_of_range(tmp_path: Path, wrong: dict[str, int]) -> None:
 
 def test_without_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(InputError, match=r"scikit-learn.*ohem\[demo\]"):
+    with pytest.raises(InputError, match=r"scikit-learn.*ohem\[train\]"):
         make_scenes(tmp_path / "a", **SMALL)
 
 

@@ -32,7 +32,7 @@ SAMPLERS = {
 
 
 @cache
-def batch(top: int = 150) -> tuple[list[Tensor], RoIs]:
+def batch(top: int = 80) -> tuple[list[Tensor], RoIs]:
     """Returns two photographs of blood cells, about 250 pixels high, and RoIs of `top` proposals each."""
     data: DetectionSet = open_dataset([f"{SHARED}/data/bccd:test"])
     names = data.ids[:2]

@@ -224,6 +224,7 @@ def test_headers_say_what_is_printed() -> None:
         "gain over frcn",
         "95 % interval",
         "loss over all RoIs",
+        "false pos. an image at 80 % recall",
         "s/step",
     ]
     assert list(table.columns[1].cells) == ["50.5 ± 0.5", "61.0 ± 1.0"]

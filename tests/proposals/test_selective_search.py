@@ -88,13 +88,13 @@ def test_an_unknown_mode_is_refused():
 
 def test_opencv_without_ximgproc_says_what_to_install(monkeypatch):
     monkeypatch.delattr(cv2, "ximgproc")
-    with pytest.raises(InputError, match=r"ohem\[proposals\]"):
+    with pytest.raises(InputError, match=r"ohem\[train\]"):
         selective_search(picture(0))
 
 
 def test_no_opencv_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(InputError, match=r"ohem\[proposals\]"):
+    with pytest.raises(InputError, match=r"ohem\[train\]"):
         selective_search(picture(0))
 
 

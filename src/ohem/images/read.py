@@ -89,6 +89,11 @@ def _opened(path: Path, file: BinaryIO) -> Iterator[Image.Image]:
             yield image
     except InputError:
         raise
+    except ModuleNotFoundError as error:
+        # ultralytics replaces Image.open by a function that needs another package for what Pillow cannot identify.
+        if not isinstance(error.__context__, UnidentifiedImageError):
+            raise
+        raise _damaged(path, error.__context__) from error
     except _UNREADABLE as error:
         raise _damaged(path, error) from error
 
