@@ -84,7 +84,7 @@ def check_parameters(kind: type, parameters: Mapping[str, Sequence[str]]) -> Non
         if list(inspect.signature(getattr(kind, name)).parameters) != list(expected):
             raise TypeError(
                 f"with_ohem does not know {kind.__name__}.{name} of torchvision {torchvision.__version__}: "
-                "install torchvision 0.29, or a later ohem"
+                "install torchvision 0.19 to 0.29, or a later ohem"
             )
 
 

@@ -46,7 +46,7 @@ Column = list[Tensor]
 LabelledRoIs = tuple[Column, Column, Column, Column]
 """Boxes (R, 4), index of the matched object (R,), label (R,) and regression target (R, 4) of RoIs."""
 
-# Parameters in torchvision 0.29 of the methods that are overridden or called here.
+# Parameters in torchvision 0.19 to 0.29 of the methods that are overridden or called here.
 _PARAMETERS = {
     "forward": ["self", "features", "proposals", "image_shapes", "targets"],
     "select_training_samples": ["self", "proposals", "targets"],
