@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ohem.checks import check_integer, check_share
-from ohem.metrics.voc import classify_detections, match_all
+from ohem.metrics.matching import classify_detections, match_all
 
 RECALL = 0.8
 """Recall at which `ohem eval` counts false positives."""
