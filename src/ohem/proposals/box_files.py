@@ -25,7 +25,6 @@ _DAMAGED = (
     KeyError,
     EOFError,
     RuntimeError,
-    NotImplementedError,
     MemoryError,
     zipfile.BadZipFile,
     zlib.error,
