@@ -39,7 +39,8 @@ def score(
     else:
         voc_result = voc.evaluate(detections, targets, metric=metric, classes=data.classes)
         report, table = _report(metric, voc_result.map, voc_result.ap), _voc_table(voc_result)
-    table.caption = f"false positives per image at {RECALL:.0%} recall: {_count(false_positives)}"
+    caption = f"false positives per image at {RECALL:.0%} recall: {_count(false_positives)}"
+    table.caption, table.min_width = caption, len(caption)  # on one line
     return report | {"false_positives_per_image": _or_null(false_positives)}, table
 
 
