@@ -16,7 +16,7 @@ from benchmarks.step import OURS
 from torch import Tensor
 
 from ohem.bench.methods import BENCH_METHODS
-from ohem.cli import demo as demo_command
+from ohem.cli.training import demo as demo_command
 from ohem.data.synthetic import CLASSES, make_scenes
 from ohem.demo.text import TITLES
 from ohem.detection.fast_rcnn import FastRCNN

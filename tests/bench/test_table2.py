@@ -10,7 +10,7 @@ import torch
 
 from ohem.bench.methods import BENCH_METHODS, LISTED, BenchMethod, method_recipe
 from ohem.bench.workload import training_workload
-from ohem.cli import bench
+from ohem.cli.experiments import bench
 from ohem.config.methods import replace_options
 from ohem.config.recipe_file import read_run
 from ohem.config.recipes import RECIPES

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from cyclopts import CycloptsError, MissingArgumentError
 
-from ohem.cli import app, compare, reproduce
+from ohem.cli import app
+from ohem.cli.experiments import compare, reproduce
 from ohem.config.renamed import check_arguments
 from ohem.config.resolve import parse_options
 from ohem.config.schema import Recipe

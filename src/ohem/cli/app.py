@@ -1,0 +1,26 @@
+"""The program, and options that several commands have."""
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from ohem.config.resolve import fill_options, format_default
+from ohem.config.schema import MetricName, Recipe, TestConfig
+
+METRIC_HELP = (
+    "voc07: 11-point AP; voc10: area under the curve; coco: AP of COCO. Default: voc07 for VOC layout, else coco."
+)
+Metric = Annotated[MetricName | None, Parameter(help=METRIC_HELP)]
+
+# Help does not show the defaults of these classes: the recipe or the run gives the value of an option.
+Settings = Annotated[Recipe, Parameter(name="*", show_default=False)]
+RunTest = Annotated[TestConfig, Parameter(show_default=False)]
+
+app = App(
+    name="ohem",
+    help="Online hard example mining for object detectors (Shrivastava, Gupta and Girshick, CVPR 2016).",
+    result_action="return_value",
+    config=fill_options,
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=(), show_default=format_default),
+)
+app.register_install_completion_command()

@@ -1,0 +1,1 @@
+"""What was mined, which errors a detector makes, and which annotations are suspect."""
