@@ -18,6 +18,7 @@ EXTRAS = {
     "joblib": ("joblib", "train"),
     "lightning_fabric": ("Lightning Fabric", "train"),
     "matplotlib": ("matplotlib", "experiments"),
+    "pyarrow": ("PyArrow", "train"),
     "rich": ("rich", "train"),
     "safetensors": ("safetensors", "train"),
     "scipy": ("SciPy", "train"),

@@ -256,6 +256,8 @@ class RunConfig:
     """Number of steps between checkpoints."""
     snapshot_every: int = 0
     """Number of steps between snapshots (weights that are kept in RUN/snapshots); 0 keeps none."""
+    mining_log: bool = True
+    """Log what is mined in RUN/mining: which RoIs of which images, and how often; `ohem report` shows it."""
     loss_every: int = 0
     """Number of steps between measurements of the mean loss over all RoIs of the training images (RUN/loss_all.csv);
     0 does not measure it."""

@@ -54,6 +54,8 @@ class Example:
     the data set."""
     scale: float
     """Resized pixels per pixel of the original image."""
+    mirrored_width: int | None = None
+    """Width of the original image in pixels if this one is mirrored, else None."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def prepare_example(
     if mirrored:
         image, boxes, truth = flip(image), flip_boxes(boxes, width), flip_boxes(truth, width)
     scale = scale_factor(height, width, short, long)
-    return Example(name, position, resize(image, scale), boxes * scale, {**rest, "boxes": truth * scale}, scale)
+    target = {**rest, "boxes": truth * scale}
+    return Example(name, position, resize(image, scale), boxes * scale, target, scale, width if mirrored else None)
 
 
 def make_pyramid(name: str, image: Tensor, proposals: Any, *, shorts: Sequence[int], long: int) -> ImagePyramid:

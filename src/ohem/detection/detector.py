@@ -19,6 +19,10 @@ class Detector(nn.Module, ABC):
         """Returns `image`, uint8 (3, H, W), in the size that the network gets; mined RoIs are in its pixels."""
         return image
 
+    def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Returns (height, width) that the network gets of an image of `size` (height, width)."""
+        return size
+
     @abstractmethod
     def forward(
         self,

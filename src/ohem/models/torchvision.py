@@ -71,6 +71,14 @@ class TorchvisionDetector(Detector):
             resized, _ = transform.resize(image.float() / 255, None)
         return (resized * 255).round().clamp(0, 255).to(torch.uint8)  # type: ignore[no-any-return]
 
+    def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Returns (height, width) to which torchvision's detector resizes an image of `size` (height, width)."""
+        transform: Any = self.model.transform
+        with torch.random.fork_rng(devices=[]):
+            resized, _ = transform.resize(torch.empty(3, *size, device="meta"), None)
+        height, width = resized.shape[-2:]
+        return height, width
+
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the state dict of torchvision's model."""
         return self.model.state_dict(*args, **kwargs)

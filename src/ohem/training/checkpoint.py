@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from ohem.errors import InputError
 from ohem.io.digests import check_crcs
 from ohem.io.files import atomic_write, describe_os_error, remove_leftovers
+from ohem.mining_log import is_state
 from ohem.training.fingerprints import digest_of_weights
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 METRICS = "metrics"  # key of the text of metrics.csv
 KERNELS = "kernels"  # key of the choices of kernels, by `ohem.kernels.choice`
+MINING = "mining"  # key of the state of the mining log
 SHORTLIST = "shortlist"  # key of the losses that a shortlist remembers
 DIGEST = "digest"  # key of the digest of weights and momenta; older versions did not write it
 
@@ -266,5 +268,6 @@ _CONTENT: Mapping[str, Callable[[Any], bool]] = {
     METRICS: lambda value: isinstance(value, str),
     KERNELS: _is_text_dict,
     SHORTLIST: _is_shortlist,
+    MINING: is_state,
 }
-_ADDED = (METRICS, KERNELS, SHORTLIST)  # older versions did not write them
+_ADDED = (METRICS, KERNELS, SHORTLIST, MINING)  # older versions did not write them

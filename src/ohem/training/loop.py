@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -27,10 +27,10 @@ from ohem.io.json_files import write_json
 from ohem.kernels import choice
 from ohem.kernels.fast_linear import fast_linear, kernels_of
 from ohem.kernels.low_precision import is_exact, suited
-from ohem.models.build import build_model, build_rpn_sampler, build_sampler, initialise
+from ohem.models.build import build_model, build_rpn_sampler, initialise
 from ohem.processes import Stopped, collect_signals
 from ohem.recorder import Recorder
-from ohem.training import checkpoint
+from ohem.training import checkpoint, mining
 from ohem.training.distributed import Agreement, Failed, agreed, describe, first_of, share_losses
 from ohem.training.hooks import Observer
 from ohem.training.loggers import Loggers
@@ -101,7 +101,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None:
         self.recipe, self.run, self.examples, self.fabric = recipe, run, examples, fabric
-        self.recorder = Recorder(build_sampler(recipe.sampler))
+        self.recorder = mining.make_recorder(recipe, run)
         rpn_sampler = build_rpn_sampler(recipe.model)
         rpn_recorder = None if rpn_sampler is None else Recorder(rpn_sampler)
         # By the prefix of its columns in metrics.csv.
@@ -114,6 +114,7 @@ class Trainer:
         else:
             checkpoint.restore(model, resumed.state, run)
         self.detector: Detector = model
+        mining.watch_classifier(self.recorder, model)
         self.shortlist = model.shortlist if isinstance(model, FastRCNN) else None
         # A fused optimizer reads the weights once; but Fabric cannot clip gradients that a scaler still has to divide.
         self.scaled = getattr(fabric.strategy.precision, "scaler", None) is not None
@@ -150,6 +151,7 @@ class Trainer:
         choice.restore(state.get(checkpoint.KERNELS, {}))
         if self.shortlist and checkpoint.SHORTLIST in state:
             self.shortlist.load_state_dict(state[checkpoint.SHORTLIST])
+        mining.restore(self.recorder, state.get(checkpoint.MINING), self.fabric)
 
     def run_to(self, last: int) -> None:
         """Trains up to step `last`, and logs and saves at the steps that the recipe names.
@@ -219,12 +221,13 @@ class Trainer:
 
     def save(self, agreement: Agreement) -> None:
         """Writes the checkpoint of the present step; raises `Failed` in all processes where that is impossible."""
+        logged = mining.state_of(self.recorder, self.fabric)
         if self.fabric.is_global_zero:
-            agreement.attempt(self._write)
+            agreement.attempt(partial(self._write, logged))
         agreement.check()
         self._saved = self.step
 
-    def _write(self) -> None:
+    def _write(self, logged: dict[str, Any] | None) -> None:
         state = {
             "step": self.step,
             "window": {"sums": self.window.sums, "counts": self.window.counts},
@@ -234,9 +237,11 @@ class Trainer:
             checkpoint.METRICS: self.log.text if self.log else self._metrics,
             checkpoint.KERNELS: choice.choices(),
             **({checkpoint.SHORTLIST: self.shortlist.state_dict()} if self.shortlist else {}),
+            **({checkpoint.MINING: logged} if logged else {}),
         }
         checkpoint.save(self.run, state, keep_newest=self._newest_is_whole)
         self._newest_is_whole = True
+        mining.save(self.recorder)
 
     def _save_after(self, error: BaseException, agreement: Agreement) -> BaseException:
         """Saves the trained weights; returns the exception to raise for `error`, with a sentence for the user."""
@@ -313,6 +318,7 @@ class Trainer:
     def _pass(self, examples: Sequence[Example], passes: int) -> dict[str, float]:
         """Computes losses and gradients of `examples`, one of `passes` that are averaged; returns the losses."""
         torch.manual_seed(seed_of(self.recipe.solver.seed, Stream.STEP, examples[0].position))
+        mining.begin_step(self.recorder, self.detector, examples, self.step + 1)
         with fast_linear(self.detector):
             losses: dict[str, Tensor] = self.model(*self._inputs(examples))
         loss = torch.stack(list(losses.values())).sum()

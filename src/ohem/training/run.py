@@ -19,6 +19,7 @@ from ohem.training.distributed import launched
 from ohem.training.fingerprints import digest_of_proposals, digests_of_data
 from ohem.training.loggers import check_loggers
 from ohem.training.loop import train
+from ohem.training.mining import check_mining_log
 from ohem.training.run_folder import check_run, create_or_resume, sole_writer
 
 LOST = ("Connection reset by peer", "Connection closed by peer", "Broken pipe")
@@ -49,6 +50,7 @@ def run_training(run: Path, name: str, recipe: Recipe, devices: str | None = Non
     first = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0
     if first:
         check_loggers(recipe.run.loggers)
+        check_mining_log(recipe)
         check_run(run, name, recipe)
         for source in data.sources[len(recipe.data.train) :]:
             print(f"{source}: {len(source.ids)} images without an object", flush=True)
