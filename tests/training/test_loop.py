@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as parquet
 import pytest
 import torch
 
@@ -44,6 +45,12 @@ def timeless(run: Path) -> list[dict[str, str]]:
     return [{**row, "seconds": ""} for row in read_metrics(run)]
 
 
+def mined(run: Path, table: str = "rows") -> dict[str, list[Any]]:
+    """Returns the columns of a table of the mining log."""
+    columns: dict[str, list[Any]] = parquet.read_table(run / "mining" / f"{table}.parquet").to_pydict()
+    return columns
+
+
 def subprocess_line(run: Path, options: list[Any]) -> list[str]:
     return [sys.executable, "-m", "ohem", "train", str(run), *map(str, options)]
 
@@ -65,6 +72,8 @@ def test_60_and_40_steps_are_100(data: Path, tmp_path: Path, recipe: str) -> Non
     assert ohem("train", halved, *training(data, steps=100, recipe=recipe)).code == 0
     assert same(weights(straight), weights(halved))
     assert timeless(straight) == timeless(halved)
+    for table in ("rows", "images", "periods"):
+        assert repr(mined(straight, table)) == repr(mined(halved, table))  # NaN is not NaN
 
 
 def test_a_resumed_run_has_the_same_shortlist(data: Path, tmp_path: Path) -> None:
@@ -187,6 +196,12 @@ def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
             torch.testing.assert_close(weights(run)[name], value, rtol=1e-4, atol=1e-5)
         assert [row["step"] for row in read_metrics(run)] == ["5"]
         assert visits(run) == visits(one)
+        ours, theirs = (
+            dict(zip(mined(r, "images")["image"], mined(r, "images")["visits"], strict=True)) for r in (run, one)
+        )
+        assert ours == theirs
+        for column in ("first_step", "steps", "minable"):
+            assert mined(run, "periods")[column] == mined(one, "periods")[column]
         assert list(snapshots.list_snapshots(run)) == [4, 5]
         assert len(list((run / TENSORBOARD).iterdir())) == 1  # of the first process
         for ours, theirs in zip(roi_loss.read(run), roi_loss.read(one), strict=True):
