@@ -61,12 +61,18 @@ def _best_overlap(boxes: Floats, labels: Ints, true_boxes: Floats, true_labels: 
     """Returns the highest IoU `[D]` of each detection with a box of its class, and the index `[D]` of that box."""
     if not len(true_boxes):
         return np.zeros(len(boxes)), np.zeros(len(boxes), np.int64)
+    iou = overlaps(boxes, true_boxes)
+    iou[labels[:, None] != true_labels[None]] = 0
+    best = iou.argmax(axis=1)
+    return np.take_along_axis(iou, best[:, None], axis=1)[:, 0], best
+
+
+def overlaps(boxes: Floats, true_boxes: Floats, *, of_first: bool = False) -> Floats:
+    """Returns the IoU `[D, G]` of boxes `[D, 4]` and `[G, 4]`; with `of_first`, the shared part of the first box."""
     corner1 = np.maximum(boxes[:, None, :2], true_boxes[None, :, :2])
     corner2 = np.minimum(boxes[:, None, 2:], true_boxes[None, :, 2:])
     shared = (corner2 - corner1).clip(min=0).prod(axis=-1)
     area, true_area = ((b[:, 2:] - b[:, :2]).clip(min=0).prod(axis=-1) for b in (boxes, true_boxes))
-    union = area[:, None] + true_area[None] - shared
-    iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    iou[labels[:, None] != true_labels[None]] = 0
-    best = iou.argmax(axis=1)
-    return np.take_along_axis(iou, best[:, None], axis=1)[:, 0], best
+    whole = np.broadcast_to(area[:, None], shared.shape) if of_first else area[:, None] + true_area[None] - shared
+    result: Floats = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    return result
