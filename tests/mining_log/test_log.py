@@ -82,6 +82,7 @@ def test_counts_by_hand(tmp_path: Path) -> None:
         "image": ["a", "a", "a", "b", "b"],
         "object": [-1, 0, 1, -1, 0],
         "visits": [2, 2, 2, 2, 2],
+        "mined": [0, 0, 2, 2, 2],
         "chosen": [0, 0, 2, 2, 2],
         "loss": [0, 0, 4.0, 1.0, 0.5],
     }
@@ -103,6 +104,16 @@ def test_two_mini_batches_may_be_one_step(tmp_path: Path) -> None:
         log(example(), lambda *_: torch.zeros(4))
     assert log.tables()["periods"]["steps"] == [1, 1]
     assert log.tables()["periods"]["chosen"] == [8, 4]
+
+
+def test_an_object_is_mined_once_in_a_visit(tmp_path: Path) -> None:
+    """Three RoIs are chosen for the object in the first visit, and none in the second."""
+    log = MiningLog(Last(3), tmp_path)
+    for labels in ([0, 1, 1, 1], [1, 0, 0, 0]):
+        log.begin_step([LoggedImage("a", torch.tensor([[0.0, 0, 70, 70]]))])
+        mine(log, make_rois(labels), [0.0] * 4)
+    images = log.tables()["images"]
+    assert [images[name] for name in ("object", "visits", "mined", "chosen")] == [[-1, 0], [2, 2], [1, 1], [3, 3]]
 
 
 def test_images_without_names_have_their_place(tmp_path: Path) -> None:

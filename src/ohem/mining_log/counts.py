@@ -3,7 +3,7 @@
 Shapes: B: rows   G: objects of an image   K: classes   P: periods
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from ohem.mining_log.rows import IOU, LABEL, LOSS, OBJECT, PERIODS, STEP, Logged
 
 BINS = 10
 """Bins of the IoU: [0, 0.1), [0.1, 0.2), ..., [0.9, 1]."""
+_COLUMNS = {"mined": torch.int64, "chosen": torch.int64, "loss": torch.float64}  # of images and their objects
 _HEAD = ("steps", "minable", "chosen", "loss")
 
 
@@ -23,83 +24,83 @@ class ImageCounts:
         self.numbers: dict[str, int] = {}
         """Name of an image -> its number in the log."""
         self._visits: list[int] = []
-        self._chosen: list[Tensor] = []
-        self._loss: list[Tensor] = []
+        self._columns: list[list[Tensor]] = [[] for _ in _COLUMNS]
 
     def visit(self, image: LoggedImage) -> int:
         """Counts a visit of an image. Returns its number."""
         number = self.numbers.setdefault(image.name, len(self.numbers))
         if number == len(self._visits):
-            self._append(0, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.float64))
+            self._append(0, [torch.zeros(1, dtype=dtype) for dtype in _COLUMNS.values()])
         self._visits[number] += 1
-        more = (0 if image.boxes is None else len(image.boxes)) + 1 - len(self._chosen[number])
-        if more > 0:
-            for columns in (self._chosen, self._loss):
-                columns[number] = torch.cat([columns[number], columns[number].new_zeros(more)])
+        objects = 0 if image.boxes is None else len(image.boxes)
+        for column in self._columns:
+            column[number] = _sum(column[number], column[number].new_zeros(1 + objects))
         return number
 
     def add(self, rows: Tensor, place: Tensor, numbers: Sequence[int]) -> None:
         """Counts rows (B, 12), of the images `numbers` that were visited; `place` (B,) is an index into these."""
-        sizes = torch.tensor([len(self._chosen[number]) for number in numbers])
+        sizes = torch.tensor([len(self._columns[0][number]) for number in numbers])
         known = (rows[:, LABEL] <= 0) | (rows[:, OBJECT] >= 0)
         index = ((sizes.cumsum(0) - sizes)[place] + rows[:, OBJECT].long() + 1)[known]
         total = int(sizes.sum())
         chosen = torch.split(torch.bincount(index, minlength=total), sizes.tolist())
         losses = torch.split(torch.bincount(index, rows[known, LOSS].nan_to_num(), total), sizes.tolist())
-        for number, more, loss in zip(numbers, chosen, losses, strict=True):
-            self._chosen[number] += more
-            self._loss[number] += loss
+        for number, count, loss in zip(numbers, chosen, losses, strict=True):
+            for column, more in zip(self._columns, ((count > 0).long(), count, loss), strict=True):
+                column[number] += more
 
     def merge(self, other: "ImageCounts") -> Tensor:
         """Adds the counts of another process. Returns (I,) int64, the numbers here of its images."""
-        for name, (visits, chosen, loss) in zip(other.numbers, other._all(), strict=True):
+        for theirs, name in enumerate(other.numbers):
             number = self.numbers.setdefault(name, len(self.numbers))
             if number == len(self._visits):
-                self._append(0, chosen[:0], loss[:0])
-            self._visits[number] += visits
-            self._chosen[number] = _sum(self._chosen[number], chosen)
-            self._loss[number] = _sum(self._loss[number], loss)
+                self._append(0, [column[theirs][:0] for column in other._columns])
+            self._visits[number] += other._visits[theirs]
+            for column, more in zip(self._columns, other._columns, strict=True):
+                column[number] = _sum(column[number], more[theirs])
         return torch.tensor([self.numbers[name] for name in other.numbers], dtype=torch.int64)
-
-    def _all(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        return zip(self._visits, self._chosen, self._loss, strict=True)
 
     def table(self) -> dict[str, list[Any]]:
         """Returns the columns of images.parquet: for each image a row of its background, object -1, then each object.
 
-        `visits` counts the times that the image was seen, `chosen` the RoIs, and `loss` is the sum of their losses.
+        `visits` counts the times that the image was seen, `mined` those in which a RoI of the object was chosen, and
+        `chosen` these RoIs; `loss` is the sum of their losses.
         """
-        sizes = [len(chosen) for chosen in self._chosen]
+        sizes = [len(column) for column in self._columns[0]]
         return {
             "image": [name for name, size in zip(self.numbers, sizes, strict=True) for _ in range(size)],
             "object": [place for size in sizes for place in range(-1, size - 1)],
             "visits": [visits for visits, size in zip(self._visits, sizes, strict=True) for _ in range(size)],
-            "chosen": [count for chosen in self._chosen for count in chosen.tolist()],
-            "loss": [loss for losses in self._loss for loss in losses.tolist()],
+            **{
+                name: [value for values in column for value in values.tolist()]
+                for name, column in zip(_COLUMNS, self._columns, strict=True)
+            },
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what `load_state_dict` needs."""
         return {
             "names": list(self.numbers),
-            "sizes": torch.tensor([len(chosen) for chosen in self._chosen], dtype=torch.int64),
+            "sizes": torch.tensor([len(column) for column in self._columns[0]], dtype=torch.int64),
             "visits": torch.tensor(self._visits, dtype=torch.int64),
-            "chosen": torch.cat([torch.zeros(0, dtype=torch.int64), *self._chosen]),
-            "loss": torch.cat([torch.zeros(0, dtype=torch.float64), *self._loss]),
+            **{
+                name: torch.cat([torch.zeros(0, dtype=dtype), *column])
+                for (name, dtype), column in zip(_COLUMNS.items(), self._columns, strict=True)
+            },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replaces the counts by those of `state`."""
         self.__init__()  # type: ignore[misc]
         self.numbers = {name: number for number, name in enumerate(state["names"])}
-        columns = (torch.split(state[name].clone(), state["sizes"].tolist()) for name in ("chosen", "loss"))
-        for visits, chosen, loss in zip(state["visits"].tolist(), *columns, strict=True):
-            self._append(visits, chosen, loss)
+        columns = (torch.split(state[name].clone(), state["sizes"].tolist()) for name in _COLUMNS)
+        for visits, *values in zip(state["visits"].tolist(), *columns, strict=True):
+            self._append(visits, values)
 
-    def _append(self, visits: int, chosen: Tensor, loss: Tensor) -> None:
+    def _append(self, visits: int, values: Sequence[Tensor]) -> None:
         self._visits.append(visits)
-        self._chosen.append(chosen)
-        self._loss.append(loss)
+        for column, more in zip(self._columns, values, strict=True):
+            column.append(more)
 
 
 class PeriodCounts:
