@@ -122,6 +122,12 @@ def _check_detector(recipe: Recipe) -> None:
             raise InputError(f"--{option} is not for {name} of torchvision: leave it out, or give another detector")
     if recipe.proposals.mode != "none":
         raise InputError(f"{name} makes its own proposals: add --proposals.mode none")
+    file = next((place for place in recipe.data.negatives if place.lower().endswith(".json")), None)
+    if file is not None:
+        raise InputError(
+            f"{name} makes its own proposals, and cannot be limited to the regions of {file}: give --data.negatives "
+            "the folder regions/ next to it, whose images show these regions alone"
+        )
     if model.detector == "ssdlite" and (recipe.solver.images < 2 or recipe.solver.accumulate):
         raise InputError(
             f"the batch norm of {name} needs several images: give --solver.images 2 or more, not accumulated"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -44,6 +46,14 @@ class Source:
     def indices(self) -> slice:
         """Indices of its images in the data set."""
         return slice(self.first, self.first + len(self.ids))
+
+
+@dataclass(frozen=True)
+class RegionSource(Source):
+    """Images of which only some regions are trained on, as background; `folder` is the file that names them."""
+
+    regions: tuple[npt.NDArray[Any], ...] = ()
+    """Boxes `[P, 4]` of each image, `[x1, y1, x2, y2]` in pixels of the upright image."""
 
 
 class DetectionSet(ABC):
@@ -141,20 +151,35 @@ class DetectionSet(ABC):
         findings = Findings()
         known = {self.path(index).resolve() for index in range(len(self))} if folders else set()
         sources, annotations = list(self.sources), []
-        for folder in map(Path, folders):
-            if not folder.is_dir():
-                raise InputError(f"the folder {folder} does not exist: correct --data.negatives")
-            images = images_by_id(images_below(folder), folder, f"the folder {folder} of --data.negatives")
-            for image in images.values():
-                with findings.collected(image):
-                    if image.resolve() in known:
-                        title = " + ".join(map(str, self.sources))
-                        raise InputError(f"{image} of --data.negatives is in {title} already: remove it from one")
-                    known.add(image.resolve())
-                    annotations.append(without_objects(image, image))
-            first = sources[-1].indices.stop
-            sources.append(Source(f"{folder}", folder, "negatives", tuple(images), first))
+        for folder in folders:
+            source, read = _read_folder(
+                folder, " of --data.negatives", known, " + ".join(map(str, self.sources)), findings
+            )
+            sources.append(replace(source, first=sources[-1].indices.stop))
+            annotations += read
         findings.refuse()
+        self._annotations += annotations
+        self.sources, self.ids = sources, _unique_ids(sources)
+
+    def add_regions(self, file: Path, regions: Mapping[Path, npt.NDArray[Any]]) -> None:
+        """Adds images of which only `regions` are trained on, as background. They may be in the data set already.
+
+        Args:
+            file: file that names the regions.
+            regions: image -> boxes `[P, 4]` in pixels of the upright image.
+
+        Raises:
+            InputError: an image cannot be read, or `file` was added already.
+        """
+        if any(source.folder == file for source in self.sources):
+            raise InputError(f"{file} is given twice to --data.negatives: name it once")
+        findings, annotations = Findings(), []
+        for image in regions:
+            with findings.collected(image):
+                annotations.append(without_objects(file, image))
+        findings.refuse()
+        names, boxes = tuple(str(image) for image in regions), tuple(regions.values())
+        sources = [*self.sources, RegionSource(f"{file}", file, "regions", names, len(self), boxes)]
         self._annotations += annotations
         self.sources, self.ids = sources, _unique_ids(sources)
 
@@ -171,6 +196,10 @@ class DetectionSet(ABC):
         """Turns boxes `[N, 4]` of the upright image into boxes as annotated, for result files."""
         turned = self._annotations[index].frame.turned_back(boxes.numpy(force=True))
         return torch.from_numpy(np.ascontiguousarray(turned)).to(boxes)
+
+    def as_upright(self, index: int, boxes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Turns boxes `[N, 4]` as annotated, such as those of result files, into boxes of the upright image."""
+        return self._annotations[index].frame.turned(boxes)
 
     def image(self, index: int) -> Tensor:
         """Reads the image, `uint8 [3, H, W]`, RGB, upright; raises `InputError` where the file is damaged."""
@@ -196,6 +225,44 @@ class DetectionSet(ABC):
             for name, ignore in zip(annotation.names, annotation.ignore, strict=True)
             if not ignore
         )
+
+
+class ImageFolder(DetectionSet):
+    """Images without annotations and without an object: those in folders, and in all folders below them."""
+
+    form = "FOLDER"
+    layout = "a folder of images without an object"
+
+    def _read(self, text: str, findings: Findings) -> tuple[Source, list[Annotation]]:
+        return _read_folder(text, "", set(), text, findings)
+
+    def _given_classes(self, findings: Findings) -> tuple[str, ...]:
+        return ()
+
+
+def _read_folder(
+    folder: str, option: str, known: set[Path], title: str, findings: Findings
+) -> tuple[Source, list[Annotation]]:
+    """Reads images without an object.
+
+    Args:
+        folder: the folder.
+        option: text after its name in messages.
+        known: resolved files that are in the data set already; those of the folder are added.
+        title: name of the data set in messages.
+        findings: gets the faults.
+    """
+    place, annotations = Path(folder), []
+    if not place.is_dir():
+        raise InputError(f"the folder {place} does not exist: correct {option.removeprefix(' of ') or 'its name'}")
+    images = images_by_id(images_below(place), place, f"the folder {place}{option}")
+    for image in images.values():
+        with findings.collected(image):
+            if image.resolve() in known:
+                raise InputError(f"{image}{option} is in {title} already: remove it from one")
+            known.add(image.resolve())
+            annotations.append(without_objects(image, image))
+    return Source(f"{place}", place, "negatives", tuple(images)), annotations
 
 
 def _check_disjoint(source: Source, others: Iterable[Source]) -> None:

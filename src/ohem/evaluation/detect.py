@@ -113,7 +113,7 @@ def _outputs(files: Sequence[Path], out: Path) -> list[Path]:
     earlier = images_of(out / NAME)
     drawn = {Path(image).stem for image in earlier}
     for output in outputs:
-        if output.exists() and output.stem not in drawn and not _is_drawn(output):
+        if output.exists() and output.stem not in drawn and not is_drawn(output):
             raise InputError(f"{output} exists and is no picture of `ohem detect`: choose another --out")
     return outputs
 
@@ -127,7 +127,8 @@ def _check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
             check_output(output, [same] if same else [])
 
 
-def _is_drawn(path: Path) -> bool:
+def is_drawn(path: Path) -> bool:
+    """Returns whether `path` is a picture that `save_picture` wrote."""
     try:
         with Image.open(path) as image:
             return image.info.get("comment") == COMMENT

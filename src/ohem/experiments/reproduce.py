@@ -18,6 +18,7 @@ from ohem.experiments.reproduce_report import as_json, make_tables
 from ohem.experiments.results import RunResult, read_result
 from ohem.experiments.runner import Job, run_command, run_jobs
 from ohem.inputs.datasets import open_data
+from ohem.inputs.negatives import add_negatives
 from ohem.io.console import make_console
 from ohem.io.json_files import write_json
 from ohem.training.fingerprints import digests_of_data
@@ -86,7 +87,7 @@ def _with_digests(jobs: Sequence[Job], runs: Sequence[PlannedRun], out: Path, se
     @cache
     def digest(sources: Sequence[str], negatives: Sequence[str]) -> str:
         data = open_data(sources, (), "--data")
-        data.add_negatives(negatives)
+        add_negatives(data, negatives)
         return " ".join(astuple(digests_of_data(data)))
 
     def digests(data: DataConfig) -> str:

@@ -11,6 +11,7 @@ from ohem.data.dataset import DetectionSet
 from ohem.data.findings import first_of
 from ohem.data.sources import FORMS, open_dataset
 from ohem.errors import InputError
+from ohem.inputs.negatives import add_negatives
 
 
 def training_data(recipe: Recipe) -> tuple[DetectionSet, Recipe]:
@@ -23,7 +24,7 @@ def training_data(recipe: Recipe) -> tuple[DetectionSet, Recipe]:
     skip = recipe.data.skip_others or bool(recipe.data.classes)
     data = open_data(recipe.data.train, recipe.data.classes, "--data.train", skip_others=skip)
     check_objects(data, recipe.data.train, "annotate some, or name another split")
-    data.add_negatives(recipe.data.negatives)
+    add_negatives(data, recipe.data.negatives)
     absent = [name for name in recipe.data.classes if not data.objects()[class_name(name)]]
     if absent:
         names = ", ".join(recipe.data.train)

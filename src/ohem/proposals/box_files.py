@@ -96,16 +96,10 @@ def _sorted_boxes(given: NDArray[Any], where: str) -> NDArray[np.float32]:
 
 def _read_json(path: Path) -> dict[str, NDArray[Any]]:
     """Reads a list of results of COCO; an entry whose bbox is [] names an image without boxes."""
-    try:
-        entries = parse_json(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not well-formed JSON ({error}): write the file again") from error
-    if not isinstance(entries, list):
-        raise InputError(f"{path}: not a list of boxes: {_FIELDS}")
     rows: dict[str, list[list[float]]] = {}
     widths: set[int] = set()
-    for number, entry in enumerate(entries, start=1):
-        image_id, row = _read_entry(entry, f"{path}: entry {number}")
+    for number, entry in enumerate(read_entries(path), start=1):
+        image_id, row = read_entry(entry, f"{path}: entry {number}")
         rows.setdefault(image_id, [])
         if row:
             rows[image_id].append(row)
@@ -116,8 +110,28 @@ def _read_json(path: Path) -> dict[str, NDArray[Any]]:
     return {image_id: np.array(boxes, np.float64).reshape(-1, width) for image_id, boxes in rows.items()}
 
 
-def _read_entry(entry: Any, where: str) -> tuple[str, list[float]]:
-    """Returns the image id, and [x1, y1, x2, y2] or [x1, y1, x2, y2, score]; an empty list where there is no box."""
+def read_entries(path: Path) -> list[Any]:
+    """Returns the list in a file of results of COCO.
+
+    Raises:
+        InputError: the file has other content.
+        OSError: it cannot be read.
+    """
+    try:
+        entries = parse_json(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not well-formed JSON ({error}): write the file again") from error
+    if not isinstance(entries, list):
+        raise InputError(f"{path}: not a list of boxes: {_FIELDS}")
+    return entries
+
+
+def read_entry(entry: Any, where: str) -> tuple[str, list[float]]:
+    """Returns the image id, and [x1, y1, x2, y2] or [x1, y1, x2, y2, score]; an empty list where there is no box.
+
+    Raises:
+        InputError: the entry, which messages call `where`, lacks a field or has another value.
+    """
     if not isinstance(entry, dict):
         raise InputError(f"{where} is {shortened(entry)}: {_FIELDS}")
     image_id, bbox, score = entry.get("image_id"), entry.get("bbox"), entry.get("score")

@@ -1,0 +1,46 @@
+"""Commands that explain what a detector gets wrong, and what to do about it."""
+
+from pathlib import Path
+
+from ohem.cli.app import RunTest, app
+from ohem.config.schema import TestConfig
+
+
+@app.command
+def hard(
+    run: Path | None = None,
+    /,
+    *,
+    data: tuple[str, ...] = (),
+    detections: Path | None = None,
+    out: Path | None = None,
+    score: float = 0.1,
+    most: int = 1000,
+    draw: int = 48,
+    test: RunTest = TestConfig(),  # noqa: B008  frozen
+) -> None:
+    """Find the hardest false positives of a detector, for a second round of training (offline hard negatives).
+
+    Writes hard.json, which `ohem train --data.negatives` takes, and pictures: hardest.jpg; pictures/, with boxes; and
+    regions/, where all but the false positives is grey, for detectors that make their own proposals.
+
+    Parameters
+    ----------
+    run
+        Folder of the run. A test option that is not given has the value of the run.
+    data
+        Data sets, or folders of images without an object. Default: --data.train of the run.
+    detections
+        Detections of any detector instead of a run, a JSON list of image_id, category_id, bbox and score (COCO).
+    out
+        Folder for the results. Default: RUN/hard.
+    score
+        Lowest score of a false positive.
+    most
+        Highest number of false positives, those of the highest scores.
+    draw
+        Number of false positives that are drawn.
+    """
+    from ohem.insight.hard import find_hard_negatives
+
+    find_hard_negatives(run, data, detections, out, score=score, most=most, draw=draw, test=test)
