@@ -89,6 +89,12 @@ OVER_INPUT: dict[str, list[Arguments]] = {
         lambda w: ["bench", "--backbones", "tiny", "--data.train", f"{w.voc}:train", "--out", w.voc / "JPEGImages"],
     ],
     "bootstrap": [],  # it writes into RUN/bootstrap alone
+    "hard": [
+        lambda w: ["hard", w.run, "--out", w.voc / "JPEGImages"],
+        lambda w: ["hard", w.run, "--out", w.run],
+        lambda w: ["hard", w.run, "--data", "coco/train.json:coco/images", "--out", "coco"],
+        lambda w: ["hard", w.run, "--out", w.voc / "JPEGImages" / "a.png"],
+    ],
     "recipes": [],  # it writes nothing
 }
 LINES = [

@@ -31,7 +31,7 @@ def test_import_does_not_load_torch() -> None:
 
 def test_help_and_version() -> None:
     text = ohem("--help").out
-    runs, data = ("train", "eval", "loss", "detect", "bootstrap"), ("demo", "propose", "recipes")
+    runs, data = ("train", "eval", "loss", "detect", "bootstrap", "hard"), ("demo", "propose", "recipes")
     assert all(command in text for command in [*runs, *data, "compare", "reproduce", "bench"])
     assert ohem("--version").out.strip()
 
@@ -45,7 +45,7 @@ def test_options_of_a_recipe_are_below_headings(command: str) -> None:
         assert set(re.findall(r"^│ --(\w+)", text[start:end], re.MULTILINE)) == {heading.lower()}
 
 
-@pytest.mark.parametrize("command", ["eval", "detect", "bootstrap"])
+@pytest.mark.parametrize("command", ["eval", "detect", "bootstrap", "hard"])
 def test_test_options_are_below_a_heading(command: str) -> None:
     text = ohem(command, "--help").out
     assert text.index("─ Test ─") < text.index("--test.scales")

@@ -220,6 +220,14 @@ COMMANDS: dict[str, Command] = {
     "train on own boxes": _train(
         "voc", "--proposals.files", "boxes/abc.json", "boxes/de.npz", "boxes/fgh.safetensors"
     ),
+    "train on regions": _train("ready", "--data.negatives", "hard/hard.json"),
+    "hard on detections": Command(
+        lambda world: [
+            *["hard", "--detections", world / "detections.json", "--data", f"{world / 'ready'}:train", "--draw", 4],
+            *["--out", world / "hard"],
+        ],
+        lambda world: {"regions": _json(world / "hard/hard.json")["regions"]},
+    ),
     "train from .safetensors": _train("ready", "--model.weights", "weights.safetensors"),
     "train from .pth": _train("ready", "--model.weights", "weights.pth"),
     "train on COCO": Command(lambda world: ["train", world / "new", *on_coco(world, 2)], _of("new")),

@@ -128,18 +128,34 @@ def _labels(path: Path, target: Path) -> None:
 
 def _json(path: Path, target: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_twins)
-    (_results if isinstance(content, list) else _coco)(content, target)
+    write = _results if isinstance(content, list) else _regions if "regions" in content else _coco
+    write(content, target)
 
 
 def _results(content: list[dict[str, Any]], target: Path) -> None:
     """Writes results in COCO's format, each with its score, highest first, which must not change anything."""
     for one in content:
         x, y, width, height = one["bbox"]
-        _must(type(one["image_id"]) in (int, str) and _inside(x, y, x + width, y + height))
+        detected = "category_id" in one
+        sane = _mostly_inside(x, y, width, height) if detected else _inside(x, y, x + width, y + height)
+        _must(type(one["image_id"]) in (int, str) and sane and one.get("category_id", 1) in (1, 2))
         _must(-1e12 < one["score"] < 1e12 and type(one["score"]) in (int, float))
         _must(all(type(value) in (int, float) for value in one["bbox"]))
     ordered = sorted(content, key=lambda one: -one["score"])
     target.write_text(json.dumps(ordered))
+
+
+def _mostly_inside(x: float, y: float, width: float, height: float) -> bool:
+    """Returns whether at least half of a detection lies in the toy images."""
+    across, down = min(x + width, WIDTH) - max(x, 0), min(y + height, HEIGHT) - max(y, 0)
+    return min(width, height) >= 0 and max(across, 0) * max(down, 0) >= 0.5 * width * height
+
+
+def _regions(content: dict[str, Any], target: Path) -> None:
+    for one in content["regions"]:
+        _must(len(one["box"]) == 4 and _inside(*one["box"]) and Path(one["image"]).is_file())
+        _must(all(type(value) in (int, float) for value in one["box"]))
+    target.write_text(json.dumps(content))
 
 
 def _coco(content: dict[str, Any], target: Path) -> None:

@@ -39,6 +39,7 @@ def make_world(world: Path, leave_out: Collection[str] = ()) -> None:
     _make_weights(world)
     _make_mat(world)
     _make_boxes(world / "boxes")
+    _make_detections(world)
     (world / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     _propose(world)
     for arguments in (
@@ -48,6 +49,7 @@ def make_world(world: Path, leave_out: Collection[str] = ()) -> None:
         ["train", world / "coco-run", *on_coco(world, 4)],
     ):
         _run(*arguments)
+    _run(*COMMANDS["hard on detections"].arguments(world))
     for name in ("compare", "reproduce", "demo"):
         if name not in leave_out:
             _run(*COMMANDS[name].arguments(world))
@@ -111,6 +113,12 @@ def _make_boxes(folder: Path) -> None:
     (folder / "abc.json").write_text(json.dumps(results))
     np.savez(folder / "de.npz", **{stem: boxes[stem] for stem in "de"})
     save_numpy({stem: boxes[stem] for stem in "fgh"}, folder / "fgh.safetensors")
+
+
+def _make_detections(world: Path) -> None:
+    """Writes the boxes of abc.json as detections of the first class."""
+    boxes = json.loads((world / "boxes/abc.json").read_text())
+    (world / "detections.json").write_text(json.dumps([{**box, "category_id": 1} for box in boxes]))
 
 
 def _propose(world: Path) -> None:
@@ -230,6 +238,8 @@ KINDS: dict[str, Kind] = {
     "parts of proposals": Kind("partial/Proposals/*.parts/*", "propose again"),
     "mat": Kind("boxes.mat", "train on .mat", own=True),
     "boxes of one's own": Kind("boxes/*", "train on own boxes", own=True),
+    "detections of one's own": Kind("detections.json", "hard on detections", own=True),
+    "hard.json": Kind("hard/hard.json", "train on regions", own=True),
     "weights.safetensors": Kind("weights.safetensors", "train from .safetensors", own=True),
     "weights.pth": Kind("weights.pth", "train from .pth", own=True),
     "caffemodel": Kind("weights.caffemodel", "caffe"),

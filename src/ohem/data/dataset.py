@@ -176,7 +176,10 @@ class DetectionSet(ABC):
         findings, annotations = Findings(), []
         for image in regions:
             with findings.collected(image):
-                annotations.append(without_objects(file, image))
+                try:
+                    annotations.append(without_objects(file, image))
+                except InputError as error:
+                    raise InputError(f"{file} has regions of an image that cannot be used: {error}") from error
         findings.refuse()
         names, boxes = tuple(str(image) for image in regions), tuple(regions.values())
         sources = [*self.sources, RegionSource(f"{file}", file, "regions", names, len(self), boxes)]

@@ -146,13 +146,15 @@ def _draw(image: Tensor, regions: Sequence[Region]) -> Tensor:
 
 
 def _tile(image: Tensor, region: Region) -> Tensor:
-    """Returns the region with its context, its box and its label, uint8 (3, TILE, TILE)."""
-    x1, y1, x2, y2 = _with_context(region.box, image)
-    scale = TILE / max(x2 - x1, y2 - y1)
-    crop = resize(image[:, y1:y2, x1:x2], scale)[:, :TILE, :TILE]
-    box = (torch.tensor(region.box) - torch.tensor([x1, y1, x1, y1])) * scale
+    """Returns the region in a square of its surroundings, with its box and label, uint8 (3, TILE, TILE)."""
+    x1, y1, x2, y2 = region.box
+    half = (0.5 + MARGIN) * max(x2 - x1, y2 - y1)
+    left, top = (max(0, int(middle - half)) for middle in ((x1 + x2) / 2, (y1 + y2) / 2))
+    side, scale = max(1, round(2 * half)), TILE / max(1, round(2 * half))
+    crop = resize(image[:, top : top + side, left : left + side], scale)[:, :TILE, :TILE]
     tile = torch.full((3, TILE, TILE), GREY, dtype=torch.uint8)
     tile[:, : crop.shape[1], : crop.shape[2]] = crop
+    box = (torch.tensor(region.box) - torch.tensor([left, top, left, top])) * scale
     return draw_detections(tile, box[None], [region.label], [region.score])
 
 

@@ -55,7 +55,7 @@ def read_detections(path: Path, data: DetectionSet) -> tuple[list[dict[str, Tens
         if len(row) < 5:
             raise InputError(f"{where} has no score: give all detections one")
         rows[index].append((row, _label(entry.get("category_id"), labels[index], classes, data, where)))
-    return [_as_tensors(data, index, of_image) for index, of_image in enumerate(rows)], tuple(classes)
+    return [_as_tensors(data, index, of_image, path) for index, of_image in enumerate(rows)], tuple(classes)
 
 
 def _label(given: Any, known: Mapping[int | str, int], classes: list[str], data: DetectionSet, where: str) -> int:
@@ -76,13 +76,11 @@ def _labels(data: DetectionSet) -> list[Mapping[int | str, int]]:
     names = {name: label for label, name in enumerate(data.classes, start=1)}
     result: list[Mapping[int | str, int]] = []
     for source in data.sources:
+        known: dict[int | str, int] = dict(names.items())
         if isinstance(source, COCOSource):
-            numbers = {number: names[name] for name, number in source.category_ids if name in names}
+            known |= {number: names[name] for name, number in source.category_ids if name in names}
         else:
-            numbers = {label: label for label in names.values()}
-        known: dict[int | str, int] = {}
-        known.update(numbers)
-        known.update(names)
+            known |= {label: label for label in names.values()}
         result += [known] * len(source.ids)
     return result
 
@@ -103,12 +101,21 @@ def _indices(data: DetectionSet) -> dict[str, int]:
     return result
 
 
-def _as_tensors(data: DetectionSet, index: int, rows: Rows) -> dict[str, Tensor]:
+def _as_tensors(data: DetectionSet, index: int, rows: Rows, path: Path) -> dict[str, Tensor]:
     values = np.array([row for row, _ in rows], np.float64).reshape(-1, 5)
     height, width = data.size(index)
-    boxes = data.as_upright(index, values[:, :4]).clip(0, [width, height, width, height])
+    boxes = data.as_upright(index, values[:, :4])
+    inside = boxes.clip(0, [width, height, width, height])
+    sides, left = (corners[:, 2:] - corners[:, :2] for corners in (boxes, inside))
+    bad = (sides < 0).any(axis=1) | (left.prod(axis=1) < 0.5 * sides.prod(axis=1))
+    if bad.any():
+        x1, y1, x2, y2 = boxes[bad][0].tolist()
+        raise InputError(
+            f"{path}: a detection in {data.path(index)} from ({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) is inverted or lies "
+            f"mostly outside the image of {width} x {height} pixels: write [x, y, width, height] in its pixels"
+        )
     return {
-        "boxes": torch.from_numpy(np.ascontiguousarray(boxes, np.float32)),
+        "boxes": torch.from_numpy(np.ascontiguousarray(inside, np.float32)),
         "scores": torch.from_numpy(values[:, 4].astype(np.float32)),
         "labels": torch.tensor([label for _, label in rows], dtype=torch.int64),
     }
