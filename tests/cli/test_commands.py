@@ -95,6 +95,12 @@ OVER_INPUT: dict[str, list[Arguments]] = {
         lambda w: ["hard", w.run, "--data", "coco/train.json:coco/images", "--out", "coco"],
         lambda w: ["hard", w.run, "--out", w.voc / "JPEGImages" / "a.png"],
     ],
+    "report": [
+        lambda w: ["report", w.run, "--out", w.voc / "Annotations" / "g.xml"],
+        lambda w: ["report", w.run, "--out", "taken/page.html"],
+        lambda w: ["report", w.run, "--out", "coco/test.html"],
+        lambda w: ["report", w.run, "--out", w.voc],
+    ],
     "recipes": [],  # it writes nothing
 }
 LINES = [
@@ -111,6 +117,7 @@ def test_output_never_overwrites_input(arguments: Arguments, world: World) -> No
     for source, target in (("g.png", "photo.jpg"), ("a.png", "taken/g.jpg")):
         Path(target).parent.mkdir(exist_ok=True)
         shutil.copy(world.voc / "JPEGImages" / source, target)
+    Path("taken/page.html").write_text("<html></html>")
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     sentence(ohem(*arguments(world)))
     after = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}

@@ -44,3 +44,26 @@ def hard(
     from ohem.insight.hard import find_hard_negatives
 
     find_hard_negatives(run, data, detections, out, score=score, most=most, draw=draw, test=test)
+
+
+@app.command
+def report(*runs: Path, data: tuple[str, ...] = (), detections: Path | None = None, out: Path | None = None) -> None:
+    """Show what runs mined and what they get wrong, on one page: report.html, and report.json.
+
+    Several runs are compared with the first.
+
+    Parameters
+    ----------
+    runs
+        Folders of runs, or with --detections of any training with a mining log.
+    data
+        Data sets to test on. Default: --data.test of each run.
+    detections
+        Detections in the images of --data, instead of those of the run: a JSON list of image_id, category_id, bbox and
+        score (COCO).
+    out
+        The page. Default: report.html in the folder of the first run. The JSON file has the same name.
+    """
+    from ohem.insight.report import make_report
+
+    make_report(runs, data, detections, out)

@@ -1,0 +1,163 @@
+"""What a mining log says about a training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ohem.errors import InputError
+from ohem.extras import import_extra
+from ohem.mining_log import COLUMNS
+
+MOMENTS = 5
+"""Moments of a training whose hardest RoIs are shown: its first fifth to its last."""
+IOUS = ((0, 1), (1, 5), (5, 8), (8, 10))
+"""Groups of tenths of the IoU in the chart."""
+_COLUMNS = {
+    "rows": tuple(COLUMNS),
+    "images": ("image", "object", "visits", "mined", "chosen", "loss"),
+    "periods": ("first_step", "steps", "minable", "chosen", "loss", "ious", "labels"),
+}
+
+Columns = Mapping[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A RoI that was chosen: the columns of rows.parquet."""
+
+    step: int
+    image: str
+    box: tuple[float, float, float, float]
+    label: int
+    loss: float
+    iou: float
+    object: int
+    taken_for: int
+    taken_score: float
+
+
+@dataclass(frozen=True)
+class ObjectCount:
+    """How often an object was mined."""
+
+    image: str
+    object: int
+    visits: int
+    mined: int
+
+
+@dataclass(frozen=True)
+class Period:
+    """Means over a part of the training."""
+
+    step: float
+    """Middle of the period."""
+    foreground: float
+    """Share of the chosen RoIs."""
+    loss: float
+    """Mean loss of the chosen RoIs; 0 if the sampler does not use losses."""
+    ious: tuple[float, ...]
+    """Shares of the chosen RoIs in the groups `IOUS`."""
+
+
+@dataclass(frozen=True)
+class MiningFacts:
+    """What was mined in a training."""
+
+    steps: int
+    chosen: float
+    """Mean number of chosen RoIs of a step."""
+    minable: float
+    """Mean number of RoIs of a step that could be chosen."""
+    labels: tuple[int, ...]
+    """Number of chosen RoIs of each label 0..K."""
+    periods: tuple[Period, ...]
+    hardest: tuple[tuple[Row, ...], ...]
+    """The hardest RoIs of `MOMENTS` parts of the training, hardest first; one RoI of an image. None without losses."""
+    objects: tuple[ObjectCount, ...]
+    """All objects of the images that were seen."""
+
+    @property
+    def never(self) -> list[ObjectCount]:
+        """Objects of which no RoI was ever chosen, those of the most visits first."""
+        return sorted((o for o in self.objects if o.mined == 0), key=lambda o: (-o.visits, o.image, o.object))
+
+    @property
+    def always(self) -> list[ObjectCount]:
+        """Objects of which a RoI was chosen in every visit, those of the most visits first."""
+        mined = (o for o in self.objects if o.mined == o.visits)
+        return sorted(mined, key=lambda o: (-o.visits, o.image, o.object))
+
+
+def read_mining(folder: Path, most: int) -> MiningFacts | None:
+    """Reads a mining log.
+
+    Args:
+        folder: folder of the tables; those may be in its folder `mining`.
+        most: highest number of rows of a moment.
+
+    Returns:
+        None if there is no mining log.
+
+    Raises:
+        InputError: pyarrow is missing, or a table is damaged.
+    """
+    places = [place for place in (folder, folder / "mining") if (place / "rows.parquet").exists()]
+    if not places:
+        return None
+    rows, images, periods = (_read(places[0] / f"{name}.parquet", columns) for name, columns in _COLUMNS.items())
+    steps = sum(periods["steps"])
+    if not steps:
+        return None
+    return MiningFacts(
+        steps=steps,
+        chosen=sum(periods["chosen"]) / steps,
+        minable=sum(periods["minable"]) / steps,
+        labels=tuple(map(sum, zip(*periods["labels"], strict=True))),
+        periods=tuple(_periods(periods)),
+        hardest=tuple(tuple(of_moment[:most]) for of_moment in _hardest(rows)),
+        objects=tuple(
+            ObjectCount(*values)
+            for values in zip(*(images[name] for name in ("image", "object", "visits", "mined")), strict=True)
+            if values[1] >= 0
+        ),
+    )
+
+
+def _read(path: Path, columns: Sequence[str]) -> Columns:
+    parquet = import_extra("pyarrow.parquet", "ohem report")
+    try:
+        table: Columns = parquet.read_table(path, columns=list(columns)).to_pydict()
+    except (OSError, ValueError, KeyError) as error:  # those of pyarrow are kinds of these
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is no table of a mining log ({reason}): train again, or remove the folder") from error
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise InputError(f"{path} has no column {missing[0]}: it is of another version; train again, or remove it")
+    return table
+
+
+def _periods(table: Columns) -> list[Period]:
+    result = []
+    for first, steps, chosen, loss, ious, labels in zip(
+        *(table[name] for name in ("first_step", "steps", "chosen", "loss", "ious", "labels")), strict=True
+    ):
+        count = max(chosen, 1)
+        groups = tuple(sum(ious[low:high]) / count for low, high in IOUS)
+        result.append(Period(first + (steps - 1) / 2, sum(labels[1:]) / count, loss / count, groups))
+    return result
+
+
+def _hardest(table: Columns) -> list[list[Row]]:
+    """Returns the hardest RoI of each image in each moment, hardest first."""
+    if not table["step"]:
+        return []
+    columns = zip(*(table[name] for name in COLUMNS), strict=True)
+    rows = [Row(step, image, (x1, y1, x2, y2), *rest) for step, image, x1, y1, x2, y2, *rest in columns]
+    last = max(row.step for row in rows)
+    moments: list[dict[str, Row]] = [{} for _ in range(MOMENTS)]
+    for row in sorted(rows, key=lambda row: -row.loss):
+        if row.loss == row.loss:  # NaN of a sampler without losses
+            moments[(row.step - 1) * MOMENTS // last].setdefault(row.image, row)
+    return [list(of_image.values()) for of_image in moments]
