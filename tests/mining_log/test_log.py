@@ -124,6 +124,7 @@ def test_images_without_names_have_their_place(tmp_path: Path) -> None:
     assert tables["rows"]["image"] == ["0", "0", "1", "1"] * 2
     assert tables["rows"]["step"] == [1] * 4 + [2] * 4
     assert tables["rows"]["object"] == [-1] * 8  # the objects are not known
+    assert tables["rows"]["placed"] == [0] * 8
     assert tables["images"]["chosen"] == [2, 2]  # background, and no object
 
 

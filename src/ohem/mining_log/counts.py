@@ -1,6 +1,6 @@
 """Exact counts of all that was chosen in a training, by image and object, and by period.
 
-Shapes: B: rows   G: objects of an image   K: classes   P: periods
+Shapes: B: rows   C: columns of a row   G: objects of an image   K: classes   P: periods
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class ImageCounts:
         return number
 
     def add(self, rows: Tensor, place: Tensor, numbers: Sequence[int]) -> None:
-        """Counts rows (B, 12), of the images `numbers` that were visited; `place` (B,) is an index into these."""
+        """Counts rows (B, C), of the images `numbers` that were visited; `place` (B,) is an index into these."""
         sizes = torch.tensor([len(self._columns[0][number]) for number in numbers])
         known = (rows[:, LABEL] <= 0) | (rows[:, OBJECT] >= 0)
         index = ((sizes.cumsum(0) - sizes)[place] + rows[:, OBJECT].long() + 1)[known]
@@ -113,7 +113,7 @@ class PeriodCounts:
         self._last = 0  # number of the last step
 
     def add(self, steps: Sequence[Step], rows: Tensor) -> None:
-        """Counts the rows (B, 12) of some steps."""
+        """Counts the rows (B, C) of some steps."""
         while max(step.number for step in steps) > PERIODS * self.length:
             self._double()
         of_step = torch.tensor([(step.number - 1) // self.length for step in steps])

@@ -1,6 +1,7 @@
 """The rows of the mining log: one for each chosen RoI, as float64 columns.
 
 Shapes: B: chosen RoIs   I: images of the steps at hand   G: objects of an image   M: kept rows
+C: columns
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from ohem.boxes import pairwise_iou
 COLUMNS: dict[str, str] = {
     "step": "number of the step, from 1",
     "image": "name of the image",
-    "x1": "left side of the RoI, in pixels of the picture",
+    "placed": "1 if the sides of the RoI are in pixels of the picture, 0 if in those of the network's input",
+    "x1": "left side of the RoI",
     "y1": "top",
     "x2": "right side",
     "y2": "bottom",
@@ -26,10 +28,10 @@ COLUMNS: dict[str, str] = {
     "taken_score": "probability of that label; NaN if not known",
 }
 """Columns of rows.parquet, and what they mean."""
-WHOLE = ("step", "image", "label", "object", "taken_for")
+WHOLE = ("step", "image", "placed", "label", "object", "taken_for")
 """Columns of whole numbers; `image` is a number until the table is written."""
-STEP, IMAGE, BOX, LABEL, LOSS, IOU, OBJECT, TAKEN = (
-    list(COLUMNS).index(name) for name in ("step", "image", "x1", "label", "loss", "iou", "object", "taken_for")
+STEP, IMAGE, PLACED, BOX, LABEL, LOSS, IOU, OBJECT, TAKEN = map(
+    list(COLUMNS).index, ("step", "image", "placed", "x1", "label", "loss", "iou", "object", "taken_for")
 )
 PERIODS = 64
 """Highest number of periods of a training. Their length in steps doubles when there are more."""
@@ -42,8 +44,8 @@ class LoggedImage:
     name: str
     boxes: Tensor | None = None
     """(G, 4) objects in pixels of the RoIs; None: chosen RoIs are not counted by object."""
-    scale: tuple[float, float] = (1.0, 1.0)
-    """Pixels of the RoIs per pixel of the picture, along x and y."""
+    scale: tuple[float, float] | None = None
+    """Pixels of the RoIs per pixel of the picture, along x and y; None: not known, such as in a mosaic of pictures."""
     mirrored_width: float | None = None
     """Width of the picture in its own pixels if the image is mirrored, else None."""
 
@@ -70,7 +72,7 @@ def make_rows(steps: Sequence[Step], numbers: Tensor) -> tuple[Tensor, Tensor]:
         numbers: (I,) int64, number in the log of each image of each step.
 
     Returns:
-        (B, 12) float64 rows, and (B,) int64, the place of each in `numbers`.
+        (B, C) float64 rows, and (B,) int64, the place of each in `numbers`.
     """
     images = [image for step in steps for image in step.images]
     chosen = torch.cat([step.chosen for step in steps]).cpu().double()
@@ -82,6 +84,7 @@ def make_rows(steps: Sequence[Step], numbers: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.empty(len(chosen), len(COLUMNS), dtype=torch.float64)
     rows[:, STEP] = torch.tensor([step.number for step in steps]).repeat_interleave(counts).double()
     rows[:, IMAGE] = numbers[place].double()
+    rows[:, PLACED] = torch.tensor([float(image.scale is not None) for image in images])[place].double()
     rows[:, BOX : BOX + 4] = _in_picture(chosen[:, 4:], place, images)
     rows[:, LABEL], rows[:, LOSS], rows[:, IOU] = chosen[:, 1], chosen[:, 2], chosen[:, 3]
     rows[:, OBJECT] = _objects(chosen[:, 4:], place, chosen[:, 1] > 0, images).double()
@@ -98,7 +101,7 @@ def most_probable_wrong(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def newest_and_hardest(rows: Tensor, size: int, period: int) -> Tensor:
-    """Returns the newest `size` of rows (M, 12), the hardest `size` of all, and the hardest of each period, in order.
+    """Returns the newest `size` of rows (M, C), the hardest `size` of all, and the hardest of each period, in order.
 
     Args:
         rows: in the order of their steps.
@@ -123,7 +126,7 @@ def newest_and_hardest(rows: Tensor, size: int, period: int) -> Tensor:
 
 def _in_picture(boxes: Tensor, place: Tensor, images: Sequence[LoggedImage]) -> Tensor:
     """Returns boxes (B, 4) of the images `place` (B,) in pixels of the pictures."""
-    scales = torch.tensor([image.scale * 2 for image in images], dtype=torch.float64)[place]
+    scales = torch.tensor([(image.scale or (1.0, 1.0)) * 2 for image in images], dtype=torch.float64)[place]
     widths = [torch.nan if image.mirrored_width is None else image.mirrored_width for image in images]
     width = torch.tensor(widths, dtype=torch.float64)[place]
     x1, y1, x2, y2 = (boxes / scales).unbind(1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as parquet
 import pytest
 
 from ohem import OHEMSampler, RatioSampler, with_ohem
@@ -30,6 +31,10 @@ def test_trainings_mine_and_save_nothing_of_ohem(tmp_path: Path) -> None:
     assert "loaded: DetectionModel" in lines
     mined = [line for line in (done.stdout + done.stderr).splitlines() if "of the last mini-batch chosen" in line]
     assert mined[-1].startswith("ohem: 28 of 336 anchors"), mined
+    rows = parquet.read_table(tmp_path / "mining" / "rows.parquet").to_pydict()
+    assert rows["step"] == [1] * 10 + [2] * 10
+    assert {Path(image).suffix for image in rows["image"]} == {".png"}
+    assert set(rows["placed"]) == {0}  # pictures are augmented
 
 
 @pytest.fixture(scope="module")

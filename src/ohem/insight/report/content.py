@@ -90,7 +90,7 @@ def _row(row: Row, classes: Sequence[str], pictures: Thumbnails) -> dict[str, An
         "iou": row.iou,
         "taken_for": taken,
         "taken_score": row.taken_score,
-        PICTURE: pictures.of(row.image, row.box),
+        PICTURE: pictures.of(row.image, row.box) if row.placed else None,
     }
 
 

@@ -28,6 +28,7 @@ class Row:
 
     step: int
     image: str
+    placed: bool
     box: tuple[float, float, float, float]
     label: int
     loss: float
@@ -154,7 +155,10 @@ def _hardest(table: Columns) -> list[list[Row]]:
     if not table["step"]:
         return []
     columns = zip(*(table[name] for name in COLUMNS), strict=True)
-    rows = [Row(step, image, (x1, y1, x2, y2), *rest) for step, image, x1, y1, x2, y2, *rest in columns]
+    rows = [
+        Row(step, image, bool(placed), (x1, y1, x2, y2), *rest)
+        for step, image, placed, x1, y1, x2, y2, *rest in columns
+    ]
     last = max(row.step for row in rows)
     moments: list[dict[str, Row]] = [{} for _ in range(MOMENTS)]
     for row in sorted(rows, key=lambda row: -row.loss):

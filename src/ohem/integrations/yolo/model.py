@@ -16,6 +16,7 @@ from ultralytics.nn.tasks import BaseModel, DetectionModel
 
 from ohem.integrations.parts import is_original
 from ohem.integrations.yolo.loss import mined
+from ohem.mining_log import MiningLog
 from ohem.recorder import Recorder
 
 
@@ -48,6 +49,8 @@ class Mining:
             return type(model).loss(model, batch, preds)
         if getattr(model, "criterion", None) is None:
             model.criterion = model.init_criterion()
+        if isinstance(self.recorder, MiningLog) and "im_file" in batch:
+            self.recorder.begin_step(batch["im_file"])  # augmented, so that the place in the picture is not known
         with mined(model.criterion, self.recorder):
             return type(model).loss(model, batch, preds)
 

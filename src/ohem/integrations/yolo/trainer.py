@@ -7,6 +7,7 @@ from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from ohem.integrations.registry import with_ohem
+from ohem.mining_log import MiningLog
 from ohem.recorder import Recorder
 
 START, EPOCH_END = "on_pretrain_routine_end", "on_train_epoch_end"
@@ -29,10 +30,12 @@ class MineInTrainer:
         with_ohem(unwrap_model(trainer.model), self.recorder)
 
     def log(self, _: Any) -> None:
-        """Logs the last mini-batch of an epoch."""
+        """Logs the last mini-batch of an epoch, and writes a mining log."""
         numbers = self.recorder.statistics()
         if RANK not in (-1, 0) or not numbers:
             return
+        if isinstance(self.recorder, MiningLog):
+            self.recorder.save()
         line = (
             f"ohem: {numbers['chosen']:.0f} of {numbers['rois']:.0f} anchors of the last mini-batch chosen, "
             f"{numbers['foreground']:.0%} foreground"
