@@ -54,8 +54,23 @@ def use_every_public_name() -> set[str]:
     losses, groups = torch.rand(60), torch.zeros(60, dtype=torch.int64)
     assert torch.equal(ohem.hard_examples(losses, 5), ohem.hard_rois(losses, corners, groups, 5, nms_iou=None))
     ohem.OHEMLoss(torch.nn.CrossEntropyLoss(reduction="none"))(torch.randn(8, 3), torch.randint(3, (8,)))
+    log = ohem.MiningLog(ohem.AllSampler(), "unused")
+    log.begin_step([ohem.LoggedImage("image", targets[0]["boxes"])])
+    log(rois, lambda: torch.zeros(len(rois)))
+    assert log.tables()["images"]["visits"] == [1, 1]
     assert issubclass(ohem.InputError, ValueError)
-    used = {"FastRCNN", "InputError", "OHEMLoss", "Recorder", "RoIs", "RoISampler", "with_ohem", "match"}
+    used = {
+        "FastRCNN",
+        "InputError",
+        "LoggedImage",
+        "MiningLog",
+        "OHEMLoss",
+        "Recorder",
+        "RoIs",
+        "RoISampler",
+        "with_ohem",
+        "match",
+    }
     return used | {"hard_examples", "hard_rois", *samplers}
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ohem.losses import OHEMLoss as OHEMLoss
     from ohem.mining import hard_examples as hard_examples
     from ohem.mining import hard_rois as hard_rois
+    from ohem.mining_log import LoggedImage as LoggedImage
+    from ohem.mining_log import MiningLog as MiningLog
     from ohem.recorder import Recorder as Recorder
     from ohem.rois import RoIs as RoIs
     from ohem.rois import match as match
@@ -34,6 +36,8 @@ _MODULES = {
     "InputError": "ohem.errors",
     "HierarchicalSampler": "ohem.samplers",
     "IoUBalancedSampler": "ohem.samplers",
+    "LoggedImage": "ohem.mining_log",
+    "MiningLog": "ohem.mining_log",
     "OHEMLoss": "ohem.losses",
     "OHEMSampler": "ohem.samplers",
     "ProportionalSampler": "ohem.samplers",
