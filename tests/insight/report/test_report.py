@@ -60,6 +60,7 @@ def test_facts_by_hand(tmp_path: Path) -> None:
         [(8, 0, 8.0)],
         [(10, 0, 10.0)],
     ]
+    assert [(row.step, row.label) for row in facts.background] == [(10, 0)]
 
 
 def test_a_folder_without_a_log(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_verdicts(tmp_path: Path) -> None:
     log.save()
     random = read_mining(tmp_path / "random", 3)
     assert verdict(random, "random").startswith("The sampler random does not use losses: it is no mining. It chose")
-    nearly_all = MiningFacts(1, 95, 100, (0, 95), (), facts.hardest, ()) if facts else None
+    nearly_all = MiningFacts(1, 95, 100, (0, 95), (), facts.hardest, (), ()) if facts else None
     assert verdict(nearly_all, "ohem").endswith("there is little to choose from.")
 
 

@@ -73,6 +73,7 @@ def _mining(run: RunFacts, mining: MiningFacts) -> dict[str, Any]:
         "minable": mining.minable,
         "periods": [vars(period) for period in mining.periods],
         "hardest": [[_row(row, run.classes, pictures) for row in rows] for rows in mining.hardest],
+        "background": [_row(row, run.classes, pictures) for row in mining.background],
         "objects": len(mining.objects),
         "never": _objects(mining.never, run, pictures),
         "always": _objects(mining.always, run, pictures),

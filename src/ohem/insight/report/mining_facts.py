@@ -1,6 +1,7 @@
 """What a mining log says about a training."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ class MiningFacts:
     periods: tuple[Period, ...]
     hardest: tuple[tuple[Row, ...], ...]
     """The hardest RoIs of `MOMENTS` parts of the training, hardest first; one RoI of an image. None without losses."""
+    background: tuple[Row, ...]
+    """The hardest background of the last part; one RoI of an image."""
     objects: tuple[ObjectCount, ...]
     """All objects of the images that were seen."""
 
@@ -111,13 +114,15 @@ def read_mining(folder: Path, most: int) -> MiningFacts | None:
     steps = sum(periods["steps"])
     if not steps:
         return None
+    parts = _by_loss(rows)
     return MiningFacts(
         steps=steps,
         chosen=sum(periods["chosen"]) / steps,
         minable=sum(periods["minable"]) / steps,
         labels=tuple(map(sum, zip(*periods["labels"], strict=True))),
         periods=tuple(_periods(periods)),
-        hardest=tuple(tuple(of_moment[:most]) for of_moment in _hardest(rows)),
+        hardest=tuple(tuple(_one_of_an_image(of_part, most)) for of_part in parts),
+        background=tuple(_one_of_an_image((row for row in parts[-1] if row.label == 0), most)),
         objects=tuple(
             ObjectCount(*values)
             for values in zip(*(images[name] for name in ("image", "object", "visits", "mined")), strict=True)
@@ -150,18 +155,23 @@ def _periods(table: Columns) -> list[Period]:
     return result
 
 
-def _hardest(table: Columns) -> list[list[Row]]:
-    """Returns the hardest RoI of each image in each moment, hardest first."""
-    if not table["step"]:
-        return []
-    columns = zip(*(table[name] for name in COLUMNS), strict=True)
+def _by_loss(table: Columns) -> list[list[Row]]:
+    """Returns the RoIs with a loss of each of `MOMENTS` parts of the training, hardest first."""
     rows = [
         Row(step, image, bool(placed), (x1, y1, x2, y2), *rest)
-        for step, image, placed, x1, y1, x2, y2, *rest in columns
+        for step, image, placed, x1, y1, x2, y2, *rest in zip(*(table[name] for name in COLUMNS), strict=True)
     ]
-    last = max(row.step for row in rows)
-    moments: list[dict[str, Row]] = [{} for _ in range(MOMENTS)]
+    last = max((row.step for row in rows), default=0)
+    parts: list[list[Row]] = [[] for _ in range(MOMENTS)]
     for row in sorted(rows, key=lambda row: -row.loss):
-        if row.loss == row.loss:  # NaN of a sampler without losses
-            moments[(row.step - 1) * MOMENTS // last].setdefault(row.image, row)
-    return [list(of_image.values()) for of_image in moments]
+        if not math.isnan(row.loss):  # of a sampler without losses
+            parts[(row.step - 1) * MOMENTS // last].append(row)
+    return parts
+
+
+def _one_of_an_image(rows: Iterable[Row], most: int) -> list[Row]:
+    """Returns the first row of each image, `most` at most."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(row.image, row)
+    return list(first.values())[:most]
