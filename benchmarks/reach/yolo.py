@@ -129,9 +129,9 @@ def _print(results: dict[str, list[dict[str, Any]]]) -> None:
         gain = paired(maps, firsts)
         interval = f"{gain.low:+.1f} to {gain.high:+.1f}" if name != base and gain.n > 1 else ""
         positives = [run["false_positives_per_image"] for run in runs]
-        shown = f"{mean_of(positives).mean:.2f}" if None not in positives else "recall not reached"
+        false = f"{mean_of(positives).mean:.2f}" if None not in positives else "recall not reached"
         seconds = median(run["seconds"] for run in runs)
-        table.add_row(name, str(mean_of(maps)), f"{gain.mean:+.1f}" * (name != base), interval, shown, f"{seconds:.1f}")
+        table.add_row(name, str(mean_of(maps)), f"{gain.mean:+.1f}" * (name != base), interval, false, f"{seconds:.1f}")
     print_table(table)
 
 

@@ -14,7 +14,7 @@ from ohem.errors import InputError
 from ohem.evaluation.time_to_map import CurvePoint
 from ohem.experiments.compare_report import as_json, comparison_table, findings, gains_table, time_problem, time_tables
 from ohem.experiments.results import MethodSummary, RunResult, read_result
-from ohem.training.metrics_log import read_metrics
+from ohem.training.logs.metrics_log import read_metrics
 from tests.fuzz.commands import children_in_this_process
 from tests.helpers.command_line import Result, ohem, sentence
 from tests.helpers.toy_data import make_toy

@@ -9,7 +9,7 @@ from ohem.config.schema import DataConfig
 from ohem.evaluation.time_to_map import CurvePoint
 from ohem.experiments.html_report import MAX_POINTS, MIN_POINTS, STATISTICS, format_statistic, smoothed, write_page
 from ohem.experiments.results import MethodSummary, RunResult
-from ohem.training.metrics_log import COLUMNS
+from ohem.training.logs.metrics_log import COLUMNS
 
 
 def summary(name: str, *maps: float, points: int = MIN_POINTS, ap: float = 50.0, **mined: float) -> MethodSummary:

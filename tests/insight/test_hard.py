@@ -191,7 +191,7 @@ def test_training_takes_the_file(tmp_path: Path) -> None:
         (lambda at: f"{make_toy(at)}:train", "b.png", "red"),
     ],
 )
-def test_ids_of_each_format(make: Callable[[Path], str], image_id: object, category_id: object, tmp_path: Path) -> None:
+def test_ids_of_all_formats(make: Callable[[Path], str], image_id: object, category_id: object, tmp_path: Path) -> None:
     data = open_dataset([make(tmp_path / "toy")])
     file = write_detections(tmp_path / "detections.json", (image_id, category_id, [1, 50, 30, 20], 0.5))
     detections, classes = read_detections(file, data)

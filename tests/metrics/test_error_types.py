@@ -46,7 +46,7 @@ def classified(
     ],
     ids=["class", "location", "both", "duplicate", "background", "missed", "two of one object"],
 )
-def test_each_type_by_hand(
+def test_every_type_by_hand(
     detections: list[tuple[list[float], int, float]], counts: dict[str, int], gains: dict[str, float]
 ) -> None:
     """One cat at OBJECT."""

@@ -21,7 +21,7 @@ from ohem.models.build import build_model, build_rpn_sampler
 from ohem.models.torchvision import TorchvisionDetector, load_pretrained
 from ohem.samplers import OHEMSampler, RatioSampler
 from ohem.training import checkpoint
-from ohem.training.metrics_log import read_metrics
+from ohem.training.logs.metrics_log import read_metrics
 from tests.fuzz.commands import children_in_this_process
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.toy_data import make_toy, training

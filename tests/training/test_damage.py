@@ -13,8 +13,8 @@ import torch
 from ohem.errors import InputError
 from ohem.evaluation import report
 from ohem.training import checkpoint, roi_loss, snapshots
-from ohem.training.metrics_log import NAME as METRICS
-from ohem.training.metrics_log import read_metrics
+from ohem.training.logs.metrics_log import NAME as METRICS
+from ohem.training.logs.metrics_log import read_metrics
 from tests.evaluation.test_report import REPORT, write_toy_report
 from tests.helpers.damage import KINDS, damaged
 from tests.training.test_checkpoint import trained

@@ -16,8 +16,8 @@ import torch
 from ohem.data.loader import TrainingExamples
 from ohem.errors import InputError
 from ohem.training import checkpoint, hooks, roi_loss, snapshots
-from ohem.training.metrics_log import NAME as METRICS
-from ohem.training.metrics_log import MetricsLog, read_metrics
+from ohem.training.logs.metrics_log import NAME as METRICS
+from ohem.training.logs.metrics_log import MetricsLog, read_metrics
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.toy_data import training
 

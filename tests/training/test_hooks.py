@@ -11,7 +11,7 @@ from torch import Tensor
 from ohem.data.loader import Example
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.training import checkpoint, roi_loss, snapshots
-from ohem.training.metrics_log import read_metrics
+from ohem.training.logs.metrics_log import read_metrics
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.toy_data import make_toy, training
 

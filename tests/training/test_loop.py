@@ -18,8 +18,8 @@ from ohem.recorder import Recorder
 from ohem.rois import RoIs
 from ohem.samplers import Losses
 from ohem.training import checkpoint, loop, roi_loss, snapshots
-from ohem.training.loggers import TENSORBOARD
-from ohem.training.metrics_log import COLUMNS, read_metrics
+from ohem.training.logs.loggers import TENSORBOARD
+from ohem.training.logs.metrics_log import COLUMNS, read_metrics
 from ohem.training.optimizer import learning_rate
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.toy_data import make_toy, training

@@ -11,8 +11,8 @@ from ohem.evaluation.map_curve import read_curve
 from ohem.evaluation.report import read_report
 from ohem.evaluation.time_to_map import CurvePoint, TimeToMap, mean_curve, seconds_until, time_to_map
 from ohem.experiments.significance import Difference, Mean, mean_of, paired
-from ohem.training.metrics_log import NAME as METRICS
-from ohem.training.metrics_log import read_metrics
+from ohem.training.logs.metrics_log import NAME as METRICS
+from ohem.training.logs.metrics_log import read_metrics
 
 # Share of a run, at its end, whose mined RoIs are described.
 LAST = 0.25

@@ -21,7 +21,7 @@ from ohem.io.files import atomic_write
 from ohem.io.locks import WAIT
 from ohem.io.numbers import format_number
 from ohem.processes import PARENT, collect_signals
-from ohem.training.metrics_log import NAME as METRICS
+from ohem.training.logs.metrics_log import NAME as METRICS
 
 POLL_SECONDS = 0.2
 WAIT_SECONDS = 60

@@ -17,7 +17,7 @@ from ohem.errors import InputError
 SIDE = 150
 """Side of a picture in pixels."""
 CONTEXT = 1.8
-"""Side of the part of the image that is shown, in long sides of the box."""
+"""Side of the part of the image that the picture has, in long sides of the box."""
 LEAST = 64
 """Smallest side of that part, in pixels of the image."""
 QUALITY = 80
@@ -29,7 +29,7 @@ class Thumbnails:
     """Pictures of boxes in the images of a data set, as data URIs.
 
     Args:
-        data: the images; None if there are none: an image whose name is a file is still shown.
+        data: the images; None if there are none: an image whose name is a file still has pictures.
         indices: name of an image -> its index in `data`.
     """
 

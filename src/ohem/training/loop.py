@@ -30,13 +30,14 @@ from ohem.kernels.low_precision import is_exact, suited
 from ohem.models.build import build_model, build_rpn_sampler, initialise
 from ohem.processes import Stopped, collect_signals
 from ohem.recorder import Recorder
-from ohem.training import checkpoint, mining
+from ohem.training import checkpoint
 from ohem.training.distributed import Agreement, Failed, agreed, describe, first_of, share_losses
 from ohem.training.hooks import Observer
-from ohem.training.loggers import Loggers
-from ohem.training.metrics_log import MetricsLog, RunningMeans
+from ohem.training.logs import mining
+from ohem.training.logs.loggers import Loggers
+from ohem.training.logs.metrics_log import MetricsLog, RunningMeans
+from ohem.training.logs.progress import ProgressBar, print_next_steps
 from ohem.training.optimizer import build_optimizer, learning_rate
-from ohem.training.progress import ProgressBar, print_next_steps
 
 
 def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None:

@@ -18,9 +18,9 @@ from ohem.processes import Stopped
 from ohem.training import checkpoint
 from ohem.training.distributed import launched
 from ohem.training.fingerprints import digest_of_proposals, digests_of_data
-from ohem.training.loggers import check_loggers
+from ohem.training.logs.loggers import check_loggers
+from ohem.training.logs.mining import check_mining_log
 from ohem.training.loop import train
-from ohem.training.mining import check_mining_log
 from ohem.training.run_folder import check_run, create_or_resume, sole_writer
 
 LOST = ("Connection reset by peer", "Connection closed by peer", "Broken pipe")

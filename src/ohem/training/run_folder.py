@@ -14,7 +14,7 @@ from ohem.io.files import is_leftover, remove_leftovers
 from ohem.io.locks import NAME as LOCK
 from ohem.io.locks import locked
 from ohem.training import checkpoint
-from ohem.training.metrics_log import has_rows
+from ohem.training.logs.metrics_log import has_rows
 from ohem.training.snapshots import FOLDER as SNAPSHOTS
 
 # Options that may differ when a run is resumed: the machine, logs, the number of steps, and the test.

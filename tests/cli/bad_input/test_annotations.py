@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ohem.training.metrics_log import read_metrics
+from ohem.training.logs.metrics_log import read_metrics
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.toy_data import edit_xml, training
 

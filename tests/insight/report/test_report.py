@@ -18,10 +18,10 @@ from ohem.metrics.error_types import TYPES
 from ohem.mining_log import LoggedImage, MiningLog
 from ohem.rois import RoIs
 from ohem.samplers import Losses, RandomSampler
-from tests.helpers.browser import dump_dom, needs_browser
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.make_rois import make_rois
 from tests.helpers.toy_data import make_toy, training
+from tests.insight.browser import dump_dom, needs_browser
 
 
 class TakeHardest:

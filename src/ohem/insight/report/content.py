@@ -14,7 +14,7 @@ PICTURE = "picture"
 NEARLY_ALL = 0.9
 """Share of chosen RoIs above which there is little to choose from."""
 MOST_OBJECTS = 12
-"""Objects never or always mined that are shown."""
+"""Objects never or always mined that the page lists."""
 SMALLEST = 0.05
 """Smallest difference in AP, in points, that is called one."""
 
@@ -103,8 +103,8 @@ def _name(label: int, classes: Sequence[str]) -> str | None:
 
 
 def _objects(objects: Sequence[ObjectCount], run: RunFacts, pictures: Thumbnails) -> dict[str, Any]:
-    shown = [_object(item, run, pictures) for item in objects[:MOST_OBJECTS]]
-    return {"count": len(objects), "shown": [item for item in shown if item]}
+    first = [_object(item, run, pictures) for item in objects[:MOST_OBJECTS]]
+    return {"count": len(objects), "first": [item for item in first if item]}
 
 
 def _object(item: ObjectCount, run: RunFacts, pictures: Thumbnails) -> dict[str, Any] | None:
@@ -162,17 +162,17 @@ def why(dap: dict[str, float], before: dict[str, float] | None, gain: float | No
     """
     if before is None or gain is None:
         kind = max(dap, key=lambda name: dap[name])
-        return f"mostly {_WORDS[kind]} ({dap[kind]:.1f})" if dap[kind] >= SMALLEST else "no errors that cost AP"
+        return f"mostly {_PHRASES[kind]} ({dap[kind]:.1f})" if dap[kind] >= SMALLEST else "no errors that cost AP"
     if abs(gain) < SMALLEST:
         return "as before"
     changes = {kind: dap[kind] - before[kind] for kind in TYPES}
     kind = min(changes, key=lambda name: changes[name] * math.copysign(1, gain))
     if changes[kind] * gain > -SMALLEST:
         return "of no single type"
-    return f"{'fewer' if gain > 0 else 'more'} {_WORDS[kind]} ({before[kind]:.1f} → {dap[kind]:.1f})"
+    return f"{'fewer' if gain > 0 else 'more'} {_PHRASES[kind]} ({before[kind]:.1f} → {dap[kind]:.1f})"
 
 
-_WORDS = {
+_PHRASES = {
     "class": "wrong classes",
     "location": "badly placed boxes",
     "both": "wrong classes and places",

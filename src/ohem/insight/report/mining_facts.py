@@ -11,7 +11,7 @@ from ohem.extras import import_extra
 from ohem.mining_log import COLUMNS
 
 MOMENTS = 5
-"""Moments of a training whose hardest RoIs are shown: its first fifth to its last."""
+"""Moments of a training whose hardest RoIs the report draws: its first fifth to its last."""
 IOUS = ((0, 1), (1, 5), (5, 8), (8, 10))
 """Groups of tenths of the IoU in the chart."""
 _COLUMNS = {

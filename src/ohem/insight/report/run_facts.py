@@ -23,7 +23,7 @@ from ohem.metrics.error_types import ErrorTypes, error_types
 from ohem.training.run_folder import check_sources
 
 MOST_ROWS = 6
-"""RoIs that are shown of each moment."""
+"""RoIs of each moment in the report."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def _of_run(run: Path, name: str, sources: Sequence[str]) -> RunFacts:
     if not sources:
         check_sources(run, recipe.data.test)
     test = open_recipe_data(recipe, sources or recipe.data.test, "--data")
-    found, _ = detect_all(model, test, recipe)
-    return RunFacts(name, recipe.sampler.name, mining, _training_data(recipe), test, found)
+    detections, _ = detect_all(model, test, recipe)
+    return RunFacts(name, recipe.sampler.name, mining, _training_data(recipe), test, detections)
 
 
 def _of_file(run: Path, name: str, sources: Sequence[str], path: Path) -> RunFacts:
@@ -115,9 +115,9 @@ def _of_file(run: Path, name: str, sources: Sequence[str], path: Path) -> RunFac
     if mining is None:
         raise InputError(f"{run} has no mining log (rows.parquet, or mining/rows.parquet): name its folder")
     test = open_dataset(sources)
-    found, _ = read_detections(path, test)
+    detections, _ = read_detections(path, test)
     train = _training_data(read_run(run)) if (run / RECIPE).exists() else None
-    return RunFacts(name, "", mining, train, test, found)
+    return RunFacts(name, "", mining, train, test, detections)
 
 
 def _training_data(recipe: Recipe) -> DetectionSet | None:

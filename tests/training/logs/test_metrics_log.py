@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ohem.errors import InputError
 from ohem.training import checkpoint
-from ohem.training.metrics_log import COLUMNS, NAME, MetricsLog, has_rows, parse_metrics, read_metrics
+from ohem.training.logs.metrics_log import COLUMNS, NAME, MetricsLog, has_rows, parse_metrics, read_metrics
 from tests.training.test_checkpoint import trained
 
 

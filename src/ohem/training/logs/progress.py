@@ -7,8 +7,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from ohem.io.progress import Bar
 from ohem.training import checkpoint, snapshots
-from ohem.training.loggers import TENSORBOARD
-from ohem.training.metrics_log import NAME as METRICS
+from ohem.training.logs.loggers import TENSORBOARD
+from ohem.training.logs.metrics_log import NAME as METRICS
 
 
 class ProgressBar(Bar):

@@ -48,7 +48,7 @@ def watch_classifier(recorder: Recorder, detector: Detector) -> None:
 
 
 def begin_step(recorder: Recorder, detector: Detector, examples: Sequence[Example], step: int) -> None:
-    """Tells a mining log which images come next."""
+    """Announces the next images to a mining log."""
     if isinstance(recorder, MiningLog):
         recorder.begin_step([_logged(detector, example) for example in examples], step)
 

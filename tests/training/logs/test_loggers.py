@@ -20,8 +20,8 @@ from ohem.config.methods import replace_options
 from ohem.config.schema import Recipe
 from ohem.errors import InputError
 from ohem.training import checkpoint
-from ohem.training.loggers import NAME, TENSORBOARD, Loggers
-from ohem.training.metrics_log import read_metrics
+from ohem.training.logs.loggers import NAME, TENSORBOARD, Loggers
+from ohem.training.logs.metrics_log import read_metrics
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.toy_data import training
 

@@ -1,0 +1,1 @@
+"""What a training writes and prints while it runs: metrics.csv, the mining log, other loggers, progress."""
