@@ -99,7 +99,8 @@ class PerImage(Plain):
 class Gathered(Plain):
     """The OHEM example of chainercv: one pass of all RoIs with gradient; the losses of the chosen are taken from it."""
 
-    def _loss_layer(self, features: Tensor, rois: RoIs) -> dict[str, Tensor]:
+    def _loss_layer(self, features: Tensor, rois: RoIs, always: RoIs | None) -> dict[str, Tensor]:
+        assert always is None  # no recipe of a benchmark has such regions
         scores, deltas = self.head(features, rois)
         keep = self.sampler(rois, partial(weighted, roi_losses(scores.detach(), deltas.detach(), rois)))
         return detection_loss(scores[keep], deltas[keep], rois[keep])

@@ -60,6 +60,29 @@ def test_both_implementations_give_the_same_gradients(sampler: OHEMSampler) -> N
 
 
 @pytest.mark.parametrize("implementation", ["read_only", "loss_layer"])
+def test_regions_of_background_are_trained_on_besides_the_chosen(implementation: Implementation) -> None:
+    """Compares with the mean over both; a region that covers an object is left out."""
+    images, proposals, targets = mini_batch()
+    model = detector(sampler := Recorder(OHEMSampler(batch_size=4)), implementation).double()
+    region = torch.tensor([[1.0, 2.0, 9.0, 12.0]])
+    assert match([region], targets[1:2], add_ground_truth=False).labels.tolist() == [0]
+    given = [targets[0], {**targets[1], "background": torch.cat([region, targets[1]["boxes"][:1]])}, *targets[2:]]
+    losses, gradients = losses_and_gradients(model, (images, proposals, given))
+    assert sampler.rois is not None
+    assert sampler.chosen is not None
+
+    model.zero_grad()
+    features = model.backbone(images)
+    extra = match([region[:0], region, *(region[:0] for _ in images[2:])], targets, add_ground_truth=False)
+    parts = [roi_losses(*model.head(features, rois), rois) for rois in (sampler.rois[sampler.chosen], extra)]
+    count = len(sampler.chosen) + 1
+    by_hand = [torch.cat(column).sum() / count for column in zip(*parts, strict=True)]
+    sum(by_hand).backward()
+    assert_close(losses, dict(zip(("loss_classifier", "loss_box_reg"), by_hand, strict=True)))
+    assert_close(gradients, {name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+
+
+@pytest.mark.parametrize("implementation", ["read_only", "loss_layer"])
 @pytest.mark.parametrize("sampler", [*MINERS, AllSampler(), RandomSampler(8)], ids=str)
 def test_the_gradient_is_of_the_mean_over_the_chosen(sampler: RoISampler, implementation: Implementation) -> None:
     """Compares with one pass over all RoIs, with the mean of their losses written out."""

@@ -17,7 +17,6 @@ from ohem.inputs.examples import open_training_examples
 from ohem.insight.hard import hard_negatives
 from ohem.insight.hard_files import GREY, Region, show_regions
 from ohem.insight.results_file import read_detections
-from ohem.rois import match
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.datasets import make_voc
 from tests.helpers.toy_data import make_toy, make_toy_coco, make_toy_yolo, training
@@ -165,15 +164,15 @@ def test_training_takes_the_file(tmp_path: Path) -> None:
 
     trained = ohem("train", second, *options, "--data.negatives", file)
     assert trained.code == 0, trained
-    assert f"{file}: 20 regions of background in {len(images)} images" in trained.out
+    assert f"20 regions of {len(images)} images are always trained on as background" in trained.out
     assert ohem("train", second, *options, "--data.negatives", file).code == 0
     examples = open_training_examples(read_run(second))
-    assert len(examples) == 6 + len(images)
-    example = examples[6]
-    expected = [region["box"] for region in regions if region["image"] == str(examples.data.path(6))]
-    assert (example.proposals / example.scale).tolist() == [pytest.approx(box, abs=1e-3) for box in expected]
-    rois = match([example.proposals], [example.target])
-    assert (len(rois), set(rois.labels.tolist())) == (len(expected), {0})
+    assert len(examples) == 6
+    index = next(i for i in range(6) if str(examples.data.path(i)) == regions[0]["image"])
+    expected = [region["box"] for region in regions if region["image"] == regions[0]["image"]]
+    example, mirrored = (examples.example(index, 0, flipped) for flipped in (False, True))
+    assert (example.target["background"] / example.scale).tolist() == [pytest.approx(box, abs=1e-3) for box in expected]
+    assert mirrored.target["background"][0, 0] / example.scale == pytest.approx(80 - expected[0][2], abs=1e-3)
 
     regions[0]["box"][0] += 0.5
     file.write_text(json.dumps({"detections": "changed", "regions": regions}))
@@ -268,7 +267,7 @@ def test_bad_options(
         ('{"images": []}', "has no list of regions"),
         ('{"regions": [{"image": 3, "box": [0, 0, 9, 9]}]}', "region 1 has the image 3"),
         ('{"regions": [{"image": "IMAGE", "box": [0, 0, 9]}]}', "region 1 has the box [0, 0, 9]"),
-        ('{"regions": [{"image": "nowhere.png", "box": [0, 0, 9, 9]}]}', "nowhere.png"),
+        ('{"regions": [{"image": "nowhere.png", "box": [0, 0, 9, 9]}]}', "nowhere.png, which is not trained on"),
         ('{"regions": [{"image": "IMAGE", "box": [0, 0, 9, 900]}]}', "which is outside the image"),
         ('{"regions": [{"image": "IMAGE", "box": [9, 0, 9, 9]}]}', "which is inverted or has no area"),
     ],

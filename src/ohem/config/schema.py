@@ -91,8 +91,8 @@ class DataConfig:
     """Data sets to train on: FOLDER:SPLIT (VOC layout), ANNOTATIONS.json:IMAGES (COCO) or data.yaml:SPLIT (YOLO).
     Several are concatenated."""
     negatives: tuple[str, ...] = ()
-    """Folders of images without any object, which are trained as background; folders below them are searched too. Or
-    files of `ohem hard`, whose regions are trained as background, and nothing else of their images."""
+    """Folders of images without any object, which are trained as background; folders below them are searched too. And
+    files of `ohem hard`: their regions of training images are trained on at each visit of the image."""
     test: tuple[str, ...] = ()
     """Data sets to evaluate on."""
     classes: tuple[str, ...] = ()

@@ -125,7 +125,7 @@ def _check_detector(recipe: Recipe) -> None:
     file = next((place for place in recipe.data.negatives if place.lower().endswith(".json")), None)
     if file is not None:
         raise InputError(
-            f"{name} makes its own proposals, and cannot be limited to the regions of {file}: give --data.negatives "
+            f"{name} makes its own proposals, and does not take the regions of {file}: give --data.negatives "
             "the folder regions/ next to it, whose images show these regions alone"
         )
     if model.detector == "ssdlite" and (recipe.solver.images < 2 or recipe.solver.accumulate):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,6 @@ class Source:
         return slice(self.first, self.first + len(self.ids))
 
 
-@dataclass(frozen=True)
-class RegionSource(Source):
-    """Images of which only some regions are trained on, as background; `folder` is the file that names them."""
-
-    regions: tuple[npt.NDArray[Any], ...] = ()
-    """Boxes `[P, 4]` of each image, `[x1, y1, x2, y2]` in pixels of the upright image."""
-
-
 class DetectionSet(ABC):
     """One or several sources of one format, concatenated (the paper's 07+12).
 
@@ -75,6 +67,7 @@ class DetectionSet(ABC):
         ids: unique names of the images: those of the source, or `FOLDER/NAME` if two sources share a name.
         sources: the sources, in order.
         other_classes: names in the annotations that are not in `classes`; their objects are skipped.
+        background: index of an image -> float32 `[P, 4]`, its regions that are always trained on, as background.
 
     Raises:
         InputError: an annotation has a fault. The message names file, field and remedy, and the number of other files
@@ -98,6 +91,7 @@ class DetectionSet(ABC):
     ) -> None:
         self._must_be_annotated = annotated
         self._annotations: list[Annotation] = []
+        self.background: dict[int, Tensor] = {}
         findings = Findings()
         sources: list[Source] = []
         for text in [source] if isinstance(source, str) else source:
@@ -161,30 +155,10 @@ class DetectionSet(ABC):
         self._annotations += annotations
         self.sources, self.ids = sources, _unique_ids(sources)
 
-    def add_regions(self, file: Path, regions: Mapping[Path, npt.NDArray[Any]]) -> None:
-        """Adds images of which only `regions` are trained on, as background. They may be in the data set already.
-
-        Args:
-            file: file that names the regions.
-            regions: image -> boxes `[P, 4]` in pixels of the upright image.
-
-        Raises:
-            InputError: an image cannot be read, or `file` was added already.
-        """
-        if any(source.folder == file for source in self.sources):
-            raise InputError(f"{file} is given twice to --data.negatives: name it once")
-        findings, annotations = Findings(), []
-        for image in regions:
-            with findings.collected(image):
-                try:
-                    annotations.append(without_objects(file, image))
-                except InputError as error:
-                    raise InputError(f"{file} has regions of an image that cannot be used: {error}") from error
-        findings.refuse()
-        names, boxes = tuple(str(image) for image in regions), tuple(regions.values())
-        sources = [*self.sources, RegionSource(f"{file}", file, "regions", names, len(self), boxes)]
-        self._annotations += annotations
-        self.sources, self.ids = sources, _unique_ids(sources)
+    def add_background(self, index: int, boxes: npt.NDArray[Any]) -> None:
+        """Adds regions `[P, 4]` of an image that are always trained on, as background; see `target`."""
+        added = torch.from_numpy(np.ascontiguousarray(boxes, np.float32)).reshape(-1, 4)
+        self.background[index] = torch.cat([self.background.get(index, added[:0]), added])
 
     def files(self) -> Iterator[Path]:
         """Yields every file of the data set: annotations and images."""
@@ -209,7 +183,10 @@ class DetectionSet(ABC):
         return read_image(self.path(index))
 
     def target(self, index: int) -> Target:
-        """Returns boxes `float32 [N, 4]`, labels `int64 [N]` in 1..K, ignore `bool [N]`; perhaps area `float32 [N]`."""
+        """Returns boxes `float32 [N, 4]`, labels `int64 [N]` in 1..K and ignore `bool [N]`.
+
+        There may be area, `float32 [N]`, and background, `float32 [P, 4]`, regions that are always trained on.
+        """
         annotation = self._annotations[index]
         target = {
             "boxes": torch.tensor(annotation.boxes, dtype=torch.float32).reshape(-1, 4),
@@ -218,6 +195,8 @@ class DetectionSet(ABC):
         }
         if annotation.area is not None:
             target["area"] = torch.tensor(annotation.area, dtype=torch.float32)
+        if index in self.background:
+            target["background"] = self.background[index]
         return target
 
     def objects(self) -> Counter[str]:

@@ -51,7 +51,7 @@ class Example:
     """(P, 4) float32, in pixels of the resized image."""
     target: dict[str, Tensor]
     """`boxes` (G, 4) in pixels of the resized image, `labels` (G,), `ignore` (G,), and `image_id`, its index in
-    the data set."""
+    the data set; perhaps `background` (H, 4), regions that are always trained on."""
     scale: float
     """Resized pixels per pixel of the original image."""
     mirrored_width: int | None = None
@@ -92,11 +92,13 @@ def prepare_example(
     """Resizes an image (3, H, W) with its proposals (P, 4) and ground truth, and mirrors it if `mirrored`."""
     height, width = image.shape[1:]
     boxes = _as_boxes(proposals)
-    truth, rest = target["boxes"], {key: target[key] for key in target if key not in ("boxes", "area")}
+    in_pixels: dict[str, Tensor] = {key: target[key] for key in ("boxes", "background") if key in target}
+    rest = {key: target[key] for key in target if key not in ("boxes", "background", "area")}
     if mirrored:
-        image, boxes, truth = flip(image), flip_boxes(boxes, width), flip_boxes(truth, width)
+        image, boxes = flip(image), flip_boxes(boxes, width)
+        in_pixels = {key: flip_boxes(value, width) for key, value in in_pixels.items()}
     scale = scale_factor(height, width, short, long)
-    target = {**rest, "boxes": truth * scale}
+    target = {**rest, **{key: value * scale for key, value in in_pixels.items()}}
     return Example(name, position, resize(image, scale), boxes * scale, target, scale, width if mirrored else None)
 
 

@@ -31,7 +31,7 @@ from ohem.kernels.roi_pool import roi_max_pools
 from ohem.losses import detection_loss, roi_losses, weighted
 from ohem.mining import hard_examples
 from ohem.read_only import read_only
-from ohem.rois import BOX_MEAN, BOX_STD, RoIs, check_normalisation, match
+from ohem.rois import BACKGROUND, BOX_MEAN, BOX_STD, RoIs, check_normalisation, match
 from ohem.samplers import Losses, RoISampler
 from ohem.samplers.base import by_image, check_sampler
 from ohem.targets import read_targets
@@ -130,7 +130,9 @@ class FastRCNN(Detector):
         Args:
             images: N uint8 RGB (3, H, W), of any sizes.
             proposals: N float (P, 4), in pixels of these images.
-            targets: N dicts as for `match`; required in train mode.
+            targets: N dicts as for `match`; required in train mode. Their `background` (H, 4), where given, are regions
+                that are trained on besides the RoIs that the sampler chooses, such as the hard negatives of an earlier
+                round; those that `match` does not label as background are left out.
 
         Raises:
             TypeError: an argument is of another type or dtype.
@@ -150,12 +152,14 @@ class FastRCNN(Detector):
             raise ValueError("FastRCNN in train mode needs targets; call .eval() for detections")
         targets = read_targets(targets, len(images), num_classes=self.num_classes)
         rois = match(proposals, targets, mean=self.box_mean, std=self.box_std)
+        always = _background(targets)
         if self.implementation == "loss_layer":
-            return self._loss_layer(features, rois)
+            return self._loss_layer(features, rois, always)
         rois, losses = self._to_rank(features, rois, targets)
         keep = self.sampler(rois, losses)
-        scores, deltas = self.head(features, rois[keep])
-        return detection_loss(scores, deltas, rois[keep])
+        trained = _joined(rois[keep], always)
+        scores, deltas = self.head(features, trained)
+        return detection_loss(scores, deltas, trained)
 
     def _to_rank(self, features: Tensor, rois: RoIs, targets: Sequence[Mapping[str, Any]]) -> tuple[RoIs, Losses]:
         """Returns the RoIs to choose from, all of them or the shortlist, and their losses by the read-only pass."""
@@ -250,10 +254,13 @@ class FastRCNN(Detector):
     def _outputs(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return self.scores(hidden), self.deltas(hidden).unflatten(1, (self.num_classes, 4))
 
-    def _loss_layer(self, features: Tensor, rois: RoIs) -> dict[str, Tensor]:
-        scores, deltas = self.head(features, rois)
-        keep = self.sampler(rois, partial(weighted, roi_losses(scores.detach(), deltas.detach(), rois)))
-        return detection_loss(scores, deltas, rois, chosen=keep)
+    def _loss_layer(self, features: Tensor, rois: RoIs, always: RoIs | None) -> dict[str, Tensor]:
+        joined, count = _joined(rois, always), len(rois)
+        scores, deltas = self.head(features, joined)
+        losses = roi_losses(scores[:count].detach(), deltas[:count].detach(), rois)
+        keep = self.sampler(rois, partial(weighted, losses))
+        rest = torch.arange(count, len(joined), device=keep.device)
+        return detection_loss(scores, deltas, joined, chosen=torch.cat([keep, rest]))
 
     def _view(self, features: Tensor, scale: float) -> View:
         """Returns a view that scores boxes of the image on `features` (1, C, H, W), computed at `scale`."""
@@ -275,6 +282,30 @@ class FastRCNN(Detector):
             for column in zip(*(score_boxes(proposals) for score_boxes in score_functions), strict=True)
         )
         return self.post_process(scores, deltas, proposals.repeat(len(score_functions), 1), size)
+
+
+def _background(targets: Sequence[Mapping[str, Any]]) -> RoIs | None:
+    """Returns the regions that are always trained on; None if no target has some."""
+    if not any("background" in target for target in targets):
+        return None
+    regions = [target.get("background", target["boxes"][:0]) for target in targets]
+    rois = match(regions, targets, add_ground_truth=False)
+    return rois[rois.labels == BACKGROUND]
+
+
+def _joined(rois: RoIs, others: RoIs | None) -> RoIs:
+    """Returns the RoIs of both, which are of the same mini-batch."""
+    if others is None:
+        return rois
+    parts = rois, others
+    return RoIs(
+        torch.cat([part.boxes for part in parts]),
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.targets for part in parts]),
+        torch.cat([part.ious for part in parts]),
+        rois.num_images,
+    )
 
 
 def _no_objects(boxes: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Images that are trained as background: folders of images without an object, and files of hard regions."""
+"""What is trained as background: folders of images without an object, and files of regions of training images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,32 +8,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ohem.data.dataset import DetectionSet, RegionSource, Source
+from ohem.data.dataset import DetectionSet
 from ohem.errors import InputError
 from ohem.io.files import describe_os_error
 from ohem.io.json_files import parse_json
+from ohem.proposals.boxes import fault_of_boxes
 
 REMEDY = "write it again, with `ohem hard`"
 
 
 def add_negatives(data: DetectionSet, places: Sequence[str]) -> None:
-    """Adds the images of `--data.negatives` to `data`: of folders, and of files that `ohem hard` wrote.
+    """Adds `--data.negatives` to `data`: images of folders, and regions of files that `ohem hard` wrote.
 
     Raises:
-        InputError: as `DetectionSet.add_negatives` does, or a file is missing, damaged or names no region.
+        InputError: as `DetectionSet.add_negatives` does, or a file is missing, damaged, given twice or names no region,
+            or a region is not in an image of the data set.
     """
-    for place in places:
-        if is_region_file(place):
-            data.add_regions(Path(place), read_regions(Path(place)))
-        else:
-            data.add_negatives([place])
-
-
-def describe_negatives(source: Source) -> str:
-    """Returns how many images and regions `source` adds."""
-    if isinstance(source, RegionSource):
-        return f"{sum(map(len, source.regions))} regions of background in {len(source.ids)} images"
-    return f"{len(source.ids)} images without an object"
+    files = [place for place in places if is_region_file(place)]
+    data.add_negatives([place for place in places if place not in files])
+    if len(set(files)) < len(files):
+        raise InputError(f"{', '.join(files)}: a file is given twice to --data.negatives: name it once")
+    indices = {data.path(index).resolve(): index for index in range(len(data))} if files else {}
+    for file in map(Path, files):
+        for image, boxes in read_regions(file).items():
+            index = indices.get(image.resolve())
+            if index is None:
+                raise InputError(
+                    f"{file} has regions of {image}, which is not trained on: add its data set to --data.train, or its "
+                    "folder to --data.negatives if it has no object"
+                )
+            fault = fault_of_boxes(boxes, data.size(index))
+            if fault:
+                raise InputError(f"{file}: the regions of {image}: {fault}: {REMEDY}")
+            data.add_background(index, boxes)
 
 
 def is_region_file(place: str) -> bool:

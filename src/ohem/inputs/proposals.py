@@ -1,6 +1,5 @@
 """The proposals of a data set: selective search, cached per source, or files of the user."""
 
-from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 
 from ohem.config.schema import ProposalConfig
 from ohem.data.coco import COCOSource
-from ohem.data.dataset import DetectionSet, RegionSource, Source
+from ohem.data.dataset import DetectionSet, Source
 from ohem.errors import InputError
 from ohem.proposals.box_files import BoxFile
 from ohem.proposals.boxes import fault_of_boxes
@@ -22,47 +21,18 @@ Place = tuple[Proposals | BoxFile, str, tuple[int, int]]
 
 
 def build_proposals(data: DetectionSet, config: ProposalConfig) -> Mapping[str, Any]:
-    """Returns image id -> (P, 4) boxes: from selective search, which runs where they are missing, or files.
-
-    Images of which only some regions are trained on have these.
-    """
+    """Returns image id -> (P, 4) boxes: from selective search, which runs where they are missing, or files."""
+    if config.files:
+        return _from_files(data, config.files)
     if config.mode == "none":
         return dict.fromkeys(data.ids, np.zeros((0, 4), np.float32))
-    boxes = _from_files(data, config.files) if config.files else _searched(data, config, config.mode)
-    regions = _regions(data)
-    return ChainMap(regions, boxes) if regions else boxes  # type: ignore[arg-type]  # neither is written to
-
-
-def _regions(data: DetectionSet) -> dict[str, Any]:
-    """Returns the regions by image name; raises `InputError` where they do not fit their image."""
-    regions = {}
-    for source in data.sources:
-        if not isinstance(source, RegionSource):
-            continue
-        for (name, _, index), boxes in zip(_rows(data, source), source.regions, strict=True):
-            fault = fault_of_boxes(boxes, data.size(index))
-            if fault:
-                raise InputError(
-                    f"{source}: the regions of {data.path(index)}: {fault}: they belong to another image: run "
-                    "`ohem hard` again"
-                )
-            regions[name] = boxes.astype(np.float32)
-    return regions
-
-
-def _without_regions(data: DetectionSet) -> list[Source]:
-    """Returns the sources whose images need proposals."""
-    return [source for source in data.sources if not isinstance(source, RegionSource)]
-
-
-def _searched(data: DetectionSet, config: ProposalConfig, mode: Mode) -> Mapping[str, Any]:
     places: dict[str, Place] = {}
-    _check_places(data, config.folder, mode)
-    for source in _without_regions(data):
+    _check_places(data, config.folder, config.mode)
+    for source in data.sources:
         cached = generate(
             _images(data, source),
-            _cache(source, config.folder, mode),
-            mode=mode,
+            _cache(source, config.folder, config.mode),
+            mode=config.mode,
             seed=config.seed,
             jobs=config.jobs,
         )
@@ -75,7 +45,7 @@ def check_cached(data: DetectionSet, config: ProposalConfig) -> None:
     """Raises `InputError` where proposals are missing: other processes would not wait long enough."""
     if config.files or config.mode == "none":
         return
-    for source in _without_regions(data):
+    for source in data.sources:
         path = _cache(source, config.folder, config.mode)
         if not is_generated(_images(data, source), path, config.mode, config.seed):
             raise InputError(
@@ -96,7 +66,7 @@ def _images(data: DetectionSet, source: Source) -> dict[str, Path]:
 def _check_places(data: DetectionSet, folder: str | None, mode: Mode) -> None:
     """Raises `InputError` where two sources would keep the proposals of different images in one file."""
     sources: dict[Path, Source] = {}
-    for source in _without_regions(data):
+    for source in data.sources:
         path = _cache(source, folder, mode)
         other = sources.setdefault(path, source)
         if other.folder.resolve() != source.folder.resolve():
@@ -156,7 +126,7 @@ def _one_id(image_id: str, one: Path, other: Path) -> InputError:
 
 def _ids(data: DetectionSet) -> Iterator[tuple[str, tuple[str, str], int]]:
     """Yields for each image its name in the data set, its ids in files by name and by number, its index."""
-    for source in _without_regions(data):
+    for source in data.sources:
         numbers = source.image_ids if isinstance(source, COCOSource) else source.ids
         for (name, stem, index), number in zip(_rows(data, source), numbers, strict=True):
             yield name, (stem, str(number)), index

@@ -6,7 +6,7 @@ from ohem.config.schema import ProposalConfig
 from ohem.config.validation import check_ranges
 from ohem.errors import InputError
 from ohem.inputs.datasets import open_data
-from ohem.inputs.negatives import add_negatives
+from ohem.inputs.negatives import is_region_file
 from ohem.inputs.proposals import build_proposals
 
 
@@ -20,7 +20,7 @@ def make_proposals(sources: Sequence[str], negatives: Sequence[str], config: Pro
     if config.mode == "none":
         raise InputError("--mode none makes no proposals: give fast or quality")
     data = [open_data([source], (), "ohem propose") for source in sources] or [open_data((), (), "ohem propose")]
-    add_negatives(data[-1], negatives)
+    data[-1].add_negatives([place for place in negatives if not is_region_file(place)])
     for dataset in data:
         proposals = build_proposals(dataset, config)
         for name in dataset.ids:

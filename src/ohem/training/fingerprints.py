@@ -27,7 +27,7 @@ class DataDigests:
     images: str
     """Digest of the bytes of the image files, in order."""
     annotations: str
-    """Digest of boxes, labels and ignore flags, in order."""
+    """Digest of boxes, labels, ignore flags and regions of background, in order."""
     proposals: str = ""
     """Digest of the proposals that are used, in order; empty where there are none yet."""
 
@@ -47,6 +47,8 @@ def digests_of_data(data: DetectionData) -> DataDigests:
         target = data.target(i)
         for key in KEYS:
             _add(annotations, key, target[key])
+        if "background" in target:
+            _add(annotations, "background", target["background"])
     files = digests_of_files([data.path(i) for i in range(len(data))])
     return DataDigests(_short(" ".join(files)), annotations.hexdigest()[:16])
 

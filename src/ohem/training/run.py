@@ -11,7 +11,6 @@ from ohem.detection.weights import check_source
 from ohem.errors import InputError
 from ohem.inputs.datasets import training_data
 from ohem.inputs.examples import build_examples, open_recipe_data
-from ohem.inputs.negatives import describe_negatives
 from ohem.inputs.proposals import build_proposals, check_cached, check_ids
 from ohem.io.digests import digest_of_file
 from ohem.processes import Stopped
@@ -54,7 +53,10 @@ def run_training(run: Path, name: str, recipe: Recipe, devices: str | None = Non
         check_mining_log(recipe)
         check_run(run, name, recipe)
         for source in data.sources[len(recipe.data.train) :]:
-            print(f"{source}: {describe_negatives(source)}", flush=True)
+            print(f"{source}: {len(source.ids)} images without an object", flush=True)
+        if data.background:
+            regions = sum(map(len, data.background.values()))
+            print(f"{regions} regions of {len(data.background)} images are always trained on as background", flush=True)
     # Where several machines share the folder, one process holds the lock for all.
     main = first and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
     with sole_writer(run) if main else nullcontext():
