@@ -266,6 +266,7 @@ def test_bad_options(
         ("{", "is not well-formed JSON"),
         ('{"images": []}', "has no list of regions"),
         ('{"regions": [{"image": 3, "box": [0, 0, 9, 9]}]}', "region 1 has the image 3"),
+        ('{"regions": [{"image": "a\\u0000", "box": [0, 0, 9, 9]}]}', "region 1 has the image 'a"),
         ('{"regions": [{"image": "IMAGE", "box": [0, 0, 9]}]}', "region 1 has the box [0, 0, 9]"),
         ('{"regions": [{"image": "nowhere.png", "box": [0, 0, 9, 9]}]}', "nowhere.png, which is not trained on"),
         ('{"regions": [{"image": "IMAGE", "box": [0, 0, 9, 900]}]}', "which is outside the image"),

@@ -122,7 +122,7 @@ def _check_detector(recipe: Recipe) -> None:
             raise InputError(f"--{option} is not for {name} of torchvision: leave it out, or give another detector")
     if recipe.proposals.mode != "none":
         raise InputError(f"{name} makes its own proposals: add --proposals.mode none")
-    file = next((place for place in recipe.data.negatives if place.lower().endswith(".json")), None)
+    file = next((place for place in recipe.data.negatives if is_region_file(place)), None)
     if file is not None:
         raise InputError(
             f"{name} makes its own proposals, and does not take the regions of {file}: give --data.negatives "
@@ -132,6 +132,11 @@ def _check_detector(recipe: Recipe) -> None:
         raise InputError(
             f"the batch norm of {name} needs several images: give --solver.images 2 or more, not accumulated"
         )
+
+
+def is_region_file(place: str) -> bool:
+    """Returns whether `place`, of `--data.negatives`, is a file of regions, by its suffix."""
+    return place.lower().endswith(".json")
 
 
 def _check_rpn(recipe: Recipe) -> None:

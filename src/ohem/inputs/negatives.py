@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ohem.config.validation import is_region_file
 from ohem.data.dataset import DetectionSet
 from ohem.errors import InputError
 from ohem.io.files import describe_os_error
@@ -41,11 +42,6 @@ def add_negatives(data: DetectionSet, places: Sequence[str]) -> None:
             if fault:
                 raise InputError(f"{file}: the regions of {image}: {fault}: {REMEDY}")
             data.add_background(index, boxes)
-
-
-def is_region_file(place: str) -> bool:
-    """Returns whether `place` of `--data.negatives` is a file of regions, by its suffix."""
-    return place.lower().endswith(".json")
 
 
 def read_regions(path: Path) -> dict[Path, NDArray[np.float64]]:
@@ -83,7 +79,7 @@ def is_region_content(path: Path) -> bool:
 
 def _read_entry(entry: Any, where: str) -> tuple[str, list[float]]:
     image, box = (entry.get("image"), entry.get("box")) if isinstance(entry, dict) else (None, None)
-    if not isinstance(image, str) or not image:
+    if not isinstance(image, str) or not image or "\0" in image:
         raise InputError(f"{where} has the image {shortened(image)}: {REMEDY}")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         raise InputError(f"{where} has the box {shortened(box)}: {REMEDY}")

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 from ohem.config.schema import ProposalConfig
-from ohem.config.validation import check_ranges
+from ohem.config.validation import check_ranges, is_region_file
 from ohem.errors import InputError
 from ohem.inputs.datasets import open_data
-from ohem.inputs.negatives import is_region_file
 from ohem.inputs.proposals import build_proposals
 
 
