@@ -234,6 +234,7 @@ def test_pixels_and_boxes_are_those_that_a_viewer_displays(
     expected = turn_boxes(annotated, orientation, upright) if stored and transposed else annotated
     assert target["boxes"].tolist() == expected.tolist()
     assert data.as_annotated(0, target["boxes"]).tolist() == annotated.tolist()
+    assert data.as_upright(0, annotated).tolist() == target["boxes"].tolist()
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
