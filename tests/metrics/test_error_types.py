@@ -181,7 +181,7 @@ def assert_equal_to_tidecv(predictions: Images, targets: Images, iou: float, bac
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 6), st.integers(1, 3), st.sampled_from([0.0, 0.3]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_equals_tidecv_on_small_data(seed: int, images: int, most: int, classes: int, ignored: float) -> None:
     predictions, targets = random_data(seed, images, most, classes, ignored)
     if all(not len(item["labels"]) for item in [*predictions, *targets]):
