@@ -1,6 +1,7 @@
 """Rules for every command: a new command without an entry here fails the first test."""
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,6 +48,12 @@ def world(made: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
 
 def _small(world: World) -> list[object]:
     return [*training(world.voc, steps=1), "--methods", "frcn", "ohem"]
+
+
+def _decisions(world: World) -> Path:
+    path = Path("decisions.json")
+    path.write_text(json.dumps({"sources": [f"{world.voc}:train"], "classes": ["blue", "red"], "decisions": []}))
+    return path
 
 
 OVER_INPUT: dict[str, list[Arguments]] = {
@@ -101,6 +108,12 @@ OVER_INPUT: dict[str, list[Arguments]] = {
         lambda w: ["report", w.run, "--out", "coco/test.html"],
         lambda w: ["report", w.run, "--out", w.voc],
     ],
+    "audit": [
+        lambda w: ["audit", f"{w.voc}:train", "--recipe", "demo-ohem", "--out", w.run / "recipe.yaml"],
+        lambda w: ["audit", f"{w.voc}:train", "--recipe", "demo-ohem", "--out", w.voc],
+        lambda w: ["audit", "coco/train.json:coco/images", "--run", w.run, "--out", "coco"],
+        lambda w: ["audit", "--apply", _decisions(w), "--out", w.voc],
+    ],
     "recipes": [],  # it writes nothing
 }
 LINES = [
@@ -118,8 +131,9 @@ def test_output_never_overwrites_input(arguments: Arguments, world: World) -> No
         Path(target).parent.mkdir(exist_ok=True)
         shutil.copy(world.voc / "JPEGImages" / source, target)
     Path("taken/page.html").write_text("<html></html>")
+    line = arguments(world)
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
-    sentence(ohem(*arguments(world)))
+    sentence(ohem(*line))
     after = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     assert {path: after.get(path) for path in before} == before
     assert {path for path in after if path not in before and path.name.startswith(".")} == set()

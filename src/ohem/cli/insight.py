@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from ohem.cli.app import RunTest, app
-from ohem.config.schema import TestConfig
+from ohem.cli.app import RunTest, Settings, app
+from ohem.config.schema import Recipe, TestConfig
+from ohem.errors import InputError
 
 
 @app.command
@@ -67,3 +68,59 @@ def report(*runs: Path, data: tuple[str, ...] = (), detections: Path | None = No
     from ohem.insight.report import make_report
 
     make_report(runs, data, detections, out)
+
+
+@app.command
+def audit(
+    *sources: str,
+    out: Path | None = None,
+    recipe: str | None = None,
+    config: Path | None = None,
+    folds: int = 3,
+    jobs: int = 1,
+    run: Path | None = None,
+    detections: Path | None = None,
+    apply: Path | None = None,
+    pictures: int = 300,
+    settings: Settings = Recipe(),  # noqa: B008  frozen
+) -> None:
+    """Find suspect annotations, most suspect first, by detectors that did not see them. Repeat it to resume.
+
+    Writes audit.json, audit.csv, and audit.html, a page to go through them. An option of the trainings that is not
+    given has the value of the recipe.
+
+    Parameters
+    ----------
+    sources
+        One or several data sets, FOLDER:SPLIT, ANNOTATIONS.json:IMAGES or data.yaml:SPLIT.
+    out
+        Folder for the results and the runs of the folds. Default: runs/audit; with --apply, runs/corrected.
+    recipe
+        Recipe to train a detector with for each fold, on the images of the other folds.
+    config
+        YAML file with options that replace those of the recipe, nested as in recipe.yaml.
+    folds
+        Number of folds.
+    jobs
+        Number of trainings at the same time; they share the cores.
+    run
+        Folder of a run to use instead of folds. It should not have been trained on the data.
+    detections
+        JSON file of results in COCO's format to use instead of folds: of any detector.
+    apply
+        File of decisions that the page saved: write corrected annotations into a new folder.
+    pictures
+        Highest number of suspects in the page.
+    """
+    if apply is not None:
+        from ohem.insight.suspects.decisions import apply_decisions
+
+        if sources or recipe is not None or run is not None or detections is not None:
+            raise InputError("--apply reads the data that the decisions name: leave out SOURCE and the other options")
+        apply_decisions(apply, out or Path("runs/corrected"))
+        return
+    from ohem.insight.suspects.command import Judge, audit_annotations
+
+    audit_annotations(
+        sources, out or Path("runs/audit"), Judge(recipe, run, detections), settings, folds, jobs, pictures
+    )

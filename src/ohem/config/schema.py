@@ -93,6 +93,9 @@ class DataConfig:
     negatives: tuple[str, ...] = ()
     """Folders of images without any object, which are trained as background; folders below them are searched too. And
     files of `ohem hard`: their regions of training images are trained on at each visit of the image."""
+    leave_out: str | None = None
+    """File with names of images that are not trained on, one in each line: file names without suffix, in YOLO layout
+    relative to the root. `ohem audit` judges the annotations of images that a detector was not trained on."""
     test: tuple[str, ...] = ()
     """Data sets to evaluate on."""
     classes: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ohem.data.annotation import Annotation
@@ -26,6 +26,10 @@ class COCOSource(Source):
     """Class names and their ids, in ascending order of ids."""
     groups: tuple[str, ...] = ()
     """Class names without objects that only group others."""
+
+    def part(self, positions: Sequence[int], first: int) -> COCOSource:
+        ids = tuple(self.image_ids[i] for i in positions)
+        return replace(self, ids=tuple(self.ids[i] for i in positions), first=first, image_ids=ids)
 
 
 class COCODetection(DetectionSet):

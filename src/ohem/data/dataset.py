@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ from ohem.data.findings import NAMED, Findings, first_of
 from ohem.data.transforms import read_image
 from ohem.errors import InputError, closest
 from ohem.images.files import images_below, images_by_id
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 Target = dict[str, Tensor]
 
@@ -41,6 +45,10 @@ class Source:
 
     def __str__(self) -> str:
         return self.text
+
+    def part(self, positions: Sequence[int], first: int) -> Source:
+        """Returns the source with only the images at these positions; the first has the index `first`."""
+        return replace(self, ids=tuple(self.ids[i] for i in positions), first=first)
 
     @property
     def indices(self) -> slice:
@@ -133,6 +141,21 @@ class DetectionSet(ABC):
     def path(self, index: int) -> Path:
         """Returns the file of the image."""
         return self._annotations[index].image
+
+    def annotation(self, index: int) -> Annotation:
+        """Returns the annotation of the image, with its file and the image that its boxes refer to."""
+        return self._annotations[index]
+
+    def part(self, indices: Collection[int]) -> Self:
+        """Returns the data set with only the images of these indices, in their order here, and the same classes."""
+        kept = sorted(set(indices))
+        part, sources = copy(self), list[Source]()
+        part._annotations, part.ids = [self._annotations[i] for i in kept], [self.ids[i] for i in kept]
+        for source in self.sources:
+            inside = [i - source.first for i in kept if i in range(*source.indices.indices(len(self)))]
+            sources.append(source.part(inside, sources[-1].indices.stop if sources else 0))
+        part.sources = sources
+        return part
 
     def add_negatives(self, folders: Sequence[str]) -> None:
         """Adds the images in `folders`, and in all folders below them, as images without an object.

@@ -52,9 +52,12 @@ class Job:
         return [*self.train, *self.observing]
 
     def remaining(self) -> list[Sequence[str]]:
-        """Returns the commands that are not done yet with the same arguments, data and results."""
+        """Returns the commands that are not done yet with the same arguments, data and results.
+
+        A training without evaluations is always repeated, which takes seconds where it is complete.
+        """
         due = [arguments for file, arguments in self.evaluations.items() if not self._is_done(file)]
-        return [self.train_command, *due] if due else []
+        return [self.train_command, *due] if due or not self.evaluations else []
 
     def mark_done(self, arguments: Sequence[str]) -> None:
         """Records on disk that the evaluation with these arguments is done."""

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from ohem.config.schema import DataConfig, Recipe
 from ohem.config.validation import check_recipe
@@ -23,6 +24,7 @@ def training_data(recipe: Recipe) -> tuple[DetectionSet, Recipe]:
     check_recipe(recipe)
     skip = recipe.data.skip_others or bool(recipe.data.classes)
     data = open_data(recipe.data.train, recipe.data.classes, "--data.train", skip_others=skip)
+    data = without_left_out(data, recipe.data.leave_out)
     check_objects(data, recipe.data.train, "annotate some, or name another split")
     add_negatives(data, recipe.data.negatives)
     absent = [name for name in recipe.data.classes if not data.objects()[class_name(name)]]
@@ -30,6 +32,28 @@ def training_data(recipe: Recipe) -> tuple[DetectionSet, Recipe]:
         names = ", ".join(recipe.data.train)
         warnings.warn(f"{names} has no object of {len(absent)} of the classes: {first_of(absent)}", stacklevel=2)
     return data, with_classes(recipe, data.classes)
+
+
+def without_left_out(data: DetectionSet, file: str | None) -> DetectionSet:
+    """Returns `data` without the images whose names are in `file`; all of it where there is no file.
+
+    Raises:
+        InputError: the file cannot be read, names an image that is not in the data, or all of them.
+    """
+    if file is None:
+        return data
+    try:
+        names = [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--data.leave-out {file} cannot be read ({error}): name a file of image names") from error
+    unknown = sorted(set(names) - set(data.ids))
+    if unknown:
+        raise InputError(f"{file} of --data.leave-out has {unknown[0]!r}, which is no image of the data: remove it")
+    left_out = set(names)
+    kept = [index for index, name in enumerate(data.ids) if name not in left_out]
+    if not kept:
+        raise InputError(f"{file} of --data.leave-out has all images of the data: leave some to train on")
+    return data.part(kept)
 
 
 def open_data(

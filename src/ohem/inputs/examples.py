@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ohem.config.schema import Recipe
 from ohem.data.dataset import DetectionSet
 from ohem.data.loader import Examples, ImagePyramids
-from ohem.inputs.datasets import open_data
+from ohem.inputs.datasets import open_data, without_left_out
 from ohem.inputs.negatives import add_negatives
 from ohem.inputs.proposals import build_proposals
 
@@ -24,7 +24,7 @@ def open_training_examples(recipe: Recipe) -> Examples:
 
 def open_training_data(recipe: Recipe) -> DetectionSet:
     """Opens the images of `open_training_examples` without their proposals."""
-    data = open_recipe_data(recipe, recipe.data.train, "--data.train")
+    data = without_left_out(open_recipe_data(recipe, recipe.data.train, "--data.train"), recipe.data.leave_out)
     add_negatives(data, recipe.data.negatives)
     return data
 

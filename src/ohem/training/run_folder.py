@@ -23,7 +23,7 @@ FREE = (
     "proposals.folder",
 )  # fmt: skip
 # Places of data may differ too: the data are compared by digest.
-PLACES = ("data.train", "data.negatives", "proposals.files")
+PLACES = ("data.train", "data.negatives", "data.leave_out", "proposals.files")
 PARTS = {"images": "image files", "annotations": "annotations", "proposals": "proposals", "weights": "initial weights"}
 """What a run is made of, with its name in messages."""
 

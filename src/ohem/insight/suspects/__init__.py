@@ -1,0 +1,1 @@
+"""`ohem audit`: suspect annotations, from detections of a detector that did not see them."""
