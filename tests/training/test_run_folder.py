@@ -63,10 +63,10 @@ def test_changed_data_are_refused_and_nothing_is_lost(
     change: Callable[[Path], None], part: str, data: Path, run: Path
 ) -> None:
     change(data)
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     text = sentence(ohem("train", run, *training(data, steps=4)))
     assert f"the {part} of {data}:train are not those that {run} was made of" in text
-    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_changed_proposals_are_refused(data: Path, run: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_kill_at_the_first_file_does_not_spoil_the_folder(data: Path, tmp_path
     (run / ".lock").touch()
     (run / f".{NAME}.{DEAD}.tmp").write_text("rec")
     assert ohem("train", run, *training(data)).code == 0
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoint.pt", "metrics.csv", NAME]
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoint.pt", "metrics.csv", "mining", NAME]
 
 
 def test_a_folder_that_is_no_run_gets_nothing(tmp_path: Path) -> None:
