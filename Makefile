@@ -25,7 +25,7 @@ test: setup
 TORCH ?= 2.4
 OLDEST = .venv-torch$(TORCH)
 
-$(OLDEST)/.installed: setup pyproject.toml
+$(OLDEST)/.installed: $(VENV)/.installed pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
 	echo "torch==$(TORCH).*" > $(OLDEST)/torch.txt
 	echo "opencv-python; sys_platform == 'never'" > $(OLDEST)/overrides.txt
