@@ -5,7 +5,7 @@ import io
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,13 +44,20 @@ class Forked:
     Args:
         arguments: arguments of the command.
         folder: an existing folder for the output.
+        environment: more variables.
         first: what the process calls before the command.
     """
 
-    def __init__(self, *arguments: object, folder: Path, first: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: object,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        first: Callable[[], None] | None = None,
+    ) -> None:
         self._output = [folder / name for name in ("stdout.txt", "stderr.txt")]
         texts = [str(argument) for argument in arguments]
-        self.process = FORKS.Process(target=_run, args=(texts, self._output, first))
+        self.process = FORKS.Process(target=_run, args=(texts, self._output, environment or {}, first))
         self.process.start()
 
     def is_alive(self) -> bool:
@@ -69,9 +76,12 @@ class Forked:
         return Result(self.process.exitcode, *(path.read_text() for path in self._output))
 
 
-def _run(arguments: list[str], output: list[Path], first: Callable[[], None] | None) -> None:
+def _run(
+    arguments: list[str], output: list[Path], environment: Mapping[str, str], first: Callable[[], None] | None
+) -> None:
     for number, path in enumerate(output, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    os.environ.update(environment)
     if first:
         first()
     import torch

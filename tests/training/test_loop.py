@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from ohem.cli import main
 from ohem.config.schema import SolverConfig
 from ohem.kernels import choice
+from ohem.processes import SIGNALS
 from ohem.recorder import Recorder
 from ohem.rois import RoIs
 from ohem.samplers import Losses
@@ -42,10 +45,6 @@ def same(a: Weights, b: Weights) -> bool:
 def timeless(run: Path) -> list[dict[str, str]]:
     """Returns the rows of metrics.csv without the seconds of a step."""
     return [{**row, "seconds": ""} for row in read_metrics(run)]
-
-
-def subprocess_line(run: Path, options: list[Any]) -> list[str]:
-    return [sys.executable, "-m", "ohem", "train", str(run), *map(str, options)]
 
 
 def visits(run: Path) -> dict[int, int]:
@@ -159,6 +158,18 @@ def test_a_finished_run_is_left_alone(data: Path, tmp_path: Path) -> None:
     assert (run / "checkpoint.pt").read_bytes() == before
 
 
+def train_by_torchrun(run: Path, options: list[Any]) -> None:
+    """Trains in two processes of the launcher of torchrun, which are forks."""
+    config = LaunchConfig(1, 1, 2, run_id="test", rdzv_backend="c10d", rdzv_endpoint="localhost:0")
+    config.start_method = "forkserver"
+    handlers = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGHUP, signal.SIGQUIT)}
+    try:
+        elastic_launch(config, main)(["train", str(run), *map(str, options)])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
     one, two, torchrun = tmp_path / "one", tmp_path / "two", tmp_path / "torchrun"
     options = [
@@ -172,14 +183,9 @@ def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
         *LISTED,
     ]
     assert ohem("train", one, *options).code == 0
-    for line in (
-        subprocess_line(two, [*options, "--devices", 2]),
-        [
-            *[sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ohem"],
-            *subprocess_line(torchrun, options)[3:],
-        ],
-    ):
-        subprocess.run(line, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)
+    line = [sys.executable, "-m", "ohem", "train", str(two), *map(str, options), "--devices", "2"]
+    subprocess.run(line, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)
+    train_by_torchrun(torchrun, options)
     for run in (two, torchrun):
         for name, value in weights(one).items():
             torch.testing.assert_close(weights(run)[name], value, rtol=1e-4, atol=1e-5)
