@@ -47,7 +47,7 @@ def test_damaged_files_end_in_a_sentence_or_in_the_same_result(fuzzer: Fuzzer) -
 
 def test_a_killed_training_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
     killer = kill.Killer("train", tmp_path, signal.SIGKILL, Random(SEED))
-    killer.chain(1)
+    killer.chain(2)
     assert killer.kills
     assert not killer.faults, "\n".join(killer.faults)
 
