@@ -19,13 +19,13 @@ demo: setup
 	$(BIN)/ohem demo
 
 test: setup
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 # The lowest versions of everything that pyproject.toml allows, or those of another torch: make test-oldest TORCH=2.8.
 TORCH ?= 2.4
 OLDEST = .venv-torch$(TORCH)
 
-$(OLDEST)/.installed: setup pyproject.toml
+$(OLDEST)/.installed: $(VENV)/.installed pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
 	echo "torch==$(TORCH).*" > $(OLDEST)/torch.txt
 	echo "opencv-python; sys_platform == 'never'" > $(OLDEST)/overrides.txt
@@ -35,7 +35,7 @@ $(OLDEST)/.installed: setup pyproject.toml
 
 # Old packages meet new ones that deprecate what they call, which is not a fault of this package.
 test-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/pytest -n auto -W ignore::DeprecationWarning -W ignore::FutureWarning
+	$(OLDEST)/bin/pytest -n auto --dist worksteal -W ignore::DeprecationWarning -W ignore::FutureWarning
 
 # DATA is a data set of photographs, RUN a run trained on such; the demo makes both where none is named.
 DATA ?= runs/demo/data:trainval

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from ohem.config.recipe_file import read_run
 from ohem.config.recipes import RECIPES
 from ohem.config.schema import Recipe
 from ohem.training import checkpoint
-from tests.helpers.command_line import ohem, sentence
+from tests.helpers.command_line import FORKS, ohem, sentence
 from tests.helpers.toy_data import NAMES
 from tests.helpers.toy_data import training as train_options
 
@@ -40,9 +41,11 @@ def bench_options(data: Path) -> list[object]:
 def benchmark(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
     """The methods `MEASURED`, with one step of warm-up and two measured steps."""
     folder = tmp_path_factory.mktemp("bench")
+    forkserver.ensure_running()  # it has a temporary folder too
     with pytest.MonkeyPatch.context() as patch:
         (folder / "temporary").mkdir()
         patch.setattr("tempfile.tempdir", str(folder / "temporary"))
+        patch.setattr("ohem.bench.measure.get_context", lambda _: FORKS)
         options = ["--methods", *MEASURED, "--steps", 2, "--out", folder / "bench.json"]
         result = ohem("bench", *bench_options(data), *options)
     assert result.code == 0, result.err
@@ -189,6 +192,7 @@ def test_unwritable_out_is_reported(data: Path, tmp_path: Path) -> None:
 def test_failed_step_is_reported_with_its_file(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message is that of the training, and the file that it names is kept."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("ohem.bench.measure.get_context", lambda _: FORKS)
     result = ohem(
         "bench", *bench_options(data), "--methods", "frcn", "--solver.lr", 1e30, "--out", tmp_path / "bench.json"
     )

@@ -1,10 +1,7 @@
 """Names of ohem 0.1: refused on the command line and in --config files, translated in recipe.yaml of old runs."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from ohem.config.resolve import parse_options
 from ohem.config.schema import SamplerConfig
 from ohem.errors import InputError
 from ohem.experiments.methods import parse_method
-from tests.helpers.command_line import ohem, sentence
+from tests.helpers.command_line import Forked, ohem, sentence
 from tests.helpers.toy_data import training
 
 BASE = RECIPES["small-frcn"].recipe
@@ -144,11 +141,10 @@ def test_old_name_in_a_config_file_is_refused_with_its_new_name(content: str, me
     assert text == f"{config} has option names of ohem 0.1: rename {message}"
 
 
-def test_old_run_is_evaluated_with_one_warning(run: Path) -> None:
-    command = [sys.executable, "-m", "ohem", "eval", str(run)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    warnings = [line for line in done.stderr.splitlines() if line.startswith("ohem: warning: ")]
+def test_old_run_is_evaluated_with_one_warning(run: Path, tmp_path: Path) -> None:
+    result = Forked("eval", run, folder=tmp_path).wait()
+    assert result.code == 0, result
+    warnings = [line for line in result.err.splitlines() if line.startswith("ohem: warning: ")]
     changes = ", ".join(f"{old} -> {new}" for old, new in OPTIONS.items())
     assert warnings == [
         f"ohem: warning: {run / 'recipe.yaml'} was written by ohem 0.1, and is read with the names of today: {changes}"

@@ -1,15 +1,13 @@
 """Jobs: finished work is not repeated, and an interrupted command can be resumed."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from ohem.experiments.runner import Job
 from tests.experiments.test_compare import NAMES, compare_arguments
+from tests.helpers.command_line import Forked
 from tests.helpers.toy_data import make_toy
 
 
@@ -42,14 +40,13 @@ def test_job_without_reports_has_no_map(tmp_path: Path) -> None:
 
 def test_signal_leaves_checkpoints_from_which_the_command_continues(tmp_path: Path) -> None:
     arguments = compare_arguments(make_toy(tmp_path / "toy"), tmp_path / "out", steps=100_000)
-    command = [sys.executable, "-m", "ohem", *map(str, arguments), "--run.log-every", "1"]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE)
+    process = Forked(*arguments, "--run.log-every", 1, folder=tmp_path)
     logs = [tmp_path / "out" / f"{name}-0" / "metrics.csv" for name in NAMES]
     while not all(path.exists() and path.read_text().count("\n") > 2 for path in logs):
-        assert process.poll() is None
+        assert process.is_alive(), process.wait()
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert b"stopped by SIGTERM: repeat the command to continue" in out
+    process.signal(signal.SIGTERM)
+    result = process.wait()
+    assert result.code == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM: repeat the command to continue" in result.out
     assert all(path.with_name("checkpoint.pt").exists() for path in logs)

@@ -72,12 +72,18 @@ class Fuzzer:
         self.world, self.run, self.seed = world, run, seed
         self._undamaged: dict[tuple[Any, str], Result] = {}
 
-    def case(self, number: int, names: Sequence[str]) -> Iterator[Case]:
-        """Runs the case `number` of the kinds `names`; returns a verdict for each command that reads the file."""
+    def case(self, number: int, names: Sequence[str], only: str | None = None) -> Iterator[Case]:
+        """Runs the case `number` of the kinds `names`; returns a verdict for each command that reads the file.
+
+        Args:
+            number: number of the case.
+            names: names of the kinds.
+            only: the one command to run; None for all.
+        """
         name = names[number % len(names)]
         kind, random = KINDS[name], Random(f"{self.seed} {number} {name}")
         state = random.getstate()
-        for command in kind.commands:
+        for command in [only] if only else kind.commands:
             self.undamaged(kind, command)
             random.setstate(state)
             path = self._prepared(kind, command, random)

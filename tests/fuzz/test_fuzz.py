@@ -55,31 +55,30 @@ def test_a_killed_training_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
 # The scripts notice faults
 
 
-def _run_undamaged(fuzzer: Fuzzer, kind: str) -> None:
-    """Runs the commands that read files of one kind, before a test replaces a function that they call."""
-    for command in KINDS[kind].commands:
-        fuzzer.undamaged(KINDS[kind], command)
+def _run_undamaged(fuzzer: Fuzzer) -> None:
+    """Runs `detect` before a test replaces a function that it calls."""
+    fuzzer.undamaged(KINDS["checkpoint.pt"], "detect")
 
 
-def _verdicts(fuzzer: Fuzzer, kind: str, command: str) -> set[str]:
-    """Returns the verdicts on some damage to files of one kind."""
-    return {case.verdict for number in range(4) for case in fuzzer.case(number, [kind]) if case.command == command}
+def _verdicts(fuzzer: Fuzzer) -> set[str]:
+    """Returns the verdicts on `detect` with some damage to the checkpoint."""
+    return {case.verdict for number in range(4) for case in fuzzer.case(number, ["checkpoint.pt"], only="detect")}
 
 
 def test_a_reader_that_falls_back_without_a_note_is_silent(fuzzer: Fuzzer, monkeypatch: pytest.MonkeyPatch) -> None:
-    _run_undamaged(fuzzer, "checkpoint.pt")
+    _run_undamaged(fuzzer)
     previous = lambda run, *_, **__: torch.load(run / checkpoint.PREVIOUS, weights_only=True)  # noqa: E731
     monkeypatch.setattr(checkpoint, "load", previous)
-    assert _verdicts(fuzzer, "checkpoint.pt", "detect") == {"SILENT"}
+    assert _verdicts(fuzzer) == {"SILENT"}
 
 
 def test_an_exception_is_a_traceback(fuzzer: Fuzzer, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise KeyError("step")
 
-    _run_undamaged(fuzzer, "checkpoint.pt")
+    _run_undamaged(fuzzer)
     monkeypatch.setattr(checkpoint, "load", fails)
-    assert _verdicts(fuzzer, "checkpoint.pt", "detect") == {"TRACEBACK"}
+    assert _verdicts(fuzzer) == {"TRACEBACK"}
 
 
 def test_a_sentence_that_does_not_name_the_file_is_vague(fuzzer: Fuzzer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +87,9 @@ def test_a_sentence_that_does_not_name_the_file_is_vague(fuzzer: Fuzzer, monkeyp
     def refuses(*_: object, **__: object) -> None:
         raise InputError("something is damaged")
 
-    _run_undamaged(fuzzer, "checkpoint.pt")
+    _run_undamaged(fuzzer)
     monkeypatch.setattr(checkpoint, "load", refuses)
-    assert _verdicts(fuzzer, "checkpoint.pt", "detect") == {"VAGUE"}
+    assert _verdicts(fuzzer) == {"VAGUE"}
 
 
 def test_a_case_is_a_function_of_its_number(fuzzer: Fuzzer) -> None:

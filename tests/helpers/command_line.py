@@ -1,10 +1,22 @@
-"""Runs the command line in this process, as a user runs it from a shell."""
+"""Runs the command line as a user runs it from a shell: in this process, or in one of its own."""
 
 import contextlib
 import io
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from ohem.cli import main
+
+FORKS = multiprocessing.get_context("forkserver")
+"""Starts processes as forks of one that has imported what trainings need, which takes a new interpreter 5 seconds.
+
+Its imports are also those of other functions that take the method "forkserver", as `start_processes` of torch does.
+"""
+FORKS.set_forkserver_preload(["ohem.training.run", "ohem.evaluation.evaluate", "ohem.bench.workload"])
 
 
 class Result(NamedTuple):
@@ -24,6 +36,62 @@ def ohem(*arguments: object) -> Result:
         except SystemExit as stop:
             code = int(stop.code or 0)
     return Result(code, out.getvalue(), err.getvalue())
+
+
+class Forked:
+    """`ohem ARGUMENTS...` in a process of its own, which can be killed.
+
+    Args:
+        arguments: arguments of the command.
+        folder: an existing folder for the output.
+        environment: more variables.
+        first: what the process calls before the command.
+    """
+
+    def __init__(
+        self,
+        *arguments: object,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        first: Callable[[], None] | None = None,
+    ) -> None:
+        self._output = [folder / name for name in ("stdout.txt", "stderr.txt")]
+        texts = [str(argument) for argument in arguments]
+        self.process = FORKS.Process(target=_run, args=(texts, self._output, environment or {}, first))
+        self.process.start()
+
+    def is_alive(self) -> bool:
+        """Returns whether the process still runs."""
+        return self.process.is_alive()
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the process."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def wait(self, seconds: float = 60) -> Result:
+        """Returns the result when the process has ended; the status is negative where a signal killed it."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, "it still runs"
+        return Result(self.process.exitcode, *(path.read_text() for path in self._output))
+
+
+def _run(
+    arguments: list[str], output: list[Path], environment: Mapping[str, str], first: Callable[[], None] | None
+) -> None:
+    for number, path in enumerate(output, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    os.environ.update(environment)
+    if first:
+        first()
+    import torch
+
+    from ohem.__main__ import main as run
+
+    torch.set_num_threads(1)
+
+    sys.argv = ["ohem", *arguments]
+    run()
 
 
 def sentence(result: Result) -> str:

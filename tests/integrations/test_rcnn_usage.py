@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, multiprocessing
+from torch import Tensor
+from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models import detection
 from torchvision.models.detection import FasterRCNN
@@ -160,7 +161,7 @@ def _process(rank: int, folder: str) -> None:
 
 
 def test_two_processes_have_the_same_weights(tmp_path: Path) -> None:
-    multiprocessing.spawn(_process, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    start_processes(_process, (str(tmp_path),), 2, start_method="forkserver")
     (weights, numbers), (others, other_numbers) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     before = dict(normalised_rcnn().named_parameters())
     assert weights.keys() == others.keys() == before.keys()

@@ -13,7 +13,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, multiprocessing, nn
+from torch import Tensor, nn
+from torch.multiprocessing import start_processes
 from torch.nn import functional
 
 from ohem import OHEMLoss
@@ -242,7 +243,7 @@ def _process(rank: int, folder: str) -> None:
 
 def test_hardest_of_the_global_batch(tmp_path: Path) -> None:
     """Keeps the hardest four of all eight losses: 9, 8, 5 and 4. The mean over the processes is their mean."""
-    multiprocessing.spawn(_process, (str(tmp_path),), nprocs=len(MINI_BATCHES))  # type: ignore[no-untyped-call]
+    start_processes(_process, (str(tmp_path),), len(MINI_BATCHES), start_method="forkserver")
     results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(len(MINI_BATCHES))]
     assert sum(loss for loss, _, _ in results).item() / 2 == pytest.approx((9 + 8 + 5 + 4) / 4)
     # DistributedDataParallel takes the mean over two processes, half of the sum: the four have a share of 1 / 4 each.

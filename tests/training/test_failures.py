@@ -1,8 +1,8 @@
 """Failures during a run: the checkpoint of the present step is written first, and the run can be resumed from it."""
 
 import errno
-import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +18,7 @@ from ohem.errors import InputError
 from ohem.training import checkpoint, hooks, roi_loss, snapshots
 from ohem.training.logs.metrics_log import NAME as METRICS
 from ohem.training.logs.metrics_log import MetricsLog, read_metrics
-from tests.helpers.command_line import ohem, sentence
+from tests.helpers.command_line import Forked, ohem, sentence
 from tests.helpers.toy_data import training
 
 OPTIONS = ["--run.log-every", 1, "--run.snapshot-every", 2, "--run.loss-every", 3, "--run.checkpoint-every", 100]
@@ -166,19 +166,26 @@ def test_another_torch_file_as_checkpoint(
 
 
 def test_two_processes_stop_together_and_say_it_once(data: Path, tmp_path: Path) -> None:
+    """The two are started as torchrun starts them."""
     folder, run = Path(shutil.copytree(data, tmp_path / "toy")), tmp_path / "run"
-    options = [*training(folder, steps=5000), "--run.log-every", 1, "--run.checkpoint-every", 5000, "--devices", 2]
-    line = [sys.executable, "-m", "ohem", "train", str(run), *map(str, options)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    options = [*training(folder, steps=5000), "--run.log-every", 1, "--run.checkpoint-every", 5000]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
+    both = []
+    for rank in "01":
+        (tmp_path / rank).mkdir()
+        place = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        environment = {**meeting, **place, "TORCHELASTIC_RUN_ID": "test"}
+        both.append(Forked("train", run, *options, folder=tmp_path / rank, environment=environment))
     deadline = time.monotonic() + 120
     while not (run / METRICS).exists() or len((run / METRICS).read_bytes().splitlines()) < 5:
         assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
+        assert all(process.is_alive() for process in both), [process.wait() for process in both]
         time.sleep(0.01)
     (folder / "JPEGImages" / "c.png").unlink()
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 2, message
+    results = [process.wait() for process in both]
+    assert [result.code for result in results] == [2, 2], results
+    message = "".join(result.err for result in results)
     assert message.count("c.png cannot be opened") == 1
     assert "Traceback" not in message
     assert state(run)["step"] == len(read_metrics(run))

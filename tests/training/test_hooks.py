@@ -15,14 +15,14 @@ from ohem.training.logs.metrics_log import read_metrics
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.toy_data import make_toy, training
 
-OBSERVED = ["--run.loss-every", 10, "--run.snapshot-every", 20, "--run.checkpoint-every", 20]
+OBSERVED = ["--run.loss-every", 4, "--run.snapshot-every", 8, "--run.checkpoint-every", 8]
 
 
 @pytest.fixture(scope="module")
 def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a run of 45 steps that was never stopped."""
+    """Returns a run of 18 steps that was never stopped."""
     run = tmp_path_factory.mktemp("runs") / "straight"
-    assert ohem("train", run, *training(data, steps=45), *OBSERVED).code == 0
+    assert ohem("train", run, *training(data, steps=18), *OBSERVED).code == 0
     return run
 
 
@@ -44,10 +44,10 @@ def kept(run: Path) -> dict[str, bytes]:
 
 
 def test_it_is_done_every_so_many_steps_and_at_the_last(straight: Path) -> None:
-    assert [row.step for row in roi_loss.read(straight)] == [10, 20, 30, 40, 45]
-    assert list(snapshots.list_snapshots(straight)) == [20, 40, 45]
-    assert same(snapshots.load(snapshots.list_snapshots(straight)[45]), weights(straight))
-    assert not same(snapshots.load(snapshots.list_snapshots(straight)[40]), weights(straight))
+    assert [row.step for row in roi_loss.read(straight)] == [4, 8, 12, 16, 18]
+    assert list(snapshots.list_snapshots(straight)) == [8, 16, 18]
+    assert same(snapshots.load(snapshots.list_snapshots(straight)[18]), weights(straight))
+    assert not same(snapshots.load(snapshots.list_snapshots(straight)[16]), weights(straight))
 
 
 def test_the_rows_are_of_the_training_images(straight: Path, data: Path) -> None:
@@ -93,9 +93,9 @@ def test_training_on_all_rois_of_the_one_image_has_that_loss(tmp_path: Path) -> 
 
 def test_stopped_and_taken_up_again(data: Path, tmp_path: Path, straight: Path) -> None:
     run = tmp_path / "run"
-    assert ohem("train", run, *training(data, steps=30), *OBSERVED).code == 0
-    assert ohem("train", run, *training(data, steps=45), *OBSERVED).code == 0
-    (run / "snapshots" / "step-0000030.safetensors").unlink()  # the last one of the shorter run
+    assert ohem("train", run, *training(data, steps=12), *OBSERVED).code == 0
+    assert ohem("train", run, *training(data, steps=18), *OBSERVED).code == 0
+    (run / "snapshots" / "step-0000012.safetensors").unlink()  # the last one of the shorter run
     assert kept(run) == kept(straight)
 
 
@@ -104,9 +104,9 @@ def test_what_lies_behind_the_step_that_a_run_goes_on_from_is_made_anew(
     data: Path, tmp_path: Path, straight: Path
 ) -> None:
     run = Path(shutil.copytree(straight, tmp_path / "run"))
-    (run / checkpoint.NAME).unlink()  # the snapshot of step 40 is left
-    shutil.copy(run / "snapshots" / "step-0000045.safetensors", run / "snapshots" / "step-0000043.safetensors")
-    assert ohem("train", run, *training(data, steps=45), *OBSERVED).code == 0
+    (run / checkpoint.NAME).unlink()  # the snapshot of step 16 is left
+    shutil.copy(run / "snapshots" / "step-0000018.safetensors", run / "snapshots" / "step-0000017.safetensors")
+    assert ohem("train", run, *training(data, steps=18), *OBSERVED).code == 0
     assert kept(run) == kept(straight)
 
 
@@ -114,9 +114,9 @@ def test_what_lies_behind_the_step_that_a_run_goes_on_from_is_made_anew(
 def test_what_was_due_when_a_run_was_killed_is_done_first(data: Path, tmp_path: Path, straight: Path) -> None:
     run = Path(shutil.copytree(straight, tmp_path / "run"))
     (run / checkpoint.NAME).unlink()
-    roi_loss.drop_after(run, 30)
-    snapshots.drop_after(run, 20)
-    assert ohem("train", run, *training(data, steps=45), *OBSERVED).code == 0
+    roi_loss.drop_after(run, 12)
+    snapshots.drop_after(run, 8)
+    assert ohem("train", run, *training(data, steps=18), *OBSERVED).code == 0
     assert kept(run) == kept(straight)
 
 
@@ -135,16 +135,16 @@ def test_a_signal_ends_a_measurement_which_is_taken_up_again(
         return measure(model, example)
 
     monkeypatch.setattr(roi_loss, "loss_sums", interrupted)
-    stopped = ohem("train", run, *training(data, steps=45), *OBSERVED)
+    stopped = ohem("train", run, *training(data, steps=18), *OBSERVED)
     monkeypatch.undo()
     assert stopped.code == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM after step 30" in stopped.out
+    assert "stopped by SIGTERM after step 12" in stopped.out
     assert len(lines) == 2 * 6 + image  # no later image was read
-    assert [row.step for row in roi_loss.read(run)] == ([10, 20] if image < 6 else [10, 20, 30])
+    assert [row.step for row in roi_loss.read(run)] == ([4, 8] if image < 6 else [4, 8, 12])
     state = checkpoint.load(run)
     assert state is not None
-    assert state["step"] == 30
-    assert ohem("train", run, *training(data, steps=45), *OBSERVED).code == 0
+    assert state["step"] == 12
+    assert ohem("train", run, *training(data, steps=18), *OBSERVED).code == 0
     assert kept(run) == kept(straight)
     assert same(weights(run), weights(straight))
 

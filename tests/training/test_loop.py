@@ -11,9 +11,12 @@ from typing import Any
 import pyarrow.parquet as parquet
 import pytest
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from ohem.cli import main
 from ohem.config.schema import SolverConfig
 from ohem.kernels import choice
+from ohem.processes import SIGNALS
 from ohem.recorder import Recorder
 from ohem.rois import RoIs
 from ohem.samplers import Losses
@@ -21,7 +24,7 @@ from ohem.training import checkpoint, loop, roi_loss, snapshots
 from ohem.training.logs.loggers import TENSORBOARD
 from ohem.training.logs.metrics_log import COLUMNS, read_metrics
 from ohem.training.optimizer import learning_rate
-from tests.helpers.command_line import ohem, sentence
+from tests.helpers.command_line import Forked, ohem, sentence
 from tests.helpers.toy_data import make_toy, training
 
 Weights = dict[str, torch.Tensor]
@@ -51,10 +54,6 @@ def mined(run: Path, table: str = "rows") -> dict[str, list[Any]]:
     return columns
 
 
-def subprocess_line(run: Path, options: list[Any]) -> list[str]:
-    return [sys.executable, "-m", "ohem", "train", str(run), *map(str, options)]
-
-
 def visits(run: Path) -> dict[int, int]:
     """Returns how often the shortlist of a run has seen each image."""
     state = checkpoint.load(run)
@@ -64,12 +63,12 @@ def visits(run: Path) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("recipe", ["demo-ohem", "demo-frcn"])
-def test_60_and_40_steps_are_100(data: Path, tmp_path: Path, recipe: str) -> None:
+def test_30_and_20_steps_are_50(data: Path, tmp_path: Path, recipe: str) -> None:
     straight, halved = tmp_path / "straight", tmp_path / "halved"
-    assert ohem("train", straight, *training(data, steps=100, recipe=recipe)).code == 0
-    assert ohem("train", halved, *training(data, steps=60, recipe=recipe)).code == 0
+    assert ohem("train", straight, *training(data, steps=50, recipe=recipe)).code == 0
+    assert ohem("train", halved, *training(data, steps=30, recipe=recipe)).code == 0
     assert not same(weights(straight), weights(halved))
-    assert ohem("train", halved, *training(data, steps=100, recipe=recipe)).code == 0
+    assert ohem("train", halved, *training(data, steps=50, recipe=recipe)).code == 0
     assert same(weights(straight), weights(halved))
     assert timeless(straight) == timeless(halved)
     for table in ("rows", "images", "periods"):
@@ -113,7 +112,7 @@ def test_seed_decides_everything(data: Path, tmp_path: Path) -> None:
 
 
 def killable(data: Path) -> list[Any]:
-    return [*training(data, steps=120), "--run.checkpoint-every", 20, "--run.log-every", 5]
+    return [*training(data, steps=80), "--run.checkpoint-every", 20, "--run.log-every", 5]
 
 
 def train_here(run: Path, options: list[Any]) -> None:
@@ -138,25 +137,23 @@ def test_killed_half_way_and_repeated_gives_the_same(
     data: Path, tmp_path: Path, never_killed: Path, number: signal.Signals
 ) -> None:
     killed, options = tmp_path / "killed", killable(data)
-    process = subprocess.Popen(
-        subprocess_line(killed, options), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = Forked("train", killed, *options, folder=tmp_path)
     deadline = time.monotonic() + 120
-    while not (rows := read_metrics(killed)) or int(rows[-1]["step"]) < 45:
+    while not (rows := read_metrics(killed)) or int(rows[-1]["step"]) < 25:
         assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive(), process.wait()
         time.sleep(0.01)
-    process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
+    process.signal(number)
+    result = process.wait()
     state = checkpoint.load(killed)
     assert state is not None
     if number == signal.SIGKILL:
-        assert process.returncode == -number
+        assert result.code == -number
         assert state["step"] % 20 == 0
     else:
-        assert process.returncode == 128 + number
-        assert f"stopped by {number.name} after step {state['step']}" in out.decode()
-    assert 40 <= state["step"] < 120
+        assert result.code == 128 + number
+        assert f"stopped by {number.name} after step {state['step']}" in result.out
+    assert 20 <= state["step"] < 80
     train_here(killed, options)
     assert same(weights(killed), weights(never_killed))
     assert timeless(killed) == timeless(never_killed)
@@ -168,6 +165,18 @@ def test_a_finished_run_is_left_alone(data: Path, tmp_path: Path) -> None:
     before = (run / "checkpoint.pt").read_bytes()
     assert ohem("train", run, *training(data)).code == 0
     assert (run / "checkpoint.pt").read_bytes() == before
+
+
+def train_by_torchrun(run: Path, options: list[Any]) -> None:
+    """Trains in two processes of the launcher of torchrun, which are forks."""
+    config = LaunchConfig(1, 1, 2, run_id="test", rdzv_backend="c10d", rdzv_endpoint="localhost:0")
+    config.start_method = "forkserver"
+    handlers = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGHUP, signal.SIGQUIT)}
+    try:
+        elastic_launch(config, main)(["train", str(run), *map(str, options)])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
@@ -183,14 +192,9 @@ def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
         *LISTED,
     ]
     assert ohem("train", one, *options).code == 0
-    for line in (
-        subprocess_line(two, [*options, "--devices", 2]),
-        [
-            *[sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ohem"],
-            *subprocess_line(torchrun, options)[3:],
-        ],
-    ):
-        subprocess.run(line, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)
+    line = [sys.executable, "-m", "ohem", "train", str(two), *map(str, options), "--devices", "2"]
+    subprocess.run(line, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)
+    train_by_torchrun(torchrun, options)
     for run in (two, torchrun):
         for name, value in weights(one).items():
             torch.testing.assert_close(weights(run)[name], value, rtol=1e-4, atol=1e-5)
@@ -209,12 +213,10 @@ def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
             assert ours.loss == pytest.approx(theirs.loss, rel=1e-3)
 
 
-def test_images_that_processes_cannot_share(data: Path, tmp_path: Path) -> None:
-    line = subprocess_line(tmp_path / "run", [*training(data, images=3), "--devices", 2])
-    done = subprocess.run(line, capture_output=True, timeout=180, check=False)
-    assert done.returncode == 2
-    assert b"--solver.images 3 cannot be shared by 2 processes" in done.stderr
-    assert b"Traceback" not in done.stderr
+def test_images_that_processes_cannot_share(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_fabric.Fabric.world_size", 2)
+    text = sentence(ohem("train", tmp_path / "run", *training(data, images=3)))
+    assert "--solver.images 3 cannot be shared by 2 processes" in text
 
 
 def test_metrics_have_the_mined_rois(data: Path, tmp_path: Path) -> None:

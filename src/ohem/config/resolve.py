@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from warnings import catch_warnings, simplefilter
@@ -31,12 +32,19 @@ def fill_options(app: App, commands: tuple[str, ...], arguments: ArgumentCollect
         Dict(_read_yaml(path), source=str(path), use_commands_as_keys=False)(app, commands, arguments)
     if "--recipe" in given or commands in COMPARING:
         recipe = named_recipe(given.get("--recipe", DEFAULT_RECIPE))
-        Dict(given_values(asdict(recipe)), use_commands_as_keys=False)(app, commands, arguments)
+        _fill_groups(given_values(asdict(recipe)), app, commands, arguments)
     elif commands in TESTING and "RUN" in given:
         with catch_warnings():
             simplefilter("ignore")  # the command reads the recipe again, and warns then
             test = read_run(Path(given["RUN"])).test
-        Dict({"test": given_values(asdict(test))}, use_commands_as_keys=False)(app, commands, arguments)
+        _fill_groups({"test": given_values(asdict(test))}, app, commands, arguments)
+
+
+def _fill_groups(options: dict[str, Any], app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Fills options by group: cyclopts compares each value with all arguments that it gets, which takes long."""
+    for group, values in options.items():
+        of_group = ArgumentCollection([a for a in arguments if a.name.split(".")[0] == f"--{group}"])  # type: ignore[no-untyped-call]
+        Dict({group: values}, use_commands_as_keys=False)(app, commands, of_group)
 
 
 def parse_options(arguments: Sequence[str], base: Recipe) -> Recipe:
@@ -53,7 +61,7 @@ def parse_options(arguments: Sequence[str], base: Recipe) -> Recipe:
     check_arguments(arguments)
     app = App(
         result_action="return_value",
-        config=[fill_options, Dict(given_values(asdict(base)), use_commands_as_keys=False)],
+        config=[fill_options, partial(_fill_groups, given_values(asdict(base)))],
         default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
         help_flags=(),
         version_flags=(),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from ohem.config.recipe_file import read_run
@@ -32,6 +31,7 @@ from ohem.io.progress import tracked
 from ohem.models.build import as_fast_rcnn, build_model
 from ohem.samplers import AllSampler
 from ohem.training import checkpoint
+from ohem.training.distributed import Fabric
 from ohem.training.fingerprints import digest_of_examples, digest_of_weights
 from ohem.training.roi_loss import loss_over_all
 from ohem.training.run_folder import check_sources

@@ -50,13 +50,15 @@ class Bar:
         self.clock = LineClock()
 
     def __enter__(self) -> Self:
-        self.bar.start()
+        if not self.bar.disable:
+            self.bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.stop()
+        if not self.bar.disable:  # rich before 14.3 would print an empty line
+            self.bar.stop()
 
     def print(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""

@@ -4,19 +4,40 @@ If one process stops or fails, all must stop, or the others would wait for ever.
 """
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, TypeVar, cast
 
 import torch.distributed
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from ohem.config.schema import RunConfig
 from ohem.detection.shortlist import Shortlist
 from ohem.errors import InputError
 from ohem.io.files import describe_os_error
+
+
+@contextmanager
+def without_its_import(package: str) -> Iterator[None]:
+    """Makes `import package` give an empty module, unless the package is imported already or not installed."""
+    if package in sys.modules or find_spec(package) is None:
+        yield
+        return
+    sys.modules[package] = ModuleType(package)
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
+# Fabric imports torchmetrics, if installed, and takes its version from the metadata where the module has none. The real
+# import takes 3 seconds in each process, since it also imports matplotlib, scipy.signal and parts of transformers.
+with without_its_import("torchmetrics"):
+    from lightning_fabric import Fabric as Fabric
 
 T = TypeVar("T")
 _FAILED = 1 << 16  # above the number of every signal

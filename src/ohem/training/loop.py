@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -31,7 +30,7 @@ from ohem.models.build import build_model, build_rpn_sampler, initialise
 from ohem.processes import Stopped, collect_signals
 from ohem.recorder import Recorder
 from ohem.training import checkpoint
-from ohem.training.distributed import Agreement, Failed, agreed, describe, first_of, share_losses
+from ohem.training.distributed import Agreement, Fabric, Failed, agreed, describe, first_of, share_losses
 from ohem.training.hooks import Observer
 from ohem.training.logs import mining
 from ohem.training.logs.loggers import Loggers
