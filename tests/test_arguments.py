@@ -150,6 +150,19 @@ ENTRIES: dict[str, Entry] = {
             "nms_iou": SHARE_OR_NONE,
         },
     ),
+    "LoggedImage": Entry(
+        {"name": "a.jpg"},
+        {
+            "name": (None, 3, TENSOR),
+            "boxes": (3, [1.0], "x", FLOATS),
+            "scale": (1.0, (1.0,), (0.0, 1.0), ("1", "2"), [1.0, 1.0], (NAN, 1.0)),
+            "mirrored_width": (-1, "9", NAN),
+        },
+    ),
+    "MiningLog": Entry(
+        {"sampler": ohem.OHEMSampler(), "path": "log"},
+        {"sampler": (None, *NOT_CALLABLE), "path": (None, 3), "size": (63, *NOT_INTEGERS)},
+    ),
     "with_ohem": Entry(
         {"model": detector()},
         {"model": (None, nn.Linear(2, 2), "fasterrcnn"), "sampler": NOT_CALLABLE},

@@ -17,8 +17,8 @@ from ohem.training.logs.metrics_log import NAME as METRICS
 from ohem.training.logs.metrics_log import read_metrics
 from tests.evaluation.test_report import REPORT, write_toy_report
 from tests.helpers.damage import KINDS, damaged
+from tests.training.logs.test_metrics_log import write
 from tests.training.test_checkpoint import trained
-from tests.training.test_metrics_log import write
 from tests.training.test_roi_loss import ROW
 
 SNAPSHOT = "snapshots/step-0000005.safetensors"

@@ -16,11 +16,12 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from ohem.cli import main
 from ohem.config.schema import SolverConfig
 from ohem.kernels import choice
+from ohem.mining_log import MiningLog
 from ohem.processes import SIGNALS
-from ohem.recorder import Recorder
 from ohem.rois import RoIs
 from ohem.samplers import Losses
-from ohem.training import checkpoint, loop, roi_loss, snapshots
+from ohem.training import checkpoint, roi_loss, snapshots
+from ohem.training.logs import mining
 from ohem.training.logs.loggers import TENSORBOARD
 from ohem.training.logs.metrics_log import COLUMNS, read_metrics
 from ohem.training.optimizer import learning_rate
@@ -268,12 +269,12 @@ def test_boxes_keep_their_precision_where_the_arithmetic_is_mixed(
     """Checks that boxes are not rounded to bfloat16, which would move them by pixels."""
     seen: list[RoIs] = []
 
-    class Keeper(Recorder):
+    class Keeper(MiningLog):
         def __call__(self, rois: RoIs, losses: Losses) -> torch.Tensor:
             seen.append(rois)
             return super().__call__(rois, losses)
 
-    monkeypatch.setattr(loop, "Recorder", Keeper)
+    monkeypatch.setattr(mining, "MiningLog", Keeper)
     for precision in ("32-true", "bf16-mixed"):
         options = [{64: 600, 80: 1000}.get(word, word) for word in training(data, steps=1)]  # type: ignore[call-overload]
         assert ohem("train", tmp_path / precision, *options, "--run.precision", precision).code == 0

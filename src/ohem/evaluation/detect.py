@@ -132,7 +132,8 @@ def is_drawn(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.info.get("comment") == COMMENT
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (ModuleNotFoundError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        # ultralytics replaces Image.open by a function that needs another package for what Pillow cannot identify.
         return False
 
 

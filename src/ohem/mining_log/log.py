@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ohem.checks import check_integer, check_sequence
+from ohem.checks import check_integer, check_sequence, describe
 from ohem.extras import import_extra
 from ohem.io.files import atomic_write
 from ohem.mining_log.counts import ImageCounts, PeriodCounts
@@ -62,12 +62,14 @@ class MiningLog(Recorder):
             training has at most 64 periods of equal length).
 
     Raises:
-        TypeError, ValueError: `sampler` cannot be called, or `size` is below 64.
+        TypeError, ValueError: `sampler` cannot be called, `path` is no path, or `size` is below 64.
     """
 
     def __init__(self, sampler: RoISampler, path: str | Path, size: int = 4096) -> None:
         super().__init__(sampler)
         check_integer("size", size, PERIODS)
+        if not isinstance(path, str | Path):
+            raise TypeError(f"path must be the path of a folder, not {describe(path)}")
         self.path, self.size = Path(path), size
         self.step = 0
         self._next: list[LoggedImage] | None = None

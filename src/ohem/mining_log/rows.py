@@ -6,11 +6,13 @@ C: columns
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ohem.boxes import pairwise_iou
+from ohem.checks import check_number, check_optional, check_tensor, check_type, describe
 
 COLUMNS: dict[str, str] = {
     "step": "number of the step, from 1",
@@ -39,7 +41,11 @@ PERIODS = 64
 
 @dataclass(frozen=True)
 class LoggedImage:
-    """An image of a mini-batch, and where its RoIs are in the picture."""
+    """An image of a mini-batch, and where its RoIs are in the picture.
+
+    Raises:
+        TypeError, ValueError: a value is of another type, or out of range.
+    """
 
     name: str
     boxes: Tensor | None = None
@@ -48,6 +54,19 @@ class LoggedImage:
     """Pixels of the RoIs per pixel of the picture, along x and y; None: not known, such as in a mosaic of pictures."""
     mirrored_width: float | None = None
     """Width of the picture in its own pixels if the image is mirrored, else None."""
+
+    def __post_init__(self) -> None:
+        check_type("name", self.name, str)
+        check_optional(check_tensor, "boxes", self.boxes, ("G", 4))
+        check_optional(_check_scale, "scale", self.scale)
+        check_optional(check_number, "mirrored_width", self.mirrored_width, 0)
+
+
+def _check_scale(name: str, value: Any) -> None:
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise TypeError(f"{name} must be two numbers (x, y), not {describe(value)}")
+    for number in value:
+        check_number(name, number, 1e-9)
 
 
 @dataclass

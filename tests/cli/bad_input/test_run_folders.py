@@ -17,11 +17,11 @@ def test_folder_that_cannot_be_made(data: Path, tmp_path: Path) -> None:
 
 def test_run_of_another_recipe_is_not_changed(run: Path, data: Path) -> None:
     assert ohem("train", run, *training(data)).code == 0
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     text = sentence(ohem("train", run, *training(data, recipe="demo-frcn")))
     assert "demo-ohem" in text
     assert "sampler.name" in text
-    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_folder_that_is_not_a_run_is_not_changed(run: Path, data: Path) -> None:
