@@ -44,7 +44,8 @@ def fill_options(app: App, commands: tuple[str, ...], arguments: ArgumentCollect
 def _read_none(arguments: ArgumentCollection) -> None:
     """Reads `none` as no value where an option may have none, as cyclopts does from 5 on."""
     for argument in arguments:
-        if type(None) in get_args(argument.field_info.annotation):
+        hints = get_args(argument.field_info.annotation)
+        if type(None) in hints and str not in hints:
             argument.tokens = [
                 token.evolve(value="", implicit_value=None) if token.value == "none" else token
                 for token in argument.tokens
