@@ -1,6 +1,5 @@
 """Rules for every command: a new command without an entry here fails the first test."""
 
-import contextlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -30,7 +29,8 @@ Arguments = Callable[[World], Sequence[object]]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("commands") / "world"
     folder.mkdir()
-    with contextlib.chdir(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         make_toy(Path("voc"))
         make_toy_coco(Path("coco"))
         assert ohem("train", "run", *training(Path("voc"), steps=1)).code == 0

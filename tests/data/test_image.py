@@ -105,7 +105,7 @@ def test_an_orientation_behind_the_pixels_of_a_png_is_read(tmp_path: Path) -> No
     save_turned(COLOURS, path, 6)
     data = path.read_bytes()
     start = data.index(b"eXIf") - 4
-    end = start + 12 + int.from_bytes(data[start : start + 4])
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
     before_end = len(data) - 12
     assert data.index(b"IDAT") > end
     path.write_bytes(data[:start] + data[end:before_end] + data[start:end] + data[before_end:])
@@ -199,7 +199,7 @@ def test_thumbnail_and_trailer_are_no_truncation(tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     Image.fromarray(COLOURS).save(path)
     data = path.read_bytes()
-    thumbnail = b"\xff\xe2" + (len(data) + 2).to_bytes(2) + data  # an application segment
+    thumbnail = b"\xff\xe2" + (len(data) + 2).to_bytes(2, "big") + data  # an application segment
     path.write_bytes(data[:2] + thumbnail + data[2:] + b"trailer" + bytes(50))
     assert pixels(path).shape == COLOURS.shape
     path.write_bytes(data[:2] + thumbnail + data[2:-2] + bytes(50))

@@ -1,6 +1,7 @@
 """The Python blocks of all pages run as written."""
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ WITH_PYTHON = [page for page in PAGES if page.suffix == ".md" and blocks(page, "
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
 def test_python_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name_of(page) == "docs/hugging-face.md" and version("torch").startswith("2.4"):
+        pytest.skip("transformers requires torch 2.5")
     monkeypatch.chdir(tmp_path)
     for package in OPTIONAL:
         if any(

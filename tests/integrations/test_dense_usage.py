@@ -134,7 +134,8 @@ def test_unknown_model_is_refused() -> None:
 
 
 def test_scripted_model_is_refused() -> None:
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         scripted = torch.jit.script(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="give it the one that was scripted"):
         with_ohem(scripted, AllSampler())

@@ -57,7 +57,7 @@ def test_a_digest_is_computed_again_where_the_file_changed(tmp_path: Path, monke
     stat = path.stat()
     first = digest_of_file(path)
     with monkeypatch.context() as patched:
-        patched.setattr(digests.hashlib, "file_digest", None)  # it is not read a second time
+        patched.setattr(digests.hashlib, "sha256", None)  # it is not read a second time
         assert digest_of_file(path) == first
     time.sleep(0.01)
     path.write_bytes(b"SOME content")

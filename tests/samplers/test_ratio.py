@@ -54,5 +54,6 @@ def test_only_negatives_suppress_and_are_suppressed() -> None:
 def test_nan_is_reported_and_mined_last() -> None:
     with pytest.warns(RuntimeWarning, match="1 of 3 RoI losses are NaN"):
         assert choose(RatioSampler(min_negatives=1), [0, 0, 0], [math.nan, 1.0, 2.0]) == [2]
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         choose(RatioSampler(), [0, 1], [1.0, 2.0])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from warnings import catch_warnings, simplefilter
 
 import yaml
@@ -27,6 +27,7 @@ TESTING = {("eval",), ("detect",), ("bootstrap",)}
 def fill_options(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Fills the options that the command line does not give; cyclopts calls it before it binds the arguments."""
     given = {argument.name: argument.tokens[0].value for argument in arguments if argument.tokens}
+    _read_none(arguments)
     if "--config" in given:
         path = Path(given["--config"])
         Dict(_read_yaml(path), source=str(path), use_commands_as_keys=False)(app, commands, arguments)
@@ -38,6 +39,17 @@ def fill_options(app: App, commands: tuple[str, ...], arguments: ArgumentCollect
             simplefilter("ignore")  # the command reads the recipe again, and warns then
             test = read_run(Path(given["RUN"])).test
         _fill_groups({"test": given_values(asdict(test))}, app, commands, arguments)
+
+
+def _read_none(arguments: ArgumentCollection) -> None:
+    """Reads `none` as no value where an option may have none, as cyclopts does from 5 on."""
+    for argument in arguments:
+        hints = get_args(argument.field_info.annotation)
+        if type(None) in hints and str not in hints:
+            argument.tokens = [
+                token.evolve(value="", implicit_value=None) if token.value == "none" else token
+                for token in argument.tokens
+            ]
 
 
 def _fill_groups(options: dict[str, Any], app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

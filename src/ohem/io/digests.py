@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+_PART = 1 << 18  # bytes, which the cache of a core holds
 _HASHING_THREADS = min(8, os.cpu_count() or 1)
 _digests: dict[tuple[str, int, int, int, int], str] = {}
 
@@ -22,9 +23,11 @@ def digest_of_file(path: Path) -> str:
         return known
     with path.open("rb") as file:
         key = _identity(path, os.fstat(file.fileno()))
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    _digests[key] = digest
-    return digest
+        digest = hashlib.sha256()
+        while part := file.read(_PART):
+            digest.update(part)
+    _digests[key] = digest.hexdigest()[:16]
+    return _digests[key]
 
 
 def digests_of_files(paths: Iterable[Path]) -> list[str]:
