@@ -18,7 +18,7 @@ from ohem.metrics.inputs import Bools, Floats, Ints, Prediction, Truth, pairs
 from ohem.metrics.matching import overlaps
 
 TYPES = ("class", "location", "both", "duplicate", "background", "missed")
-"""Types of errors: all but the last are types of false detections."""
+"""Types of errors. All but the last are types of false detections."""
 MOST = 100
 """Number of detections of an image that count, those of the highest scores."""
 
@@ -38,13 +38,13 @@ class FalseDetections:
     types: npt.NDArray[np.str_]
     """(E,) one of the first five `TYPES`."""
     objects: Ints
-    """(E,) index of the object, in the target of its image, that makes the error one of its type: of a "location" or
-    "duplicate" error an object of its class, of a "class" error one of another class, of the others any class. It is
-    the object of the highest IoU. -1: the detection overlaps no object."""
+    """(E,) index of the object, in the target of its image, that makes the error one of its type. Of a "location" or
+    "duplicate" error it is an object of its class, of a "class" error one of another class, of the others any class. It
+    is the object of the highest IoU, or -1 if the detection overlaps no object."""
     ious: Floats
     """(E,) IoU with that object; 0 where there is none."""
     ignored: Bools
-    """(E,) whether the detection lies in an ignored box of its class. Then it is no false positive: it lowers no AP,
+    """(E,) whether the detection lies in an ignored box of its class. Then it is no false positive, and lowers no AP,
     but TIDE counts it, since a better box or class could make it a true positive."""
 
     def __len__(self) -> int:

@@ -49,9 +49,9 @@ class LoggedImage:
 
     name: str
     boxes: Tensor | None = None
-    """(G, 4) objects in pixels of the RoIs; None: chosen RoIs are not counted by object."""
+    """(G, 4) objects in pixels of the RoIs, or None. Without them, chosen RoIs are not counted by object."""
     scale: tuple[float, float] | None = None
-    """Pixels of the RoIs per pixel of the picture, along x and y; None: not known, such as in a mosaic of pictures."""
+    """Pixels of the RoIs per pixel of the picture, along x and y, or None if that is not known (a mosaic)."""
     mirrored_width: float | None = None
     """Width of the picture in its own pixels if the image is mirrored, else None."""
 

@@ -51,7 +51,7 @@ class Suspect:
     given_box: Box | None
     given_label: int | None
     proposed_box: Box | None
-    """The correction; None: remove the given box."""
+    """The correction, or None to remove the given box."""
     proposed_label: int | None
 
 
