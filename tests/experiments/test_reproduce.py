@@ -86,8 +86,7 @@ def _dry_run(name: str, *options: str) -> list[list[str]]:
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("options", [SMALL, PAPER], ids=["small", "paper"])
 def test_every_command_is_valid(name: str, options: list[str], recorded: Recorded) -> None:
-    seeds = 2 if options is SMALL else 1
-    lines = _dry_run(name, *options, "--seeds", str(seeds), "--solver.clip", "3")
+    lines = _dry_run(name, *options, "--seeds", "2", "--solver.clip", "3")
     for line in lines:
         assert ohem(*line).code == 0, line
     rows = TABLES[name].rows
@@ -98,10 +97,10 @@ def test_every_command_is_valid(name: str, options: list[str], recorded: Recorde
         }
     else:
         trainings = {(row.data, row.method, network) for row in rows for network in TABLES[name].networks_of(row)}
-    assert len(recorded.trained) == seeds * len(trainings)
-    assert {recipe.solver.seed for recipe in recorded.trained.values()} == set(range(seeds))
+    assert len(recorded.trained) == 2 * len(trainings)
+    assert {recipe.solver.seed for recipe in recorded.trained.values()} == {0, 1}
     assert {recipe.solver.clip for recipe in recorded.trained.values()} == {3.0}
-    assert len(recorded.tested) == seeds * sum(
+    assert len(recorded.tested) == 2 * sum(
         len(TABLES[name].networks_of(row)) if options is PAPER else 1 for row in rows
     )
 

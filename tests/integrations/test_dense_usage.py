@@ -21,28 +21,13 @@ from tests.helpers.one_stage import BATCHES, MAKE, Backbone, NoneSampler, batch,
 
 # Few points of FCOS have an IoU of a half, which `RandomSampler` requires by default.
 CONTRACT: dict[str, Any] = {**EVERY_SAMPLER, "default": None, "random": RandomSampler(16, fg_iou=0.0)}
-# A sampler does not depend on the kind of detector: every option of the samplers with one, and every class with all.
-OF_CLASSES = (
-    "default",
-    "ohem",
-    "joint",
-    "ratio",
-    "random",
-    "all",
-    "rank",
-    "proportional",
-    "iou_balanced",
-    "hierarchical",
-)
 KINDS = pytest.mark.parametrize("kind", MAKE)
 
 
-@pytest.mark.parametrize(
-    ("kind", "sampler"), [(kind, name) for kind in MAKE for name in (CONTRACT if kind == "ssd" else OF_CLASSES)]
-)
-def test_contract_of_a_detector(kind: str, sampler: str) -> None:
-    batches = {name: batch(name) for name in BATCHES}
-    check_detector(partial(make, kind, score_thresh=0.0), CONTRACT[sampler], batches)
+@KINDS
+@pytest.mark.parametrize("sampler", CONTRACT.values(), ids=CONTRACT)
+def test_contract_of_a_detector(kind: str, sampler: Any) -> None:
+    check_detector(partial(make, kind, score_thresh=0.0), sampler, {name: batch(name) for name in BATCHES})
 
 
 @pytest.mark.parametrize(
