@@ -97,6 +97,10 @@ ENTRIES: dict[str, Entry] = {
             "min_negatives": COUNT_OR_0,
         },
     ),
+    "NoiseAwareSampler": Entry(
+        {},
+        {"sampler": (None, *NOT_CALLABLE), "confidence": SHARE, "far": SHARE, "warmup": COUNT_OR_0},
+    ),
     "HierarchicalSampler": Entry({}, {**MINING, **RANKING, "nms_iou": SHARE}),
     "RankSampler": Entry({}, {**MINING, "pressure": (0.5, NAN, INF, None, *NOT_NUMBERS)}),
     "ProportionalSampler": Entry({}, MINING),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ohem.samplers import AllSampler as AllSampler
     from ohem.samplers import HierarchicalSampler as HierarchicalSampler
     from ohem.samplers import IoUBalancedSampler as IoUBalancedSampler
+    from ohem.samplers import NoiseAwareSampler as NoiseAwareSampler
     from ohem.samplers import OHEMSampler as OHEMSampler
     from ohem.samplers import ProportionalSampler as ProportionalSampler
     from ohem.samplers import RandomSampler as RandomSampler
@@ -38,6 +39,7 @@ _MODULES = {
     "IoUBalancedSampler": "ohem.samplers",
     "LoggedImage": "ohem.mining_log",
     "MiningLog": "ohem.mining_log",
+    "NoiseAwareSampler": "ohem.samplers",
     "OHEMLoss": "ohem.losses",
     "OHEMSampler": "ohem.samplers",
     "ProportionalSampler": "ohem.samplers",

@@ -72,7 +72,9 @@ class Forked:
     def wait(self, seconds: float = 60) -> Result:
         """Returns the result when the process has ended; the status is negative where a signal killed it."""
         self.process.join(seconds)
-        assert self.process.exitcode is not None, "it still runs"
+        if self.process.exitcode is None:
+            self.process.kill()  # or the tests would wait for it at their end
+            raise AssertionError(f"it still ran after {seconds} seconds")
         return Result(self.process.exitcode, *(path.read_text() for path in self._output))
 
 

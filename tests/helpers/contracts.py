@@ -19,6 +19,7 @@ from ohem.samplers import (
     AllSampler,
     HierarchicalSampler,
     IoUBalancedSampler,
+    NoiseAwareSampler,
     OHEMSampler,
     ProportionalSampler,
     RandomSampler,
@@ -49,6 +50,7 @@ EVERY_SAMPLER: dict[str, RoISampler] = {
     "proportional": ProportionalSampler(30),
     "iou_balanced": IoUBalancedSampler(8),
     "iou_balanced_bins": IoUBalancedSampler(7, fg_fraction=0.5, bins=4),
+    "noise_aware": NoiseAwareSampler(OHEMSampler(8), warmup=0),
     "hierarchical": HierarchicalSampler(8),
     "hierarchical_box": HierarchicalSampler(64, nms_iou=0.9, box_weight=1.0),
 }

@@ -28,7 +28,7 @@ def sampler_classes() -> set[type]:
 
 
 def test_every_exported_sampler_is_checked() -> None:
-    assert len(sampler_classes()) == 8
+    assert len(sampler_classes()) == 9
     assert sampler_classes() == {type(sampler) for sampler in EVERY_SAMPLER.values()}
 
 

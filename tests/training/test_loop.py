@@ -88,6 +88,15 @@ def test_a_resumed_run_has_the_same_shortlist(data: Path, tmp_path: Path) -> Non
     assert not same(weights(straight), weights(other))
 
 
+def test_a_resumed_run_counts_the_steps_of_the_warm_up(data: Path, tmp_path: Path) -> None:
+    straight, halved, never = tmp_path / "straight", tmp_path / "halved", tmp_path / "never"
+    common = ["--sampler.name", "noise_aware", "--sampler.confidence", 0.1]
+    for run, steps, warmup in ((straight, 6, 4), (halved, 3, 4), (halved, 6, 4), (never, 6, 6)):
+        assert ohem("train", run, *training(data, steps=steps), *common, "--sampler.warmup", warmup).code == 0
+    assert same(weights(straight), weights(halved))
+    assert not same(weights(straight), weights(never))
+
+
 def test_a_resumed_run_draws_the_same_scales(data: Path, tmp_path: Path) -> None:
     scales = ["--data.scales", 48, 56, 64]
     one, straight, halved = tmp_path / "one", tmp_path / "straight", tmp_path / "halved"

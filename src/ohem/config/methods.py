@@ -54,6 +54,12 @@ def _mine_anchors(recipe: Recipe) -> Recipe:
     return replace_options(recipe, sampler={"name": "ohem"}, model={"rpn_sampler": "ohem"})
 
 
+def _noise_aware(recipe: Recipe) -> Recipe:
+    """Changes to mining that sets RoIs aside in the second half of the schedule."""
+    warmup = recipe.solver.steps // 2
+    return replace_options(recipe, sampler={"name": "noise_aware", "warmup": warmup})
+
+
 CLASS_DEFAULTS = dict.fromkeys(("nms_iou", "cls_weight", "box_weight"))  # not the values that the recipe has for OHEM
 METHODS: dict[str, Method] = {
     "frcn": Method("heuristic sampling of Fast R-CNN", _sampler("random")),
@@ -79,6 +85,7 @@ METHODS: dict[str, Method] = {
     "proportional": Method("sampled in proportion to the loss", _sampler("proportional")),
     "builtin": Method("what torchvision's detector does without mining", _sampler("builtin")),
     "ohem-rpn": Method("OHEM, also among the anchors of the region proposal network", _mine_anchors),
+    "noise-aware": Method("OHEM without background that looks like an object without a box", _noise_aware),
     "ratio": Method("the hardest background at a ratio to the foreground (SSD)", _sampler("ratio", nms_iou=None)),
 }
 

@@ -27,6 +27,7 @@ SamplerName = Literal[
     "proportional",
     "iou_balanced",
     "hierarchical",
+    "noise_aware",
     "ratio",
 ]
 RPNSamplerName = Literal["ohem", "separate", "rank", "proportional", "ratio", "all"]
@@ -143,7 +144,8 @@ class SamplerConfig:
     """ohem: online hard example mining; random: the heuristic of Fast R-CNN; all: every RoI; builtin: the detector of
     torchvision without mining. release, mmdetection: OHEM as those programs have it; separate: foreground and
     background mined separately. rank, proportional: sampled with a probability that increases with the loss;
-    iou_balanced (Libra R-CNN); hierarchical (PISA); ratio: hardest background at a ratio to the foreground (SSD)."""
+    iou_balanced (Libra R-CNN); hierarchical (PISA); ratio: hardest background at a ratio to the foreground (SSD);
+    noise_aware: OHEM that sets aside background which looks like an object without a box."""
     batch_size: int | None = None
     """Number of RoIs of each image (B / N)."""
     fg_fraction: float | None = None
@@ -151,8 +153,8 @@ class SamplerConfig:
     bg_lo: float | None = None
     """random: lowest IoU of a background RoI with an object."""
     nms_iou: float | None = None
-    """ohem, release, separate, mmdetection, ratio: IoU above which a harder RoI suppresses another one; 1 switches NMS
-    off. hierarchical: IoU above which RoIs are neighbours."""
+    """ohem, release, separate, mmdetection, ratio, noise_aware: IoU above which a harder RoI suppresses another one; 1
+    switches NMS off. hierarchical: IoU above which RoIs are neighbours."""
     per_image: bool | None = None
     """ohem, release, separate, mmdetection: choose the hardest RoIs of each image, not those of the mini-batch."""
     suppress: Literal["image", "label"] | None = None
@@ -168,6 +170,12 @@ class SamplerConfig:
     """rank: probability of the hardest RoI divided by that of the easiest RoI."""
     negatives_per_positive: float | None = None
     """ratio: number of background RoIs for each foreground RoI."""
+    confidence: float | None = None
+    """noise_aware: probability of an object from which on a background RoI is set aside."""
+    far: float | None = None
+    """noise_aware: only background RoIs with a lower IoU with every object are set aside."""
+    warmup: int | None = None
+    """noise_aware: number of steps before any RoI is set aside."""
 
 
 @_heading("Solver")

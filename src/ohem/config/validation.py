@@ -9,8 +9,9 @@ from ohem.config.schema import BACKBONES_OF, Recipe
 from ohem.errors import InputError
 
 SHARES = (
-    "model.dropout", "model.rpn_score_thresh", "sampler.fg_fraction", "sampler.nms_iou", "solver.gamma",
-    "solver.momentum", "test.score", "test.nms_iou", "test.rescore_score", "test.first_nms_iou", "test.vote_iou",
+    "model.dropout", "model.rpn_score_thresh", "sampler.fg_fraction", "sampler.nms_iou", "sampler.confidence",
+    "sampler.far", "solver.gamma", "solver.momentum", "test.score", "test.nms_iou", "test.rescore_score",
+    "test.first_nms_iou", "test.vote_iou",
 )  # fmt: skip
 AT_LEAST_1 = (
     "model.rpn_batch_size", "data.short", "data.long", "data.scales", "proposals.top", "sampler.batch_size",
@@ -19,7 +20,7 @@ AT_LEAST_1 = (
 )  # fmt: skip
 AT_LEAST_0 = (
     "model.rescore_top", "model.shortlist", "data.workers",
-    "sampler.cls_weight", "sampler.box_weight", "sampler.negatives_per_positive",
+    "sampler.cls_weight", "sampler.box_weight", "sampler.negatives_per_positive", "sampler.warmup",
     "solver.lr", "solver.weight_decay", "solver.bias_lr", "solver.warmup", "solver.clip", "run.snapshot_every",
     "run.loss_every", "run.pictures_every",
 )  # fmt: skip

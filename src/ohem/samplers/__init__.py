@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from ohem.samplers.base import Losses, RoISampler, call_losses
 from ohem.samplers.heuristic import AllSampler, IoUBalancedSampler, RandomSampler
 from ohem.samplers.hierarchical import HierarchicalSampler
+from ohem.samplers.noise_aware import NoiseAwareSampler
 from ohem.samplers.ohem import OHEMSampler
 from ohem.samplers.ratio import RatioSampler
 from ohem.samplers.stochastic import ProportionalSampler, RankSampler
@@ -32,6 +33,7 @@ SAMPLERS: Mapping[str, NamedSampler] = {
     "proportional": NamedSampler(ProportionalSampler, ("batch_size",)),
     "iou_balanced": NamedSampler(IoUBalancedSampler, ("batch_size", "fg_fraction")),
     "hierarchical": NamedSampler(HierarchicalSampler, ("batch_size", "nms_iou", "cls_weight", "box_weight")),
+    "noise_aware": NamedSampler(NoiseAwareSampler.ohem, ("batch_size", "nms_iou", "confidence", "far", "warmup")),
     "ratio": NamedSampler(RatioSampler, ("negatives_per_positive", "nms_iou")),
 }
 """Every sampler that has a name in recipes and on the command line."""
@@ -50,6 +52,7 @@ __all__ = [
     "IoUBalancedSampler",
     "Losses",
     "NamedSampler",
+    "NoiseAwareSampler",
     "OHEMSampler",
     "ProportionalSampler",
     "RandomSampler",

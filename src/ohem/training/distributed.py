@@ -5,6 +5,7 @@ If one process stops or fails, all must stop, or the others would wait for ever.
 
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,12 @@ with without_its_import("torchmetrics"):
     from lightning_fabric import Fabric as Fabric
 
 T = TypeVar("T")
+SETTLE = 0.1
+"""Seconds before the processes are disconnected.
+
+torch 2.8 may wait for ever where an error ends a training at once: the end of a `DistributedDataParallel` holds the
+interpreter's lock while it waits for a thread of gloo, which needs that lock to finish the last exchange.
+"""
 _FAILED = 1 << 16  # above the number of every signal
 
 
@@ -74,6 +81,7 @@ def launched(config: RunConfig) -> Iterator[Fabric]:
     finally:
         # A process that exits while still connected may abort the ones it is connected to.
         if torch.distributed.is_available() and torch.distributed.is_initialized():
+            time.sleep(SETTLE)
             torch.distributed.destroy_process_group()
 
 

@@ -16,6 +16,7 @@ from ohem.integrations.rcnn import OHEMRoIHeads
 from ohem.mining_log import LoggedImage, MiningLog
 from ohem.models.build import build_sampler
 from ohem.recorder import Recorder
+from ohem.samplers import NoiseAwareSampler
 
 FOLDER = "mining"
 
@@ -48,7 +49,9 @@ def watch_classifier(recorder: Recorder, detector: Detector) -> None:
 
 
 def begin_step(recorder: Recorder, detector: Detector, examples: Sequence[Example], step: int) -> None:
-    """Announces the next images to a mining log."""
+    """Announces the next step to the samplers that count steps, and its images to a mining log."""
+    if isinstance(recorder.sampler, NoiseAwareSampler):
+        recorder.sampler.begin_step(step)
     if isinstance(recorder, MiningLog):
         recorder.begin_step([_logged(detector, example) for example in examples], step)
 
