@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ohem.rois import IGNORE, RoIs
-from ohem.samplers import Losses, OHEMSampler, RoISampler, call_losses
+from ohem.samplers import Losses, NoiseAwareSampler, OHEMSampler, RoISampler, call_losses
 from ohem.samplers.base import check_chosen, check_sampler
 
 # The easy background that mining is meant to leave out (paper, section 3.1) has a lower IoU with every object.
@@ -19,6 +19,7 @@ STATISTICS: dict[str, str] = {
     "chosen": "number of RoIs that were chosen",
     "foreground": "share of the chosen RoIs that are foreground",
     "far": f"share of the chosen RoIs whose IoU with every object is below {FAR}",
+    "set_aside": "number of RoIs that a `NoiseAwareSampler` set aside",
     "survivors": "number of RoIs that NMS left, before the hardest of them were chosen",
     "loss_chosen": "mean loss of the chosen RoIs, as used for the ranking",
     "loss_all": "mean loss of all RoIs that could be chosen, as used for the ranking",
@@ -76,7 +77,7 @@ class Recorder:
 
         The dict is empty before the first call. `loss_chosen`, `loss_all` and `nan` are known if the sampler called the
         losses: they are those of the read-only pass. `survivors` is known if, besides, the sampler is an `OHEMSampler`
-        and there were at most 10 000 RoIs.
+        and there were at most 10 000 RoIs; `set_aside` if it is a `NoiseAwareSampler`.
         """
         if self.rois is None or self.chosen is None:
             return {}
@@ -95,6 +96,8 @@ class Recorder:
             numbers["nan"] = float(self.losses.isnan().sum())
             if isinstance(self.sampler, OHEMSampler) and len(self.rois) <= MOST_COUNTED:
                 numbers["survivors"] = float(self.sampler.survivors(self.rois, self.losses))
+            if isinstance(self.sampler, NoiseAwareSampler):
+                numbers["set_aside"] = float(self.sampler.set_aside(self.rois, self.losses).sum())
         return numbers
 
     def iou_histogram(self) -> list[int]:

@@ -69,7 +69,7 @@ def test_zero_has_no_sign(tmp_path: Path) -> None:
 
 
 def test_chosen_rois_have_the_names_of_metrics_csv_and_a_legend(tmp_path: Path) -> None:
-    assert set(STATISTICS) <= set(COLUMNS)
+    assert set(STATISTICS) - set(COLUMNS) == {"set_aside"}  # of one sampler: its column comes after the others
     base = summary("frcn", 50.0, rois=2000.0, chosen=128.0, far=0.0)
     text = page(tmp_path, base, summary("ohem", 60.0, rois=2000.0, chosen=128.0, far=0.445, loss_all=0.25))
     assert "<th>method</th><th>rois</th><th>chosen</th><th>far</th><th>loss_all</th>" in text
@@ -107,6 +107,14 @@ def test_method_without_a_curve_is_named(tmp_path: Path) -> None:
     assert "is unknown for frcn, ohem: no snapshot was evaluated" in text
 
 
+def test_what_was_mined_among_anchors_has_columns(tmp_path: Path) -> None:
+    text = page(tmp_path, summary("frcn", 50.0, rois=1.0), summary("ohem-rpn", 60.0, rois=1.0, rpn_chosen=256.0))
+    assert "<th>rpn_chosen</th>" in text
+    assert "<td>256</td>" in text
+    assert f"of the anchors: {STATISTICS['chosen']}" in text
+    assert "rpn_" not in page(tmp_path, summary("frcn", 50.0, rois=1.0), summary("ohem", 60.0, rois=1.0))
+
+
 def test_wide_content_scrolls_in_its_own_box(tmp_path: Path) -> None:
     text = page(tmp_path, summary("frcn", 50.0, rois=1.0), summary("ohem", 60.0, rois=1.0))
     assert text.count("<table>") == text.count('<div class="scroll"> <table>') == 2
@@ -114,7 +122,13 @@ def test_wide_content_scrolls_in_its_own_box(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "text"),
-    [("far", 0.126, "13 %"), ("loss_all", 0.12345, "0.123"), ("rois", 1999.6, "2000"), ("survivors", None, "")],
+    [
+        ("far", 0.126, "13 %"),
+        ("rpn_far", 0.126, "13 %"),
+        ("loss_all", 0.12345, "0.123"),
+        ("rois", 1999.6, "2000"),
+        ("survivors", None, ""),
+    ],
 )
 def test_statistics_are_formatted_by_their_kind(name: str, value: float | None, text: str) -> None:
     assert format_statistic(name, value) == text

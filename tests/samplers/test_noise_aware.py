@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ohem.recorder import Recorder
 from ohem.rois import IGNORE
 from ohem.samplers import Losses, NoiseAwareSampler, OHEMSampler, RandomSampler
 from tests.helpers.make_rois import make_rois
@@ -44,6 +45,17 @@ def test_nothing_is_set_aside_before_the_warm_up_is_over() -> None:
     sampler = NoiseAwareSampler(plain, warmup=2)
     choices = [sampler(ROIS, fixed(LOSSES)).tolist() for _ in range(3)]
     assert choices == [[1, 2, 3], [1, 2, 3], [2, 4, 0]]
+
+
+def test_the_recorder_counts_what_is_set_aside() -> None:
+    recorder = Recorder(NoiseAwareSampler(OHEMSampler(3, nms_iou=None), warmup=1))
+    for expected in (0.0, 2.0, 2.0):
+        recorder(ROIS, fixed(LOSSES))
+        assert recorder.statistics()["set_aside"] == expected
+    assert "set_aside" in repr(recorder)
+    plain = Recorder(OHEMSampler(3))
+    plain(ROIS, fixed(LOSSES))
+    assert "set_aside" not in plain.statistics()
 
 
 def test_begin_step_continues_a_resumed_training() -> None:

@@ -20,6 +20,7 @@ MAX_POINTS = 60
 MIN_POINTS = 5
 """Minimum number of points in a training curve; runs with fewer rows in metrics.csv have none."""
 
+_RPN = "rpn_"  # prefix of the columns of metrics.csv about the anchors of the region proposal network
 _SHARES = ("foreground", "far")
 _LOSSES = ("loss_all", "loss_chosen")
 _AXES = {"seconds": "seconds of training", "step": "SGD step"}
@@ -64,6 +65,7 @@ def format_statistic(name: str, value: float | None) -> str:
     """Formats a mean of the column `name` of metrics.csv: a share in percent, a loss with 3 decimals, or a count."""
     if value is None:
         return ""
+    name = name.removeprefix(_RPN)
     if name in _SHARES:
         return f"{format_number(100 * value, 0)} %"
     return format_number(value, 3 if name in _LOSSES else 0)
@@ -73,10 +75,9 @@ def _content(summaries: Sequence[MethodSummary], commands: Sequence[Sequence[str
     from ohem.experiments.charts import gain_chart, svg
 
     base, *others = summaries
+    known = STATISTICS | {f"{_RPN}{name}": f"of the anchors: {meaning}" for name, meaning in STATISTICS.items()}
     statistics = {
-        name: meaning
-        for name, meaning in STATISTICS.items()
-        if any(method.mined(name) is not None for method in summaries)
+        name: meaning for name, meaning in known.items() if any(method.mined(name) is not None for method in summaries)
     }
     rows = min(len(run.curve) for method in summaries for run in method.runs)
     trained = [method for method in others if not method.is_untrained(base)]

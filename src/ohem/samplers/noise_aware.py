@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from ohem.checks import check_integer, check_share
@@ -71,11 +72,16 @@ class NoiseAwareSampler:
         if self._steps[0] <= self.warmup:
             return self.sampler(rois, losses)
         losses = cache(losses)
-        aside = self.suspects(rois, call_losses(losses, *self._weights))
+        aside = self.set_aside(rois, call_losses(losses, *self._weights))
         return self.sampler(replace(rois, labels=rois.labels.masked_fill(aside, IGNORE)), losses)
 
+    def set_aside(self, rois: RoIs, losses: Tensor) -> Tensor:
+        """Returns (R,) bool, the RoIs that the last call set aside: `suspects`, or none in the warm-up."""
+        suspects = self.suspects(rois, losses)
+        return suspects if self._steps[0] > self.warmup else torch.zeros_like(suspects)
+
     def suspects(self, rois: RoIs, losses: Tensor) -> Tensor:
-        """Returns (R,) bool, the RoIs to set aside by `losses` (R,), which have the weights of the wrapped sampler."""
+        """Returns (R,) bool, the background RoIs that look like an object, by `losses` (R,) of the wrapped sampler."""
         limit = (-math.log1p(-self.confidence) if self.confidence < 1 else math.inf) * self._weights[0]
         return (rois.labels == BACKGROUND) & (rois.ious < self.far) & (losses >= limit)
 
