@@ -228,6 +228,18 @@ COMMANDS: dict[str, Command] = {
         ],
         lambda world: {"regions": _json(world / "hard/hard.json")["regions"]},
     ),
+    "audit on detections": Command(
+        lambda world: [
+            *["audit", f"{world / 'ready'}:train", "--detections", world / "detections.json", "--pictures", 2],
+            *["--out", world / "audit"],
+        ],
+        lambda world: {"suspects": _json(world / "audit/audit.json")["suspects"]},
+    ),
+    "audit --apply": Command(
+        lambda world: ["audit", "--apply", world / "decisions.json", "--out", world / "corrected"],
+        lambda world: {path.name: path.read_bytes() for path in (world / "corrected").glob("Annotations/*.xml")},
+    ),
+    "report": _of_run("report", then=lambda world: {"report": _json(world / "run/report.json")}),
     "train from .safetensors": _train("ready", "--model.weights", "weights.safetensors"),
     "train from .pth": _train("ready", "--model.weights", "weights.pth"),
     "train on COCO": Command(lambda world: ["train", world / "new", *on_coco(world, 2)], _of("new")),

@@ -128,8 +128,9 @@ def _labels(path: Path, target: Path) -> None:
 
 def _json(path: Path, target: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_twins)
-    write = _results if isinstance(content, list) else _regions if "regions" in content else _coco
-    write(content, target)
+    if isinstance(content, list):
+        return _results(content, target)
+    (_regions if "regions" in content else _decisions if "decisions" in content else _coco)(content, target)
 
 
 def _results(content: list[dict[str, Any]], target: Path) -> None:
@@ -155,6 +156,23 @@ def _regions(content: dict[str, Any], target: Path) -> None:
     for one in content["regions"]:
         _must(len(one["box"]) == 4 and _inside(*one["box"]) and Path(one["image"]).is_file())
         _must(all(type(value) in (int, float) for value in one["box"]))
+    target.write_text(json.dumps(content))
+
+
+def _decisions(content: dict[str, Any], target: Path) -> None:
+    """Writes the decisions of `ohem audit --apply`; a box may reach out of the image, which clips it."""
+    known = json.loads(target.read_text())
+    _must(content["sources"] == known["sources"] and content["classes"] == known["classes"])
+    boxes = {json.dumps([d["image"], d["given"]]): d["given_box"] for d in known["decisions"]}
+    for one in content["decisions"]:
+        _must(one["decision"] in ("accept", "reject", "skip", "unsure"))
+        _must({one["given_class"], one["proposed_class"]} <= {*known["classes"], None})
+        place = json.dumps([one["image"], one["given"]])
+        given, proposed = one["given_box"], one["proposed_box"]
+        _must(place in boxes and (given is None) == (boxes[place] is None))
+        _must(given is None or all(abs(a - b) < 0.1 for a, b in zip(given, boxes[place], strict=True)))
+        _must(proposed is None or (proposed[0] < proposed[2] and proposed[1] < proposed[3]))
+        _must(given is not None or None not in (proposed, one["proposed_class"]))
     target.write_text(json.dumps(content))
 
 

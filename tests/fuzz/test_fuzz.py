@@ -25,7 +25,7 @@ from tests.fuzz.isolation import here
 from tests.fuzz.world import KINDS, World
 
 SEED = 0
-CASES = 40
+CASES = 46
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,8 @@ def make_world(world: Path, leave_out: Collection[str] = ()) -> None:
     ):
         _run(*arguments)
     _run(*COMMANDS["hard on detections"].arguments(world))
+    _run(*COMMANDS["audit on detections"].arguments(world))
+    _make_decisions(world)
     for name in ("compare", "reproduce", "demo"):
         if name not in leave_out:
             _run(*COMMANDS[name].arguments(world))
@@ -119,6 +121,19 @@ def _make_detections(world: Path) -> None:
     """Writes the boxes of abc.json as detections of the first class."""
     boxes = json.loads((world / "boxes/abc.json").read_text())
     (world / "detections.json").write_text(json.dumps([{**box, "category_id": 1} for box in boxes]))
+
+
+def _make_decisions(world: Path) -> None:
+    """Writes decisions about the first suspects, as the page of `ohem audit` saves them."""
+    report = json.loads((world / "audit/audit.json").read_text())
+    choices = ("accept", "unsure", "reject", "skip")
+    suspects = [
+        {key: suspect[key] for key in ("image", "given", "given_box", "given_class", "proposed_box", "proposed_class")}
+        for suspect in report["suspects"][:4]
+    ]
+    decisions = [{**suspect, "decision": choice} for suspect, choice in zip(suspects, choices, strict=True)]
+    content = {"sources": report["sources"], "classes": report["classes"], "decisions": decisions}
+    (world / "decisions.json").write_text(json.dumps(content))
 
 
 def _propose(world: Path) -> None:
@@ -238,8 +253,10 @@ KINDS: dict[str, Kind] = {
     "parts of proposals": Kind("partial/Proposals/*.parts/*", "propose again"),
     "mat": Kind("boxes.mat", "train on .mat", own=True),
     "boxes of one's own": Kind("boxes/*", "train on own boxes", own=True),
-    "detections of one's own": Kind("detections.json", "hard on detections", own=True),
+    "detections of one's own": Kind("detections.json", "hard on detections", "audit on detections", own=True),
     "hard.json": Kind("hard/hard.json", "train on regions", own=True),
+    "decisions.json": Kind("decisions.json", "audit --apply", own=True),
+    "mining log": Kind("run/mining/*.parquet", "report"),
     "weights.safetensors": Kind("weights.safetensors", "train from .safetensors", own=True),
     "weights.pth": Kind("weights.pth", "train from .pth", own=True),
     "caffemodel": Kind("weights.caffemodel", "caffe"),

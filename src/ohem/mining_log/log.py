@@ -159,7 +159,7 @@ class MiningLog(Recorder):
         self.path.mkdir(parents=True, exist_ok=True)
         for name, columns in self.tables().items():
             with atomic_write(files[name]) as temporary:
-                parquet.write_table(arrow.table(columns), temporary)
+                parquet.write_table(arrow.table(columns), temporary, write_page_checksum=True)
         self.continues = True
 
     def state_dict(self) -> dict[str, Any]:

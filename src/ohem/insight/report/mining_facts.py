@@ -107,7 +107,8 @@ def read_mining(folder: Path, most: int) -> MiningFacts | None:
     Raises:
         InputError: pyarrow is missing, or a table is damaged.
     """
-    places = [place for place in (folder, folder / "mining") if (place / "rows.parquet").exists()]
+    tables = [f"{name}.parquet" for name in _COLUMNS]
+    places = [place for place in (folder, folder / "mining") if any((place / name).exists() for name in tables)]
     if not places:
         return None
     rows, images, periods = (_read(places[0] / f"{name}.parquet", columns) for name, columns in _COLUMNS.items())
@@ -134,7 +135,8 @@ def read_mining(folder: Path, most: int) -> MiningFacts | None:
 def _read(path: Path, columns: Sequence[str]) -> Columns:
     parquet = import_extra("pyarrow.parquet", "ohem report")
     try:
-        table: Columns = parquet.read_table(path, columns=list(columns)).to_pydict()
+        read = parquet.read_table(path, columns=list(columns), page_checksum_verification=True)
+        table: Columns = read.to_pydict()
     except (OSError, ValueError, KeyError) as error:  # those of pyarrow are kinds of these
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is no table of a mining log ({reason}): train again, or remove the folder") from error

@@ -38,7 +38,10 @@ def apply_decisions(path: Path, out: Path) -> None:
     sources, decisions = content["sources"], content["decisions"]
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists: name a new folder with --out, since annotations are never changed in place")
-    data = open_dataset(sources, content["classes"], skip_others=True)
+    try:
+        data = open_dataset(sources, content["classes"], skip_others=True)
+    except InputError as error:
+        raise InputError(f"the data that {path} names cannot be read: {error}") from error
     corrections = _corrections(decisions, data, path)
     out.mkdir(parents=True, exist_ok=True)
     for source in data.sources:
