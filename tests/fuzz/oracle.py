@@ -128,9 +128,10 @@ def _labels(path: Path, target: Path) -> None:
 
 def _json(path: Path, target: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_twins)
-    if isinstance(content, list):
-        return _results(content, target)
-    (_regions if "regions" in content else _decisions if "decisions" in content else _coco)(content, target)
+    by_key = {"regions": _regions, "decisions": _decisions}
+    known = [write for key, write in by_key.items() if key in content]
+    write = _results if isinstance(content, list) else [*known, _coco][0]
+    write(content, target)
 
 
 def _results(content: list[dict[str, Any]], target: Path) -> None:

@@ -1,26 +1,17 @@
 """What a mining log says about a training."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ohem.errors import InputError
-from ohem.extras import import_extra
+from ohem.insight.mining_tables import Columns, read_tables
 from ohem.mining_log import COLUMNS
 
 MOMENTS = 5
 """Moments of a training whose hardest RoIs the report draws: its first fifth to its last."""
 IOUS = ((0, 1), (1, 5), (5, 8), (8, 10))
 """Groups of tenths of the IoU in the chart."""
-_COLUMNS = {
-    "rows": tuple(COLUMNS),
-    "images": ("image", "object", "visits", "mined", "chosen", "loss"),
-    "periods": ("first_step", "steps", "minable", "chosen", "loss", "ious", "labels"),
-}
-
-Columns = Mapping[str, list[Any]]
 
 
 @dataclass(frozen=True)
@@ -107,11 +98,10 @@ def read_mining(folder: Path, most: int) -> MiningFacts | None:
     Raises:
         InputError: pyarrow is missing, or a table is damaged.
     """
-    tables = [f"{name}.parquet" for name in _COLUMNS]
-    places = [place for place in (folder, folder / "mining") if any((place / name).exists() for name in tables)]
-    if not places:
+    tables = read_tables(folder, "ohem report")
+    if tables is None:
         return None
-    rows, images, periods = (_read(places[0] / f"{name}.parquet", columns) for name, columns in _COLUMNS.items())
+    rows, images, periods = tables.values()
     steps = sum(periods["steps"])
     if not steps:
         return None
@@ -130,20 +120,6 @@ def read_mining(folder: Path, most: int) -> MiningFacts | None:
             if values[1] >= 0
         ),
     )
-
-
-def _read(path: Path, columns: Sequence[str]) -> Columns:
-    parquet = import_extra("pyarrow.parquet", "ohem report")
-    try:
-        read = parquet.read_table(path, columns=list(columns), page_checksum_verification=True)
-        table: Columns = read.to_pydict()
-    except (OSError, ValueError, KeyError) as error:  # those of pyarrow are kinds of these
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is no table of a mining log ({reason}): train again, or remove the folder") from error
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise InputError(f"{path} has no column {missing[0]}: it is of another version; train again, or remove it")
-    return table
 
 
 def _periods(table: Columns) -> list[Period]:

@@ -19,9 +19,10 @@ from ohem.inputs.examples import open_recipe_data
 from ohem.insight.results_file import read_detections
 from ohem.insight.suspects.detections import NAME, write_detections
 from ohem.insight.suspects.folds import detect_out_of_fold
+from ohem.insight.suspects.mined import audit_mined, read_mined
 from ohem.insight.suspects.page import write_page
 from ohem.insight.suspects.report import as_rows, write_csv
-from ohem.insight.suspects.scores import ABOUT, KINDS, audit
+from ohem.insight.suspects.scores import ABOUT, KINDS
 from ohem.io.json_files import write_json
 from ohem.io.locks import NAME as LOCK
 from ohem.training.run_folder import sole_writer
@@ -80,7 +81,8 @@ def audit_annotations(
     _check_folder(out)
     with sole_writer(out, "the audit"):
         data, detections = _detections(sources, out, judge, recipe, folds, jobs)
-        suspects = audit([data.target(i) for i in range(len(data))], detections)
+        mined = {} if judge.run is None else read_mined(judge.run, data)
+        suspects = audit_mined([data.target(i) for i in range(len(data))], detections, mined)
         rows = as_rows(suspects, data)
         write_detections(out / NAME, detections)
         write_json(out / "audit.json", {"sources": list(sources), "classes": list(data.classes), "suspects": rows})
@@ -108,7 +110,6 @@ def _detections(
         model, of_run, _ = load_detector(judge.run)
         data = open_recipe_data(of_run, sources, "ohem audit SOURCE")
         detections, _ = detect_all(model, data, of_run)
-        # The losses in the mining log of the run belong here, as evidence about images that the run was trained on.
         return data, detections
     assert judge.detections is not None
     data = open_data(sources, recipe.data.classes, "ohem audit SOURCE", skip_others=bool(recipe.data.classes))
