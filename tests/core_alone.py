@@ -43,7 +43,8 @@ def use_every_public_name() -> set[str]:
     corners = torch.rand(60, 2).repeat(1, 2) * 40 + torch.tensor([0.0, 0.0, 20.0, 20.0])
     for name in samplers:
         kind = getattr(ohem, name)
-        sampler: ohem.RoISampler = ohem.Recorder(kind() if name in ("AllSampler", "RatioSampler") else kind(8))
+        whole = name in ("AllSampler", "RatioSampler", "NoiseAwareSampler")  # these have no batch size
+        sampler: ohem.RoISampler = ohem.Recorder(kind() if whole else kind(8))
         model = ohem.FastRCNN(tiny(), num_classes=2, sampler=sampler)
         sum(model(images, [corners], targets).values()).backward()
     detector = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=2)

@@ -25,7 +25,7 @@ def compare(level: str, options: argparse.Namespace) -> Path:
     """Compares the methods at one level, KIND-PERCENT; returns compare.json."""
     kind, percent = level.split("-")
     out: Path = options.out / level
-    source = write_noisy(options.train, out / "data", kind, int(percent) / 100)
+    source = write_noisy(options.train, options.out / "data" / level, kind, int(percent) / 100)
     command = [sys.executable, "-m", "ohem", "compare", str(out), "--recipe", options.recipe]
     command += ["--methods", *options.methods, "--seeds", str(options.seeds), "--jobs", str(options.jobs)]
     command += ["--curve", "0", "--data.train", source, "--data.test", options.test, *options.options]

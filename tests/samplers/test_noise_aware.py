@@ -1,4 +1,4 @@
-"""Background that looks like an object without a box is set aside; among the rest the wrapped sampler chooses."""
+"""Background that resembles an object without a box is set aside; among the rest the wrapped sampler chooses."""
 
 import math
 from dataclasses import replace

@@ -122,7 +122,7 @@ def test_seed_decides_everything(data: Path, tmp_path: Path) -> None:
 
 
 def killable(data: Path) -> list[Any]:
-    return [*training(data, steps=80), "--run.checkpoint-every", 20, "--run.log-every", 5]
+    return [*training(data, steps=60), "--run.checkpoint-every", 15, "--run.log-every", 5]
 
 
 def train_here(run: Path, options: list[Any]) -> None:
@@ -149,7 +149,7 @@ def test_killed_half_way_and_repeated_gives_the_same(
     killed, options = tmp_path / "killed", killable(data)
     process = Forked("train", killed, *options, folder=tmp_path)
     deadline = time.monotonic() + 120
-    while not (rows := read_metrics(killed)) or int(rows[-1]["step"]) < 25:
+    while not (rows := read_metrics(killed)) or int(rows[-1]["step"]) < 20:
         assert time.monotonic() < deadline
         assert process.is_alive(), process.wait()
         time.sleep(0.01)
@@ -159,11 +159,11 @@ def test_killed_half_way_and_repeated_gives_the_same(
     assert state is not None
     if number == signal.SIGKILL:
         assert result.code == -number
-        assert state["step"] % 20 == 0
+        assert state["step"] % 15 == 0
     else:
         assert result.code == 128 + number
         assert f"stopped by {number.name} after step {state['step']}" in result.out
-    assert 20 <= state["step"] < 80
+    assert 15 <= state["step"] < 60
     train_here(killed, options)
     assert same(weights(killed), weights(never_killed))
     assert timeless(killed) == timeless(never_killed)

@@ -85,7 +85,7 @@ METHODS: dict[str, Method] = {
     "proportional": Method("sampled in proportion to the loss", _sampler("proportional")),
     "builtin": Method("what torchvision's detector does without mining", _sampler("builtin")),
     "ohem-rpn": Method("OHEM, also among the anchors of the region proposal network", _mine_anchors),
-    "noise-aware": Method("OHEM without background that looks like an object without a box", _noise_aware),
+    "noise-aware": Method("OHEM without background that resembles an object without a box", _noise_aware),
     "ratio": Method("the hardest background at a ratio to the foreground (SSD)", _sampler("ratio", nms_iou=None)),
 }
 

@@ -145,7 +145,7 @@ class SamplerConfig:
     torchvision without mining. release, mmdetection: OHEM as those programs have it; separate: foreground and
     background mined separately. rank, proportional: sampled with a probability that increases with the loss;
     iou_balanced (Libra R-CNN); hierarchical (PISA); ratio: hardest background at a ratio to the foreground (SSD);
-    noise_aware: OHEM that sets aside background which looks like an object without a box."""
+    noise_aware: OHEM that sets aside background which resembles an object without a box."""
     batch_size: int | None = None
     """Number of RoIs of each image (B / N)."""
     fg_fraction: float | None = None

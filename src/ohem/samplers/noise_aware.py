@@ -18,11 +18,11 @@ from ohem.samplers.ohem import OHEMSampler
 
 @dataclass(frozen=True)
 class NoiseAwareSampler:
-    """A sampler that ignores RoIs which look like objects without a box. Another sampler chooses among the rest.
+    """A sampler that ignores RoIs which resemble objects without a box. Another sampler chooses among the rest.
 
     A RoI is set aside if it is background, has a low IoU with every annotated object, and the detector takes it for an
     object with `confidence`. This begins after `warmup` steps. Until then, hard background that is always labelled as
-    background has been learned, whereas objects of which only some lack a box still look like objects.
+    background has been learned, whereas objects of which only some lack a box still resemble objects.
 
     Args:
         sampler: chooses among the other RoIs.
@@ -81,7 +81,7 @@ class NoiseAwareSampler:
         return suspects if self._steps[0] > self.warmup else torch.zeros_like(suspects)
 
     def suspects(self, rois: RoIs, losses: Tensor) -> Tensor:
-        """Returns (R,) bool, the background RoIs that look like an object, by `losses` (R,) of the wrapped sampler."""
+        """Returns (R,) bool, the background RoIs that resemble an object, by `losses` (R,) of the wrapped sampler."""
         limit = (-math.log1p(-self.confidence) if self.confidence < 1 else math.inf) * self._weights[0]
         return (rois.labels == BACKGROUND) & (rois.ious < self.far) & (losses >= limit)
 

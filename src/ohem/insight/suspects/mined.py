@@ -1,4 +1,4 @@
-"""Evidence from the mining log of a run that was trained on the annotations: what stayed hard or looked like an object.
+"""Evidence from the mining log of a run that was trained on the annotations: what stayed hard or resembled an object.
 
 A detector that has learnt the errors of its annotations no longer contradicts them; its losses during the training did.
 
