@@ -1,7 +1,7 @@
 """The options of a command: from the command line, then from the --config file, then from the recipe."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -14,7 +14,7 @@ from cyclopts.config import Dict
 from ohem.config.recipe_file import read_run
 from ohem.config.recipes import named_recipe
 from ohem.config.renamed import check_arguments, rename
-from ohem.config.schema import Recipe
+from ohem.config.schema import Recipe, TestConfig
 from ohem.errors import InputError
 from ohem.io.files import describe_os_error
 
@@ -33,12 +33,12 @@ def fill_options(app: App, commands: tuple[str, ...], arguments: ArgumentCollect
         Dict(_read_yaml(path), source=str(path), use_commands_as_keys=False)(app, commands, arguments)
     if "--recipe" in given or commands in COMPARING:
         recipe = named_recipe(given.get("--recipe", DEFAULT_RECIPE))
-        _fill_groups(given_values(asdict(recipe)), app, commands, arguments)
+        _fill_groups(_own_values(recipe, Recipe()), app, commands, arguments)
     elif commands in TESTING and "RUN" in given:
         with catch_warnings():
             simplefilter("ignore")  # the command reads the recipe again, and warns then
             test = read_run(Path(given["RUN"])).test
-        _fill_groups({"test": given_values(asdict(test))}, app, commands, arguments)
+        _fill_groups({"test": _own_values(test, TestConfig())}, app, commands, arguments)
 
 
 def _read_none(arguments: ArgumentCollection) -> None:
@@ -73,7 +73,7 @@ def parse_options(arguments: Sequence[str], base: Recipe) -> Recipe:
     check_arguments(arguments)
     app = App(
         result_action="return_value",
-        config=[fill_options, partial(_fill_groups, given_values(asdict(base)))],
+        config=[fill_options, partial(_fill_groups, _own_values(base, Recipe()))],
         default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
         help_flags=(),
         version_flags=(),
@@ -116,6 +116,16 @@ def given_values(tree: dict[str, Any]) -> dict[str, Any]:
     """Returns the nested options that have a value, with lists in place of tuples."""
     values = {key: given_values(value) if isinstance(value, dict) else value for key, value in tree.items()}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None and v != ()}
+
+
+def _own_values(options: Any, default: Any) -> dict[str, Any]:
+    """Returns the nested options that differ from `default`: cyclopts fills in the others, and takes long for each."""
+    differing = {
+        field.name: _own_values(value, usual) if is_dataclass(value) else value
+        for field in fields(options)
+        if (value := getattr(options, field.name)) != (usual := getattr(default, field.name))
+    }
+    return given_values(differing)
 
 
 def format_recipe(recipe: Recipe) -> str:
