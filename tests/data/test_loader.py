@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -50,6 +51,19 @@ def same(a: Example, b: Example) -> bool:
 @given(st.integers(0, 1000), st.integers(0, 1000))
 def test_a_function_of_seed_and_position(seed: int, position: int) -> None:
     assert same(sequence(seed)[position], sequence(seed)[position])
+
+
+def test_an_order_is_drawn_once_in_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    count, jumps = len(EXAMPLES), [0, 3, 1, 4, 2, 5, 0, 9, 6, 10, 7, 11]
+    expected = [sequence()[position] for position in jumps]
+    drawn: list[object] = []
+    rng = np.random.default_rng
+    monkeypatch.setattr("numpy.random.default_rng", lambda seed: drawn.append(seed) or rng(seed))
+    one = sequence()
+    assert all(same(one[position], example) for position, example in zip(jumps, expected, strict=True))
+    assert len(drawn) == 4  # each of the epochs 0 to 3 once
+    for epoch in range(3):
+        assert sorted(one[epoch * count + i].id for i in range(count)) == Noise.ids
 
 
 def test_a_single_scale_is_used_for_all_images() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -159,13 +160,20 @@ class TrainingExamples(Dataset[Example]):
         self.seed = seed
         self.flips = flips
         self.scales = scales or (examples.short,)
+        self._orders: dict[int, NDArray[np.int64]] = {}
 
     def __getitem__(self, position: int) -> Example:
         epoch, offset = divmod(position, len(self.examples))
-        order = np.random.default_rng(seed_of(self.seed, Stream.ORDER, epoch)).permutation(len(self.examples))
         mirrored = self.flips and bool(seed_of(self.seed, Stream.FLIP, position) & 1)
         short = self.scales[seed_of(self.seed, Stream.SCALE, position) % len(self.scales)]
-        return self.examples.example(int(order[offset]), position, mirrored, short)
+        return self.examples.example(int(self._order(epoch)[offset]), position, mirrored, short)
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Returns the order of the images in an epoch. The last two are kept: to draw one takes time for each image."""
+        if epoch not in self._orders:
+            drawn = np.random.default_rng(seed_of(self.seed, Stream.ORDER, epoch)).permutation(len(self.examples))
+            self._orders = {**dict(list(self._orders.items())[-1:]), epoch: drawn}
+        return self._orders[epoch]
 
 
 class ImagePyramids(Dataset[ImagePyramid]):
