@@ -125,7 +125,10 @@ def test_repeated_call_replaces_its_own_files_only(mined: Path, voc: Path, tmp_p
     line = ["hard", "--detections", file, "--data", f"{voc}:train", "--out", mined]
     assert ohem(*line).code == 0
     assert [path.name for path in (mined / "regions").iterdir()] == ["00001-a.jpg"]
-    for name in ("regions/mine.jpg", "notes.txt"):
+    assert ohem("propose", f"{voc}:train", "--negatives", mined / "regions", "--jobs", 1).code == 0
+    assert (mined / "regions/Proposals").is_dir()
+    assert ohem(*line).code == 0
+    for name in ("regions/mine.jpg", "notes.txt", "Proposals"):
         (mined / name).write_text("mine")
         assert sentence(ohem(*line)).startswith(f"{mined / name} is no file of `ohem hard`")
         (mined / name).unlink()

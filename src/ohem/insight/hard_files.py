@@ -16,6 +16,7 @@ from ohem.inputs.negatives import is_region_content
 from ohem.io.files import is_leftover, remove_leftovers
 from ohem.io.json_files import write_json
 from ohem.io.locks import locked
+from ohem.proposals.generate import FOLDER as PROPOSALS
 
 NAME, SHEET, PICTURES, REGIONS = "hard.json", "hardest.jpg", "pictures", "regions"
 _LOCK = f".{NAME}.lock"
@@ -58,10 +59,11 @@ def check_place(out: Path, data: DetectionSet | None = None) -> None:
 
 
 def _files(out: Path) -> list[Path]:
-    """Returns all files of the folder, except locks and temporary files of killed processes."""
+    """Returns all files of the folder, except locks, temporary files of killed processes, and proposals of regions/."""
     places = [out, out / PICTURES, out / REGIONS]
+    known = [*places, out / REGIONS / PROPOSALS]  # proposals have digests of their images, and are made again
     paths = [path for place in places if place.is_dir() for path in sorted(place.iterdir())]
-    return [path for path in paths if path not in places and path.name != _LOCK and not is_leftover(path)]
+    return [path for path in paths if path not in known and path.name != _LOCK and not is_leftover(path)]
 
 
 def write_regions(out: Path, regions: Sequence[Region], data: DetectionSet, origin: str, draw: int) -> None:

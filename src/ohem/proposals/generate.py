@@ -26,6 +26,8 @@ from ohem.proposals.store import OldFormat, Proposals, check_settings, write_pro
 
 PART_SECONDS = 3.0  # a SIGKILL loses at most the work of this time
 Boxes = dict[str, NDArray[np.float32]]
+FOLDER = "Proposals"
+"""Folder of the proposal files in the folder of the data."""
 
 
 def cache_name(split: str, mode: Mode = "fast") -> str:
@@ -36,7 +38,7 @@ def cache_name(split: str, mode: Mode = "fast") -> str:
 def cache_path(folder: Path, split: str, mode: Mode = "fast") -> Path:
     """Returns the proposal file of `folder:split`: with the data, or in the cache of the user if that is read-only."""
     name = cache_name(split, mode)
-    local = folder / "Proposals" / name
+    local = folder / FOLDER / name
     if local.exists() or os.access(local.parent if local.parent.exists() else folder, os.W_OK):
         return local
     where = folder.resolve()
