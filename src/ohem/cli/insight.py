@@ -104,7 +104,7 @@ def audit(
     jobs
         Number of trainings at the same time; they share the cores.
     run
-        Folder of a run to use instead of folds. It should not have been trained on the data.
+        Folder of a run to use instead of folds. If it was trained on the data, its mining log is also used.
     detections
         JSON file of results in COCO's format to use instead of folds: of any detector.
     apply
