@@ -22,14 +22,17 @@ class NoiseAwareSampler:
 
     A RoI is set aside if it is background, has a low IoU with every annotated object, and the detector takes it for an
     object with `confidence`. This begins after `warmup` steps. Until then, hard background that is always labelled as
-    background has been learned, whereas objects of which only some lack a box still resemble objects.
+    background has been learned, whereas objects of which only some lack a box still resemble objects. On the generated
+    scenes, where hard background is learned late, it does not help (docs/results/noise.md). Check it on your data. With
+    `confidence` 0 and `warmup` 0, background that overlaps no object is never trained on, as with the `bg_lo` of the
+    paper's baseline.
 
     Args:
         sampler: chooses among the other RoIs.
         confidence: probability of an object, 1 - p(background), from which on a background RoI is set aside. It is read
             from the classification loss, which must be the cross-entropy -log p of the label, as in R-CNN detectors.
         far: a RoI with this IoU with an annotated object, or more, is never set aside.
-        warmup: number of steps (calls) before any RoI is set aside. Half of the schedule is a good choice.
+        warmup: number of steps (calls) before any RoI is set aside.
 
     Raises:
         TypeError: an argument is of another type.
