@@ -52,6 +52,15 @@ def as_recipe(options: argparse.Namespace, recipe: Recipe = Recipe()) -> Recipe:
     return replace_options(recipe, data=size, proposals={"folder": options.proposals, "mode": options.mode})
 
 
+def parse_with_more(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Returns the arguments before `--`, and those after it as `options`: argparse refuses these after others."""
+    given = sys.argv[1:]
+    end = given.index("--") if "--" in given else len(given)
+    parsed = parser.parse_args(given[:end])
+    parsed.options = given[end + 1 :]
+    return parsed
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Calls `main`; prints the message of an `InputError` and exits with status 2."""
     try:

@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.audit.peers import confidence, loss, objectlab
 from benchmarks.audit.plant import Planted, Target, flags, plant
 from benchmarks.audit.score import calibration_error, figures
-from benchmarks.common import print_table, run_main
+from benchmarks.common import parse_with_more, print_table, run_main
 from ohem.data.dataset import DetectionSet
 from ohem.data.sources import open_dataset
 from ohem.insight import audit
@@ -96,8 +96,7 @@ def main() -> None:
     parser.add_argument("--detections", type=Path, help="detections.safetensors of the right annotations")
     parser.add_argument("--out", type=Path, default=Path("runs/audit-figures"))
     parser.add_argument("--recipe", default="small-ohem", help="recipe of the folds")
-    parser.add_argument("options", nargs="*", help="options of ohem audit, after --")
-    options = parser.parse_args()
+    options = parse_with_more(parser)
     data = open_dataset([options.source])
     targets, sizes = [data.target(i) for i in range(len(data))], [data.size(i) for i in range(len(data))]
     results: dict[int, dict[str, dict[str, float]]] = {}

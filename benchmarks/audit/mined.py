@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.audit.figures import summary, write_planted
 from benchmarks.audit.plant import Planted, flags, plant
 from benchmarks.audit.score import calibration_error, figures
-from benchmarks.common import print_table, run_main
+from benchmarks.common import parse_with_more, print_table, run_main
 from ohem.data.sources import open_dataset
 from ohem.evaluation.evaluate import detect_all, load_detector
 from ohem.inputs.examples import open_recipe_data
@@ -93,8 +93,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.1, help="errors, as a share of the objects")
     parser.add_argument("--out", type=Path, default=Path("runs/audit-mined"))
     parser.add_argument("--recipe", default="small-ohem")
-    parser.add_argument("options", nargs="*", help="options of ohem train, after --")
-    given = parser.parse_args()
+    given = parse_with_more(parser)
     cases = {
         seed: Case(given.source, given.out / f"seed-{seed}", seed, given.share, given.recipe, given.options)
         for seed in given.seeds

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from benchmarks.common import print_table, run_main
+from benchmarks.common import parse_with_more, print_table, run_main
 from benchmarks.noise.plant import write_noisy
 
 LEVELS = ("missing-0", "missing-10", "missing-30", "missing-50", "class-10", "class-30")
@@ -44,8 +44,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/noise"))
-    parser.add_argument("options", nargs="*", help="options of ohem compare, after --")
-    options = parser.parse_args()
+    options = parse_with_more(parser)
     table = Table("errors")
     for level in options.levels:
         report = json.loads(compare(level, options).read_text())
