@@ -46,15 +46,15 @@ class Case:
         self.detections, _ = detect_all(model, planted_data, of_run)
         self.mined = mining.read_mined(run, planted_data)
 
-    def samples(self, given: bool) -> tuple[list[list[float]], list[bool]]:
-        """Returns the log odds by detections and the evidence of the log, and whether the suspect is an error."""
+    def samples(self) -> tuple[list[list[float]], list[bool]]:
+        """Returns log odds by detections and relative loss of the given boxes, and whether they are errors."""
         suspects = audit(self.targets, self.detections, least=1e-4)
-        right = flags(suspects, self.planted)
-        kept = [i for i, s in enumerate(suspects) if (s.given is not None) == given and s.image in self.mined]
-        features = [
-            [float(logit(suspects[i].score)), mining.feature(suspects[i], self.mined[suspects[i].image])] for i in kept
-        ]
-        return features, [right[i] is not None for i in kept]
+        features, hits = [], []
+        for suspect, error in zip(suspects, flags(suspects, self.planted), strict=True):
+            if suspect.given is not None and suspect.image in self.mined:
+                features.append([float(logit(suspect.score)), float(self.mined[suspect.image][suspect.given])])
+                hits.append(error is not None)
+        return features, hits
 
     def results(self) -> dict[str, dict[str, float]]:
         """Returns the figures with and without the log."""
@@ -72,16 +72,17 @@ def _figures(suspects: Sequence[Suspect], planted: Sequence[Planted]) -> dict[st
     }
 
 
-def fit(cases: Sequence[Case], given: bool) -> tuple[float, ...]:
-    """Returns offset, weight of the log odds by detections and weight of the evidence of the log."""
+def fit(cases: Sequence[Case]) -> tuple[float, float, float]:
+    """Returns offset, weight of the log odds by detections and weight of the relative loss."""
     features: list[Any] = []
     right: list[bool] = []
     for case in cases:
-        more, hits = case.samples(given)
+        more, hits = case.samples()
         features += more
         right += hits
     model = LogisticRegression(C=1.0, max_iter=3000).fit(np.asarray(features), right)
-    return (float(model.intercept_[0]), *map(float, model.coef_[0]))
+    odds, loss = map(float, model.coef_[0])
+    return float(model.intercept_[0]), odds, loss
 
 
 def main() -> None:
@@ -99,10 +100,8 @@ def main() -> None:
         for seed in given.seeds
     }
     if given.fit:
-        for name in ("GIVEN", "MISSING"):
-            values = fit([cases[seed] for seed in given.fit], name == "GIVEN")
-            print(f"{name} = ({', '.join(f'{value:.2f}' for value in values)})")
-            setattr(mining, name, values)
+        mining.COEFFICIENTS = fit([cases[seed] for seed in given.fit])
+        print(f"COEFFICIENTS = ({', '.join(f'{value:.2f}' for value in mining.COEFFICIENTS)})")
     print_table(summary({seed: case.results() for seed, case in cases.items() if seed not in given.fit}))
 
 
