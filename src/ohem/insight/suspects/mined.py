@@ -2,8 +2,8 @@
 
 A detector that has learnt the errors of its annotations no longer contradicts them; its losses during the training did.
 
-Background RoIs that were mined and taken for an object are no evidence of missing boxes here: in a fit to planted errors
-their weight was negative.
+Background RoIs that were mined and taken for an object are no evidence of missing boxes here: in a fit to planted
+errors their weight was negative.
 """
 
 from __future__ import annotations
