@@ -7,14 +7,15 @@ visits: RoIs that were taken for an object, as in `NoiseAwareSampler`, at this v
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+import ohem.samplers
 from ohem.cli import main
 from ohem.mining import hard_examples
-from ohem.rois import BACKGROUND, RoIs
+from ohem.rois import BACKGROUND, IGNORE, RoIs
 from ohem.samplers import SAMPLERS, NamedSampler, NoiseAwareSampler, OHEMSampler
 from ohem.samplers.base import Losses, by_image, call_losses
 
@@ -24,16 +25,20 @@ class Trimmed(NoiseAwareSampler):
     """Sets aside the top share of the losses of isolated background, which grows to 1 - `confidence`."""
 
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
-        share = (1 - self.confidence) * min(1.0, (self._steps[0] + 1) / max(self.warmup, 1))
         self._steps[0] += 1
         values = call_losses(losses)
+        labels = rois.labels.masked_fill(self.set_aside(rois, values), IGNORE)
+        return self.sampler(replace(rois, labels=labels), lambda *_: values)
+
+    def set_aside(self, rois: RoIs, losses: Tensor) -> Tensor:
+        """Returns (R,) bool, the isolated background of the highest losses."""
+        share = (1 - self.confidence) * min(1.0, self._steps[0] / max(self.warmup, 1))
         isolated = (rois.labels == BACKGROUND) & (rois.ious < self.far)
-        labels = rois.labels.clone()
+        aside = torch.zeros_like(isolated)
         for image in by_image(rois):
             here = image[isolated[image]]
-            labels[here[hard_examples(values[here], round(share * len(here)))]] = -1
-        changed = RoIs(rois.boxes, rois.images, labels, rois.targets, rois.ious, rois.num_images)
-        return self.sampler(changed, lambda *_: values)
+            aside[here[hard_examples(losses[here], round(share * len(here)))]] = True
+        return aside
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,6 @@ def run(name: str, arguments: list[str]) -> None:
         ),
         SAMPLERS["noise_aware"].options,
     )
-    import ohem.samplers
-
     ohem.samplers.SAMPLERS = known
     main(arguments)
 

@@ -1,6 +1,6 @@
 """The tables of a mining log, read with checks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ TABLES: Mapping[str, Sequence[str]] = {
 Columns = Mapping[str, list[Any]]
 
 
-def read_tables(folder: Path, user: str) -> dict[str, Columns] | None:
-    """Reads the tables of `TABLES`.
+def read_tables(folder: Path, user: str, names: Collection[str] = tuple(TABLES)) -> dict[str, Columns] | None:
+    """Reads tables of `TABLES`.
 
     Args:
         folder: folder of the tables; those may be in its folder `mining`.
         user: command that reads them, for messages.
+        names: the tables to read.
 
     Returns:
         The columns of each table, or None if there is no mining log.
@@ -34,7 +35,7 @@ def read_tables(folder: Path, user: str) -> dict[str, Columns] | None:
     places = [place for place in (folder, folder / "mining") if any((place / name).exists() for name in files)]
     if not places:
         return None
-    return {name: _read(places[0] / f"{name}.parquet", columns, user) for name, columns in TABLES.items()}
+    return {name: _read(places[0] / f"{name}.parquet", TABLES[name], user) for name in names}
 
 
 def _read(path: Path, columns: Sequence[str], user: str) -> Columns:

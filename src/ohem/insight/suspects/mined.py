@@ -40,7 +40,7 @@ def read_mined(run: Path, data: DetectionSet) -> Mined:
     Raises:
         InputError: a table of the log is damaged.
     """
-    tables = read_tables(run, "ohem audit")
+    tables = read_tables(run, "ohem audit", ["images"])
     if tables is None:
         return {}
     losses = _losses(tables["images"], {name: index for index, name in enumerate(data.ids)})
