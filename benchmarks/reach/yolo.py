@@ -5,7 +5,8 @@
 
 The data may be of any format that `ohem train` reads; they are copied into YOLO layout below the folder of the
 results. The network begins with random weights, or those of `--weights FILE.pt`. Every training has the same schedule
-and augmentation; horizontal flips are off with `--no-flip`. Detections are scored as `ohem eval` does. Repeat the
+and augmentation; every mini-batch is a step of the optimiser (`nbs`), since small data have few of them. Horizontal
+flips are off with `--no-flip`. Detections are scored as `ohem eval` does. Repeat the
 command to resume it: a training that has its results is not done again.
 """
 
@@ -101,8 +102,8 @@ def _trained(options: argparse.Namespace, name: str, seed: int, yaml: Path, fold
         model = with_ohem(model, sampler())
     flips = {} if options.flip else {"fliplr": 0.0}
     model.train(
-        data=str(yaml), epochs=options.epochs, imgsz=options.imgsz, batch=options.batch, seed=seed, val=False,
-        device="cpu", workers=0, plots=False, verbose=False, amp=False, exist_ok=True,
+        data=str(yaml), epochs=options.epochs, imgsz=options.imgsz, batch=options.batch, nbs=options.batch, seed=seed,
+        val=False, device="cpu", workers=0, plots=False, verbose=False, amp=False, exist_ok=True,
         project=str(folder.parent.resolve()), name=folder.name, **flips,
     )  # fmt: skip
     return YOLO(folder / "weights" / "last.pt")

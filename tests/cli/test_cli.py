@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.fuzz.commands import children_in_this_process
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.toy_data import NAMES, make_toy, training
 
@@ -195,7 +196,8 @@ def test_several_sources_are_concatenated(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.* has no object of .* of the classes")  # in so few images
 def test_demo_end_to_end(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    result = ohem("demo", folder, "--steps", 3, "--train-images", 3, "--test-images", 2)
+    with children_in_this_process():
+        result = ohem("demo", folder, "--steps", 3, "--train-images", 3, "--test-images", 2)
     assert result.code == 0, result.err
     reports = [json.loads((folder / method / "eval.json").read_text()) for method in ("frcn", "ohem")]
     assert all(f"{report['map']:.1f}" in result.out for report in reports)

@@ -1,10 +1,14 @@
 """Jobs: finished work is not repeated, and an interrupted command can be resumed."""
 
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from ohem.experiments import runner
 from ohem.experiments.runner import Job
 from tests.experiments.test_compare import NAMES, compare_arguments
 from tests.helpers.command_line import Forked
@@ -36,6 +40,22 @@ def test_job_is_done_again_if_its_files_are_damaged_or_its_data_changed(tmp_path
 def test_job_without_reports_has_no_map(tmp_path: Path) -> None:
     evaluations = {tmp_path / "eval.json": ["eval", "run"], tmp_path / "submission": ["eval", "run", "--submit"]}
     assert Job(tmp_path, ["train", "run"], evaluations).maps() == []
+
+
+@pytest.mark.parametrize(
+    ("output", "news"),
+    [("step 1/9\nstep 2/9", "run: step 2/9\n"), ("wrote\n      ohem detect run IMAGE", ""), ("", "")],
+    ids=["progress", "hint", "nothing"],
+)
+def test_last_line_of_a_log_is_printed_once(
+    output: str, news: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "_python_command", lambda arguments: [sys.executable, "-c", f"print({output!r})"])
+    job = runner._RunningJob(Job(tmp_path / "run", ["train"]), 2, 0)
+    job.process.wait()
+    for _ in range(2):
+        job.print_news()
+    assert capsys.readouterr().err == news
 
 
 def test_signal_leaves_checkpoints_from_which_the_command_continues(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from ohem.cli.app import Metric, RunTest, Settings, app
 from ohem.config.recipes import list_recipes, named_recipe
 from ohem.config.resolve import format_recipe
 from ohem.config.schema import ProposalConfig, Recipe, TestConfig
+from ohem.demo.text import STEPS
 from ohem.errors import InputError
 
 
 @app.command
 def demo(
-    folder: Path = Path("runs/demo"), /, *, steps: int | None = None, train_images: int = 160, test_images: int = 80
+    folder: Path = Path("runs/demo"), /, *, steps: int = STEPS, train_images: int = 160, test_images: int = 80
 ) -> None:
     """Train with heuristic sampling and with OHEM on generated images, and compare them. Nothing is downloaded.
 
@@ -23,7 +24,7 @@ def demo(
     folder
         Folder for the data, both runs and the pictures.
     steps
-        Number of training steps of each method. Default: that of the recipes demo-frcn and demo-ohem.
+        Number of training steps of each method.
     train_images
         Number of generated images to train on.
     test_images

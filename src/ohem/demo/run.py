@@ -7,14 +7,19 @@ from typing import Any
 from ohem.config.recipes import RECIPES
 from ohem.config.schema import Recipe
 from ohem.data.synthetic import CLASSES, make_scenes
-from ohem.demo.text import TITLES, summary
+from ohem.demo.text import STEPS, TITLES, summary
 from ohem.detection.draw import draw_detections, draw_side_by_side
 from ohem.evaluation.detect import draw_confident, save_picture
-from ohem.evaluation.evaluate import detect_images, evaluate_run, load_detector
+from ohem.evaluation.evaluate import detect_images, load_detector
+from ohem.evaluation.report import NAME as REPORT
+from ohem.evaluation.report import read_report
+from ohem.experiments.commands import propose_command, train_command
+from ohem.experiments.runner import Job, run_jobs
 from ohem.inputs.datasets import open_data
 from ohem.inputs.examples import build_examples, build_pyramids
 from ohem.io.console import make_console, make_table
-from ohem.training.run import run_training
+from ohem.training.fingerprints import digest_of_sets
+from ohem.training.run_folder import sole_writer
 
 PICTURES = 8
 """Number of test scenes that are drawn."""
@@ -22,24 +27,35 @@ SCORE = 0.3
 """Lowest score of a detection that is drawn."""
 
 
-def make_demo(folder: Path, steps: int | None, train_images: int, test_images: int) -> None:
+def make_demo(folder: Path, steps: int, train_images: int, test_images: int) -> None:
     """Does what `run_demo` does after its introduction."""
     make_scenes(folder / "data", train=train_images, test=test_images, progress=True)
-    reports = {}
-    for number, (method, title) in enumerate(TITLES.items(), start=1):
-        print(f"\n{number} of {len(TITLES)}: training and evaluation with {title}", flush=True)
-        run_training(folder / method, f"demo-{method}", _recipe(method, folder / "data", steps))
-        reports[method] = evaluate_run(folder / method)
-    _draw_test_scenes(folder)
-    _print_average_precisions(reports)
+    with sole_writer(folder, "the demo"):
+        run_jobs([_job(folder, method, steps) for method in TITLES], len(TITLES), _propose_command(folder / "data"))
+        _draw_test_scenes(folder)
+    _print_average_precisions({method: read_report(folder / method / REPORT) for method in TITLES})
     print(summary(folder))
 
 
-def _recipe(method: str, data: Path, steps: int | None) -> Recipe:
+def _recipe(method: str, data: Path, steps: int) -> Recipe:
+    """Returns the recipe of `method` with the same schedule in fewer or more steps."""
     recipe = RECIPES[f"demo-{method}"].recipe
-    solver = recipe.solver if steps is None else replace(recipe.solver, steps=steps)
+    decay = max(1, recipe.solver.decay_every * steps // recipe.solver.steps)
     sources = replace(recipe.data, train=(f"{data}:trainval",), test=(f"{data}:test",), classes=CLASSES)
-    return replace(recipe, data=sources, solver=solver)
+    return replace(recipe, data=sources, solver=replace(recipe.solver, steps=steps, decay_every=decay))
+
+
+def _propose_command(data: Path) -> list[str]:
+    recipe = _recipe("frcn", data, STEPS)
+    return propose_command([*recipe.data.train, *recipe.data.test], [], recipe.proposals)
+
+
+def _job(folder: Path, method: str, steps: int) -> Job:
+    """Returns the training of `method`, and its evaluation."""
+    run, recipe = folder / method, _recipe(method, folder / "data", steps)
+    sets = [open_data(sources, CLASSES, "--data") for sources in (recipe.data.train, recipe.data.test)]
+    evaluations = {run / REPORT: ["eval", str(run)]}
+    return Job(run, train_command(run, f"demo-{method}", recipe), evaluations, digest_of_sets(*sets))
 
 
 def _draw_test_scenes(folder: Path) -> None:
@@ -47,7 +63,7 @@ def _draw_test_scenes(folder: Path) -> None:
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
     models = [load_detector(folder / method, accelerator="cpu")[0] for method in TITLES]
-    recipe = _recipe("frcn", folder / "data", None)
+    recipe = _recipe("frcn", folder / "data", STEPS)
     data = open_data(recipe.data.test, CLASSES, "--data.test")
     pyramids = build_pyramids(build_examples(data, recipe), recipe)
     first = [pyramids[i] for i in range(min(PICTURES, len(data)))]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ohem.config.schema import Recipe
@@ -21,7 +21,7 @@ from ohem.inputs.datasets import check_objects, training_data
 from ohem.inputs.examples import open_recipe_data
 from ohem.io.console import make_console
 from ohem.io.json_files import write_json
-from ohem.training.fingerprints import digests_of_data
+from ohem.training.fingerprints import digest_of_sets
 from ohem.training.run_folder import sole_writer
 
 
@@ -131,7 +131,7 @@ def _check_data(recipe: Recipe, out: Path) -> str:
     if any(source.folder.resolve() == out.resolve() for data in (train, test) for source in data.sources):
         raise InputError(f"{out} is a folder of the data: name another one for the runs")
     check_objects(test, recipe.data.test, "name another split for --data.test")
-    return " ".join(text for data in (train, test) for text in astuple(digests_of_data(data)) if text)
+    return digest_of_sets(train, test)
 
 
 def _propose_command(recipe: Recipe) -> list[str]:

@@ -20,6 +20,7 @@ from ohem.io.digests import digest_of_file
 from ohem.io.files import atomic_write
 from ohem.io.locks import WAIT
 from ohem.io.numbers import format_number
+from ohem.io.progress import LineClock
 from ohem.processes import PARENT, collect_signals
 from ohem.training.logs.metrics_log import NAME as METRICS
 
@@ -147,7 +148,8 @@ def format_time_left(seconds: float) -> str:
 def run_jobs(jobs: Sequence[Job], parallel: int, first: Sequence[str]) -> None:
     """Runs what remains of `jobs`, and prints one line for each run that is done.
 
-    With one job at a time the output of its commands is printed; with several, it is in the file RUN.log of each.
+    With one job at a time the output of its commands is printed; with several, it is in the file RUN.log of each, and
+    the last line of each is printed to standard error every few seconds.
 
     Args:
         jobs: the runs.
@@ -171,6 +173,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int, first: Sequence[str]) -> None:
                 run_command(first)
             if waiting and parallel > 1:
                 print(f"the output of each run is in its log file, such as {_log_file(waiting[0].run)}", flush=True)
+            clock = LineClock()
             while waiting or running:
                 if received:
                     print(f"ohem: stopped by {signal.Signals(received[0]).name}: repeat the command to continue")
@@ -181,6 +184,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int, first: Sequence[str]) -> None:
                 time.sleep(POLL_SECONDS)
                 if not received:
                     running = _advance(running, progress)
+                    _print_news(running, clock)
         finally:
             for job in running:
                 job.stop()
@@ -219,6 +223,7 @@ class _RunningJob:
         if self.log:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             self.log.unlink(missing_ok=True)
+        self.news = ""
         self.process = self._start()
 
     @property
@@ -232,14 +237,23 @@ class _RunningJob:
         if status is None:
             return True
         if status:
+            line = self._last_line_of_log().removeprefix("ohem: ")
+            reason = f" ({line})" if line else ""
             raise InputError(
-                f"`{format_command(self.remaining[0])}` ended with status {status}{self._last_line_of_log()}: "
+                f"`{format_command(self.remaining[0])}` ended with status {status}{reason}: "
                 "correct that and repeat the command"
             )
         self.job.mark_done(self.remaining.pop(0))
         if self.remaining:
             self.process = self._start()
         return bool(self.remaining)
+
+    def print_news(self) -> None:
+        """Prints the last line of the log to standard error, if it is another than the last time."""
+        line = self._last_line_of_log()
+        if line != self.news and not line.startswith(" "):  # not a hint, which a run prints at its end
+            print(f"{self.job.run.name}: {line}", file=sys.stderr, flush=True)
+            self.news = line
 
     def stop(self) -> None:
         """Sends SIGTERM to the command, and waits until it has written its checkpoint."""
@@ -271,7 +285,7 @@ class _RunningJob:
         if self.log is None:
             return ""
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        return f" ({lines[-1].removeprefix('ohem: ')})" if lines else ""
+        return lines[-1] if lines else ""
 
 
 def _advance(running: Sequence[_RunningJob], progress: Progress) -> list[_RunningJob]:
@@ -284,6 +298,13 @@ def _advance(running: Sequence[_RunningJob], progress: Progress) -> list[_Runnin
                 progress.describe(job.job.run.name, job.job.maps(), [other.seconds for other in unfinished])
             )
     return unfinished
+
+
+def _print_news(running: Sequence[_RunningJob], clock: LineClock) -> None:
+    """Prints the progress of the jobs if it is time for it."""
+    if clock.is_due():
+        for job in running:
+            job.print_news()
 
 
 def _log_file(run: Path) -> Path:

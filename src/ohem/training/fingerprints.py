@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,6 +51,11 @@ def digests_of_data(data: DetectionData) -> DataDigests:
             _add(annotations, "background", target["background"])
     files = digests_of_files([data.path(i) for i in range(len(data))])
     return DataDigests(_short(" ".join(files)), annotations.hexdigest()[:16])
+
+
+def digest_of_sets(*sets: DetectionData) -> str:
+    """Returns the digests of the images and annotations of several data sets, without proposals, in one line."""
+    return " ".join(text for data in sets for text in astuple(digests_of_data(data)) if text)
 
 
 def digest_of_proposals(names: Sequence[str], proposals: Mapping[str, Any], top: int) -> str:
