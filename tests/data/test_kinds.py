@@ -14,9 +14,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from ohem.data.annotations.findings import Note
 from ohem.data.coco import COCODetection
 from ohem.data.dataset import DetectionSet, ImageFolder
-from ohem.data.findings import Note
 from ohem.data.sources import open_dataset
 from ohem.data.voc import VOCDetection
 from ohem.data.yolo import YOLODetection

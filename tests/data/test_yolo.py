@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ohem.data.findings import Note
+from ohem.data.annotations.findings import Note
 from ohem.data.yolo import YOLODetection, is_yolo, label_path, parse_source
 from ohem.errors import InputError
 from tests.helpers.datasets import save_turned

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ohem.data.annotation import Annotation
-from ohem.data.coco_json import read_instances
+from ohem.data.annotations.findings import Findings, Note
+from ohem.data.annotations.table import AnnotationTable
+from ohem.data.coco_index import read_indexed
 from ohem.data.dataset import DetectionSet, Source
-from ohem.data.findings import Findings, Note
 from ohem.errors import InputError
 
 
@@ -44,11 +44,12 @@ class COCODetection(DetectionSet):
     layout = "in COCO's format"
     sources: Sequence[COCOSource]
 
-    def _read(self, text: str, findings: Findings) -> tuple[Source, list[Annotation]]:
+    def _read(self, text: str, findings: Findings) -> tuple[Source, AnnotationTable]:
         path, folder = parse_source(text)
-        instances = read_instances(path, folder, findings)
+        instances = read_indexed(path, folder, findings)
         numbers = tuple(instances.image_ids), tuple(instances.category_ids.items()), tuple(instances.groups)
-        return COCOSource(text, folder, path.stem, tuple(instances.names), 0, *numbers), instances.annotations
+        source = COCOSource(text, folder, path.stem, tuple(instances.names), 0, *numbers)
+        return source, instances.annotations
 
     def _given_classes(self, findings: Findings) -> tuple[str, ...]:
         used = {name for source in self.sources for name, _ in source.category_ids if name not in source.groups}

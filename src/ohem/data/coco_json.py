@@ -13,9 +13,20 @@ from reprlib import repr as shortened
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 
-from ohem.data.annotation import Annotation, Floats, Frame, check_in_pixels, class_name, clip_box, find_frame
-from ohem.data.findings import Findings, Note
+from ohem.data import coco_arrays
+from ohem.data.annotations.annotation import (
+    Annotation,
+    Floats,
+    Frame,
+    check_in_pixels,
+    class_name,
+    clip_box,
+    find_frame,
+)
+from ohem.data.annotations.findings import Findings, Note
+from ohem.data.annotations.table import AnnotationTable
 from ohem.data.voc import no_such_folder
 from ohem.errors import InputError
 from ohem.images.orientation import Size
@@ -36,7 +47,7 @@ class Instances:
     image_ids: list[int]
     names: list[str]
     """`file_name` of each image without its suffix."""
-    annotations: list[Annotation]
+    annotations: AnnotationTable
     """Annotations of the images without a fault."""
 
 
@@ -58,7 +69,8 @@ def read_instances(path: Path, folder: Path, findings: Findings) -> Instances:
 
     A file without a list of annotations, such as those of the test server, has no objects.
     """
-    content = _parse_json(path)
+    entries_only = coco_arrays.parse(path)
+    content = _parse_json(path) if entries_only is None else _as_record(entries_only)
     categories = _read_categories(content, path, findings)
     entries = _read_images(content, path)
     if not folder.is_dir():
@@ -69,23 +81,56 @@ def read_instances(path: Path, folder: Path, findings: Findings) -> Instances:
         with findings.collected(where):
             file = _image_file(entry, folder, where)
             images[number] = _Image(file, find_frame(_read_size(entry, where), file, where, findings))
+    table = None
+    if entries_only is not None and len(images) == len(entries):
+        table = _fast_table(path, images, entries_only, categories, findings)
+    if table is None:
+        content = content if entries_only is None else _parse_json(path)
+        table = _read_objects(content, path, entries, images, categories, findings)
+    category_ids: dict[str, int] = {}
+    for number, name in sorted(categories.items()):
+        category_ids.setdefault(name, number)
+    return Instances(
+        category_ids,
+        _groups(content, path, set(table.names)),
+        list(entries),
+        [_without_suffix(entry["file_name"]) for entry in entries.values()],
+        table,
+    )
+
+
+def _as_record(content: coco_arrays.Content) -> Record:
+    """Returns the images and categories as those of a parsed file."""
+    return {"images": [to_builtins(image) for image in content.images], "categories": content.categories}
+
+
+def _fast_table(
+    path: Path,
+    images: Mapping[int, _Image],
+    content: coco_arrays.Content,
+    categories: Mapping[int, str],
+    findings: Findings,
+) -> AnnotationTable | None:
+    files, frames = zip(*((image.file, image.frame) for image in images.values()), strict=True)
+    return coco_arrays.as_table(path, files, frames, list(images), content.annotations, categories, findings)
+
+
+def _read_objects(
+    content: Record,
+    path: Path,
+    entries: Mapping[int, Record],
+    images: Mapping[int, _Image],
+    categories: Mapping[int, str],
+    findings: Findings,
+) -> AnnotationTable:
+    """Adds the objects to their images, one after the other."""
     for thing, where in _records(content, "annotations", path) if "annotations" in content else ():
         with findings.collected(where):
             _add(images, entries, thing, categories, where, findings)
     for number, image in images.items():
         with findings.collected(_entry_name(entries[number], "image", path)):
             check_in_pixels(image.raw, _entry_name(entries[number], "image", path))
-    used = {name for image in images.values() for name in image.names}
-    category_ids: dict[str, int] = {}
-    for number, name in sorted(categories.items()):
-        category_ids.setdefault(name, number)
-    return Instances(
-        category_ids,
-        _groups(content, path, used),
-        list(entries),
-        [_without_suffix(entry["file_name"]) for entry in entries.values()],
-        [_annotation(path, image) for image in images.values()],
-    )
+    return AnnotationTable.of([_annotation(path, image) for image in images.values()])
 
 
 def _parse_json(path: Path) -> Record:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ohem.data.annotation import Annotation, class_name, without_objects
-from ohem.data.findings import NAMED, Findings, first_of
+from ohem.data.annotations.annotation import Annotation, class_name, without_objects
+from ohem.data.annotations.findings import NAMED, Findings, first_of
+from ohem.data.annotations.table import AnnotationTable
 from ohem.data.transforms import read_image
 from ohem.errors import InputError, closest
 from ohem.images.files import images_below, images_by_id
@@ -98,20 +100,21 @@ class DetectionSet(ABC):
         skip_others: bool = False,
     ) -> None:
         self._must_be_annotated = annotated
-        self._annotations: list[Annotation] = []
         self.background: dict[int, Tensor] = {}
         findings = Findings()
         sources: list[Source] = []
+        tables: list[AnnotationTable] = []
         for text in [source] if isinstance(source, str) else source:
-            read, annotations = self._read(text, findings)
+            read, table = self._read(text, findings)
             _check_disjoint(read, sources)
-            sources.append(replace(read, first=len(self)))
-            self._annotations += annotations
+            sources.append(replace(read, first=sum(map(len, tables))))
+            tables.append(table)
         if not sources:
             raise InputError(f"the list of sources is empty: give at least one {self.form}")
         findings.refuse()
         self.sources = sources
-        self.annotated = all(file.exists() for file in {annotation.file for annotation in self._annotations})
+        self._annotations = reduce(AnnotationTable.joined, tables)
+        self.annotated = all(Path(file).exists() for file in self._annotations.places())
         self.ids = _unique_ids(sources)
         title = " + ".join(map(str, sources))
         if classes is None:
@@ -119,12 +122,17 @@ class DetectionSet(ABC):
         else:
             self.classes = tuple(class_name(name) for name in classes)
             self.other_classes = _other_classes(self._annotations, self.classes, title, skip_others)
-            self._annotations = [annotation.of_classes(set(self.classes)) for annotation in self._annotations]
-        self._labels = {name: label for label, name in enumerate(self.classes, start=1)}
+            self._annotations = self._annotations.of_classes(self.classes)
+        self._number_classes()
         findings.warn(title)
 
+    def _number_classes(self) -> None:
+        labels = {name: label for label, name in enumerate(self.classes, start=1)}
+        # Classes that are left out have no object.
+        self._labels = np.array([labels.get(name, 0) for name in self._annotations.names], np.int64)
+
     @abstractmethod
-    def _read(self, text: str, findings: Findings) -> tuple[Source, list[Annotation]]:
+    def _read(self, text: str, findings: Findings) -> tuple[Source, AnnotationTable]:
         """Reads the source `text`; returns it and the annotations without a fault. `findings` gets the faults."""
 
     @abstractmethod
@@ -140,7 +148,7 @@ class DetectionSet(ABC):
 
     def path(self, index: int) -> Path:
         """Returns the file of the image."""
-        return self._annotations[index].image
+        return Path(self._annotations.images[index])
 
     def annotation(self, index: int) -> Annotation:
         """Returns the annotation of the image, with its file and the image that its boxes refer to."""
@@ -150,7 +158,7 @@ class DetectionSet(ABC):
         """Returns the data set with only the images of these indices, in their order here, and the same classes."""
         kept = sorted(set(indices))
         part, sources = copy(self), list[Source]()
-        part._annotations, part.ids = [self._annotations[i] for i in kept], [self.ids[i] for i in kept]
+        part._annotations, part.ids = self._annotations.take(kept), [self.ids[i] for i in kept]
         for source in self.sources:
             inside = [i - source.first for i in kept if i in range(*source.indices.indices(len(self)))]
             sources.append(source.part(inside, sources[-1].indices.stop if sources else 0))
@@ -167,7 +175,7 @@ class DetectionSet(ABC):
         """
         findings = Findings()
         known = {self.path(index).resolve() for index in range(len(self))} if folders else set()
-        sources, annotations = list(self.sources), []
+        sources, annotations = list(self.sources), list[Annotation]()
         for folder in folders:
             source, read = _read_folder(
                 folder, " of --data.negatives", known, " + ".join(map(str, self.sources)), findings
@@ -175,7 +183,7 @@ class DetectionSet(ABC):
             sources.append(replace(source, first=sources[-1].indices.stop))
             annotations += read
         findings.refuse()
-        self._annotations += annotations
+        self._annotations = self._annotations.joined(AnnotationTable.of(annotations))
         self.sources, self.ids = sources, _unique_ids(sources)
 
     def add_background(self, index: int, boxes: npt.NDArray[Any]) -> None:
@@ -185,21 +193,21 @@ class DetectionSet(ABC):
 
     def files(self) -> Iterator[Path]:
         """Yields every file of the data set: annotations and images."""
-        yield from {annotation.file for annotation in self._annotations}
-        yield from (annotation.image for annotation in self._annotations)
+        yield from map(Path, self._annotations.places())
+        yield from map(Path, self._annotations.images)
 
     def size(self, index: int) -> tuple[int, int]:
         """Returns `(height, width)` of the upright image in pixels."""
-        return self._annotations[index].frame.upright
+        return self._annotations.frame(index).upright
 
     def as_annotated(self, index: int, boxes: Tensor) -> Tensor:
         """Turns boxes `[N, 4]` of the upright image into boxes as annotated, for result files."""
-        turned = self._annotations[index].frame.turned_back(boxes.numpy(force=True))
+        turned = self._annotations.frame(index).turned_back(boxes.numpy(force=True))
         return torch.from_numpy(np.ascontiguousarray(turned)).to(boxes)
 
     def as_upright(self, index: int, boxes: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Turns boxes `[N, 4]` as annotated, such as those of result files, into boxes of the upright image."""
-        return self._annotations[index].frame.turned(boxes)
+        return self._annotations.frame(index).turned(boxes)
 
     def image(self, index: int) -> Tensor:
         """Reads the image, `uint8 [3, H, W]`, RGB, upright; raises `InputError` where the file is damaged."""
@@ -210,26 +218,21 @@ class DetectionSet(ABC):
 
         There may be area, `float32 [N]`, and background, `float32 [P, 4]`, regions that are always trained on.
         """
-        annotation = self._annotations[index]
+        table, objects = self._annotations, self._annotations.objects(index)
         target = {
-            "boxes": torch.tensor(annotation.boxes, dtype=torch.float32).reshape(-1, 4),
-            "labels": torch.tensor([self._labels[name] for name in annotation.names], dtype=torch.int64),
-            "ignore": torch.tensor(annotation.ignore, dtype=torch.bool),
+            "boxes": torch.from_numpy(table.boxes[objects].copy()),
+            "labels": torch.tensor(self._labels[table.classes[objects]].tolist(), dtype=torch.int64),
+            "ignore": torch.from_numpy(table.ignore[objects].copy()),
         }
-        if annotation.area is not None:
-            target["area"] = torch.tensor(annotation.area, dtype=torch.float32)
+        if table.has_area[index]:
+            target["area"] = torch.from_numpy(table.area[objects].copy())
         if index in self.background:
             target["background"] = self.background[index]
         return target
 
     def objects(self) -> Counter[str]:
         """Counts the objects of each class, without ignored ones."""
-        return Counter(
-            name
-            for annotation in self._annotations
-            for name, ignore in zip(annotation.names, annotation.ignore, strict=True)
-            if not ignore
-        )
+        return self._annotations.objects_by_class(ignored=False)
 
 
 class ImageFolder(DetectionSet):
@@ -238,8 +241,9 @@ class ImageFolder(DetectionSet):
     form = "FOLDER"
     layout = "a folder of images without an object"
 
-    def _read(self, text: str, findings: Findings) -> tuple[Source, list[Annotation]]:
-        return _read_folder(text, "", set(), text, findings)
+    def _read(self, text: str, findings: Findings) -> tuple[Source, AnnotationTable]:
+        source, annotations = _read_folder(text, "", set(), text, findings)
+        return source, AnnotationTable.of(annotations)
 
     def _given_classes(self, findings: Findings) -> tuple[str, ...]:
         return ()
@@ -289,20 +293,18 @@ def _unique_ids(sources: Sequence[Source]) -> list[str]:
     ]
 
 
-def _other_classes(
-    annotations: Sequence[Annotation], classes: tuple[str, ...], title: str, skip: bool
-) -> tuple[str, ...]:
+def _other_classes(table: AnnotationTable, classes: tuple[str, ...], title: str, skip: bool) -> tuple[str, ...]:
     """Returns names in the annotations that are not in `classes`; warns that they are skipped, or refuses them."""
     known = set(classes)
     if len(known) < len(classes) or "" in known:
         raise InputError(f"the classes {', '.join(classes)} hold a name twice, or an empty one: remove it")
-    others = Counter(name for annotation in annotations for name in annotation.names if name not in known)
+    others = Counter({name: count for name, count in table.objects_by_class(ignored=True).items() if name not in known})
     if not others:
         return ()
-    first = next(annotation for annotation in annotations if not known.issuperset(annotation.names))
+    first = table.file_of(others)
     count = f"{others.total()} object{'s' * (others.total() > 1)}"
     hints = ", ".join(_with_hint(name, classes) for name in list(others)[:NAMED]) + ", ..." * (len(others) > NAMED)
-    where = f"of other classes than {first_of(classes)}: {hints}; the first of them in {first.file}"
+    where = f"of other classes than {first_of(classes)}: {hints}; the first of them in {first}"
     if not skip:
         raise InputError(
             f"{title} has {count} {where}: correct the names, or train with these classes (--data.classes skips "

@@ -15,9 +15,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from ohem.data.annotation import Annotation, without_objects
+from ohem.data.annotations.annotation import without_objects
+from ohem.data.annotations.findings import Findings
+from ohem.data.annotations.table import AnnotationTable
 from ohem.data.dataset import DetectionSet, Source
-from ohem.data.findings import Findings
 from ohem.data.voc_xml import read_annotation
 from ohem.errors import InputError
 from ohem.images.files import SUFFIXES
@@ -33,7 +34,7 @@ class VOCDetection(DetectionSet):
     form = "FOLDER:SPLIT"
     layout = "in VOC layout"
 
-    def _read(self, text: str, findings: Findings) -> tuple[Source, list[Annotation]]:
+    def _read(self, text: str, findings: Findings) -> tuple[Source, AnnotationTable]:
         folder, split = parse_source(text)
         lines = _read_split(folder, split)
         images = _image_files(folder)
@@ -45,10 +46,10 @@ class VOCDetection(DetectionSet):
                 image = _only(images[stem], stem)
                 read = self._must_be_annotated or path.exists()
                 annotations.append(read_annotation(path, image, findings) if read else without_objects(path, image))
-        return Source(f"{folder}:{split}", folder, split, tuple(ids)), annotations
+        return Source(f"{folder}:{split}", folder, split, tuple(ids)), AnnotationTable.of(annotations)
 
     def _given_classes(self, findings: Findings) -> tuple[str, ...]:
-        return tuple(sorted({name for annotation in self._annotations for name in annotation.names}))
+        return tuple(sorted(self._annotations.names))
 
 
 def parse_source(text: str) -> tuple[Path, str]:

@@ -15,8 +15,8 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeXML
 
-from ohem.data.annotation import Annotation, check_in_pixels, class_name, clip_box, find_frame
-from ohem.data.findings import Findings, Note
+from ohem.data.annotations.annotation import Annotation, check_in_pixels, class_name, clip_box, find_frame
+from ohem.data.annotations.findings import Findings, Note
 from ohem.errors import InputError, closest
 from ohem.images.orientation import Size
 from ohem.io.files import describe_os_error

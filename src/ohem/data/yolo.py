@@ -22,9 +22,10 @@ from typing import Any
 
 import yaml
 
-from ohem.data.annotation import Annotation, class_name
+from ohem.data.annotations.annotation import class_name
+from ohem.data.annotations.findings import Findings, Note
+from ohem.data.annotations.table import AnnotationTable
 from ohem.data.dataset import DetectionSet, Source
-from ohem.data.findings import Findings, Note
 from ohem.data.yolo_labels import read_labels
 from ohem.errors import InputError
 from ohem.images.files import images_below, images_by_id, is_image
@@ -54,7 +55,7 @@ class YOLODetection(DetectionSet):
     layout = "in YOLO layout"
     sources: Sequence[YOLOSource]
 
-    def _read(self, text: str, findings: Findings) -> tuple[Source, list[Annotation]]:
+    def _read(self, text: str, findings: Findings) -> tuple[Source, AnnotationTable]:
         path, split = parse_source(text)
         content = _parse_yaml(path)
         names, keypoints = _read_names(content, path, findings), _keypoints(content, path)
@@ -70,7 +71,8 @@ class YOLODetection(DetectionSet):
         for name, image in images.items():
             with findings.collected(labels[name]):
                 annotations.append(read_labels(labels[name], image, names, keypoints, findings))
-        return YOLOSource(f"{path}:{split}", root, split, tuple(images), names=tuple(names)), annotations
+        source = YOLOSource(f"{path}:{split}", root, split, tuple(images), names=tuple(names))
+        return source, AnnotationTable.of(annotations)
 
     def _given_classes(self, findings: Findings) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for source in self.sources for name in source.names))

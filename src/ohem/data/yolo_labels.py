@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ohem.data.annotation import Annotation, Floats, Frame, clip_box
-from ohem.data.findings import Findings, Note
+from ohem.data.annotations.annotation import Annotation, Floats, Frame, clip_box
+from ohem.data.annotations.findings import Findings, Note
 from ohem.errors import InputError
 from ohem.images.orientation import UPRIGHT
 from ohem.images.read import read_header

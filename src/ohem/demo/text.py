@@ -4,7 +4,7 @@ from pathlib import Path
 
 TITLES = {"frcn": "heuristic sampling", "ohem": "OHEM"}
 """Method, which is the name of its run folder -> its title in pictures and tables."""
-STEPS = 1200
+STEPS = 1500
 """Training steps of each method. The recipes have more, which the documents' comparisons need and a demo does not."""
 
 

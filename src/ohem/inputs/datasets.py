@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ohem.config.schema import DataConfig, Recipe
 from ohem.config.validation import check_recipe
-from ohem.data.annotation import class_name
+from ohem.data.annotations.annotation import class_name
+from ohem.data.annotations.findings import first_of
 from ohem.data.dataset import DetectionSet
-from ohem.data.findings import first_of
 from ohem.data.sources import FORMS, open_dataset
 from ohem.errors import InputError
 from ohem.inputs.negatives import add_negatives

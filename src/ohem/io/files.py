@@ -1,6 +1,7 @@
 """Files that are never half-written, and messages for files that cannot be written."""
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -51,6 +52,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the error above is the one to report
             temporary.unlink(missing_ok=True)
+
+
+def cache_folder(folder: Path) -> Path:
+    """Returns the folder in the cache of the user for what belongs to `folder`, which may be read-only."""
+    where = folder.resolve()
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "ohem" / f"{where.name}-{hashlib.sha256(str(where).encode()).hexdigest()[:8]}"
 
 
 def is_leftover(path: Path) -> bool:

@@ -1,7 +1,6 @@
 """Proposals of a data set: made by several processes, kept with the data, and resumed after an interruption."""
 
 import glob
-import hashlib
 import os
 import shutil
 import time
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from ohem.errors import InputError
 from ohem.io.digests import digests_of_files
+from ohem.io.files import cache_folder
 from ohem.io.locks import locked
 from ohem.io.progress import Counter
 from ohem.proposals.parallel import check_jobs, results_of
@@ -41,10 +41,7 @@ def cache_path(folder: Path, split: str, mode: Mode = "fast") -> Path:
     local = folder / FOLDER / name
     if local.exists() or os.access(local.parent if local.parent.exists() else folder, os.W_OK):
         return local
-    where = folder.resolve()
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = hashlib.sha256(str(where).encode()).hexdigest()[:8]
-    path = caches / "ohem" / f"{where.name}-{digest}" / name
+    path = cache_folder(folder) / name
     if not path.exists():
         warnings.warn(f"{folder} cannot be written: its proposals are kept in {path}", UserWarning, stacklevel=2)
     return path

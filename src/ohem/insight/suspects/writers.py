@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from defusedxml import ElementTree as SafeXML
 
-from ohem.data.annotation import Annotation, class_name
+from ohem.data.annotations.annotation import Annotation, class_name
 from ohem.data.coco import COCOSource
 from ohem.data.coco import parse_source as parse_coco
 from ohem.data.dataset import DetectionSet, Source

@@ -81,6 +81,12 @@ class Findings:
         """Counts a note of a kind at the place `where`."""
         self.notes.setdefault(kind, Counter())[str(where)] += 1
 
+    def add(self, other: Findings) -> None:
+        """Adds the notes and faults of `other`."""
+        for kind, places in other.notes.items():
+            self.notes.setdefault(kind, Counter()).update(places)
+        self.faults += other.faults
+
     @contextmanager
     def collected(self, file: str | Path) -> Iterator[None]:
         """Keeps an `InputError` about `file` for the end, so that all files are reported at once."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ohem.data.findings import Findings, Note
+from ohem.data.annotations.findings import Findings, Note
 from ohem.errors import InputError
 from ohem.images.orientation import UPRIGHT, Size, turn_boxes, turn_boxes_back
 from ohem.images.read import Header, read_header
@@ -60,19 +60,6 @@ class Annotation:
     """`difficult` objects of VOC, crowds of COCO."""
     area: Floats | None = None
     """`[N]`, area in square pixels as the format states it; in COCO it is the area of the outline."""
-
-    def of_classes(self, classes: set[str]) -> Annotation:
-        """Returns the annotation with only the objects of `classes`."""
-        kept = [i for i, name in enumerate(self.names) if name in classes]
-        return Annotation(
-            self.file,
-            self.image,
-            self.frame,
-            [self.names[i] for i in kept],
-            self.boxes[kept],
-            [self.ignore[i] for i in kept],
-            None if self.area is None else self.area[kept],
-        )
 
 
 def without_objects(file: Path, image: Path) -> Annotation:
