@@ -10,6 +10,7 @@ from PIL import Image
 
 from ohem.data.loader import Examples
 from ohem.inputs.datasets import open_data
+from ohem.training import fingerprints
 from ohem.training.fingerprints import digest_of_examples, digest_of_weights
 from tests.helpers.toy_data import make_toy
 
@@ -49,11 +50,28 @@ def shorten(folder: Path) -> None:
     (folder / "ImageSets" / "Main" / "test.txt").write_text("g\n")
 
 
+@pytest.mark.parametrize("whole", [0, 9], ids=["ends", "whole"])
 @pytest.mark.parametrize("change", [paint, difficult, shorten, rename])
-def test_a_change_of_the_data_shows(tmp_path: Path, change: Callable[[Path], None]) -> None:
+def test_a_change_of_the_data_shows(
+    tmp_path: Path, change: Callable[[Path], None], whole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprints, "WHOLE_FILES", whole)
     folder = make_toy(tmp_path / "toy")
     before = digest_of_examples(examples(folder))
     change(folder)
+    assert digest_of_examples(examples(folder)) != before
+
+
+def test_only_the_ends_of_the_images_of_large_sets_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprints, "WHOLE_FILES", 0)
+    folder = make_toy(tmp_path / "toy")
+    path = folder / "JPEGImages" / "h.png"
+    content = path.read_bytes()
+    path.write_bytes(content + bytes(9000) + b"end")
+    before = digest_of_examples(examples(folder))
+    path.write_bytes(content + bytes(4500) + b"1" + bytes(4499) + b"end")
+    assert digest_of_examples(examples(folder)) == before
+    path.write_bytes(content + bytes(8999) + b"1end")
     assert digest_of_examples(examples(folder)) != before
 
 

@@ -14,7 +14,7 @@ def introduce(folder: Path, steps: int, train_images: int, test_images: int) -> 
         f"This demo makes {train_images + test_images} scenes with handwritten digits, and trains a small detector on "
         f"{train_images} of them\nwith {TITLES['frcn']} (Fast R-CNN) and with {TITLES['ohem']} (online hard example "
         f"mining), at the same time, {steps} steps each.\nIt compares the two on the other {test_images}.\n"
-        f"With the default settings it takes about 3 minutes on 2 CPU cores. All files are in {folder}.",
+        f"With the default settings it takes 3 to 6 minutes on 2 CPU cores. All files are in {folder}.",
         flush=True,
     )
 

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from ohem.data.loader import DetectionData, Examples
-from ohem.io.digests import digests_of_files
+from ohem.io.digests import digest_of_ends, digest_of_file, digests_of_files
 
 KEYS = ("boxes", "labels", "ignore")
 """Fields of a target that training and evaluation depend on."""
+WHOLE_FILES = 50_000
+"""Highest number of images that are read as a whole for their digests. Those of COCO are 19 GB."""
 
 
 class _Hash(Protocol):
@@ -49,7 +51,8 @@ def digests_of_data(data: DetectionData) -> DataDigests:
             _add(annotations, key, target[key])
         if "background" in target:
             _add(annotations, "background", target["background"])
-    files = digests_of_files([data.path(i) for i in range(len(data))])
+    digest = digest_of_file if len(data) <= WHOLE_FILES else digest_of_ends
+    files = digests_of_files([data.path(i) for i in range(len(data))], digest)
     return DataDigests(_short(" ".join(files)), annotations.hexdigest()[:16])
 
 
