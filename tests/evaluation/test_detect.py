@@ -58,9 +58,9 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Makes few pixels enough for processes; returns a list of their numbers, and checks that all have ended."""
     numbers, before, real = [], child_processes(), module.proposals_in_order
 
-    def spy(files: Any, mode: Any, seed: int, jobs: int) -> Any:
+    def spy(files: Any, mode: Any, seed: int, jobs: int, width: int) -> Any:
         numbers.append(jobs)
-        return real(files, mode, seed, jobs)
+        return real(files, mode, seed, jobs, width)
 
     monkeypatch.setattr(module, "FEW_PIXELS", 0)
     monkeypatch.setattr(module, "proposals_in_order", spy)

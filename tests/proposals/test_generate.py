@@ -20,6 +20,7 @@ from ohem.proposals import parallel
 from ohem.proposals.generate import cache_path, generate, is_generated
 from ohem.proposals.parallel import read_bgr
 from ohem.proposals.selective_search import selective_search
+from ohem.proposals.store import write_proposals
 from tests.proposals.conftest import picture
 
 
@@ -46,6 +47,7 @@ def test_in_the_order_of_the_images_and_then_from_the_cache(images, path, calls)
         "method": "selective search",
         "mode": "fast",
         "seed": 0,
+        "width": 0,
     }
     assert made.metadata["opencv"] == cv2.__version__
     assert list(path.parent.iterdir()) == [path]
@@ -169,6 +171,30 @@ def test_a_cache_of_other_settings_is_refused_and_kept(images, path):
         generate(images, path, seed=5, progress=False)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_width_is_a_setting(images, path):
+    made = generate(images, path, jobs=1, progress=False, width=30)
+    for name, file in images.items():
+        np.testing.assert_array_equal(made[name], selective_search(cv2.imread(str(file)), width=30))
+    with pytest.raises(InputError, match=r"made with width 30, want 500: .* or give the option width 30"):
+        generate(images, path, progress=False, width=500)
+
+
+@pytest.mark.parametrize("width", [0, 63, 64, 500])
+def test_proposals_of_before_there_was_a_width_serve_where_no_image_is_wider(images, path, calls, width):
+    """The images are 64 pixels wide."""
+    made = generate(images, path, jobs=1, progress=False)
+    metadata = {key: value for key, value in made.metadata.items() if key != "width"}
+    write_proposals(path, made, made.digests, metadata)
+    del calls[:]
+    if width == 63:
+        with pytest.raises(InputError, match="made with width 0, want 63"):
+            generate(images, path, jobs=1, progress=False, width=width)
+    else:
+        generate(images, path, jobs=1, progress=False, width=width)
+        assert is_generated(images, path, width=width)
+    assert calls == []
 
 
 def test_a_new_image_is_added_and_one_that_is_gone_stays(images, path, calls):

@@ -10,7 +10,7 @@ import pytest
 from defusedxml.ElementTree import parse
 
 from ohem.errors import InputError
-from ohem.proposals.boxes import distinct_and_large
+from ohem.proposals.boxes import distinct_and_large, fault_of_boxes
 from ohem.proposals.selective_search import selective_search
 from tests.helpers.reference import SHARED, needs_shared
 from tests.proposals.conftest import picture
@@ -54,6 +54,23 @@ def test_threads_of_opencv_change_nothing():
 def test_quality_finds_more():
     fast, quality = selective_search(picture(0)), selective_search(picture(0), "quality")
     assert len(quality) > len(fast)
+
+
+def test_a_wide_image_is_reduced_and_its_boxes_are_in_its_own_pixels():
+    image = np.zeros((90, 200, 3), np.uint8)
+    image[20:70, 60:160] = (200, 50, 90)
+    boxes = selective_search(image, width=50)
+    assert {(0, 0, 200, 90), (60, 20, 160, 70)} <= {tuple(box) for box in boxes.round(-1).tolist()}
+    assert (boxes.min(), boxes[:, 2].max(), boxes[:, 3].max()) == (0, 200, 90)
+    for width in (0, 200, 500):
+        np.testing.assert_array_equal(selective_search(image, width=width), selective_search(image))
+
+
+@pytest.mark.parametrize("width", [1, 7, 49])
+def test_boxes_of_a_reduced_image_are_in_the_image(width):
+    image = picture(0, height=37, width=101)
+    boxes = selective_search(image, width=width)
+    assert fault_of_boxes(boxes, (37, 101)) is None
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 50), (50, 1)])

@@ -56,6 +56,8 @@ def read_recipe_file(run: Path) -> RecipeFile:
             _warn(f"{path} was written by ohem 0.1, and is read with the names of today: {', '.join(changes)}")
         if not isinstance(name, str) or not all(isinstance(text, str) for pair in made_of.items() for text in pair):
             raise TypeError("recipe and made_of must be text")
+        if "proposals" in content:
+            content["proposals"] = {"width": 0, **content["proposals"]}  # before there was the option
         recipe = cast(Recipe, _build(Recipe, content))
         check_ranges(recipe)
         return RecipeFile(name, recipe, made_of)

@@ -125,6 +125,9 @@ class ProposalConfig:
     """fast, quality: modes of selective search; none: no proposals, for a detector that makes its own."""
     seed: int = 0
     """Seed of selective search."""
+    width: int = 500
+    """Highest width in pixels at which selective search sees an image; wider ones are reduced. R-CNN has 500. 0: no
+    image is reduced."""
     top: int = 2000
     """Highest number of proposals of an image; the first ones are used."""
     files: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ AT_LEAST_1 = (
     "test.iterations", "test.first_top", "test.max_detections", "run.log_every", "run.checkpoint_every",
 )  # fmt: skip
 AT_LEAST_0 = (
-    "model.rescore_top", "model.shortlist", "data.workers",
+    "model.rescore_top", "model.shortlist", "data.workers", "proposals.width",
     "sampler.cls_weight", "sampler.box_weight", "sampler.negatives_per_positive", "sampler.warmup",
     "solver.lr", "solver.weight_decay", "solver.bias_lr", "solver.warmup", "solver.clip", "run.snapshot_every",
     "run.loss_every", "run.pictures_every",

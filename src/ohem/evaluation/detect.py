@@ -161,7 +161,7 @@ def _with_proposals(
             image = read_image(path)
             yield image, _proposals(image, config)
         return
-    with proposals_in_order(files, config.mode, config.seed, workers) as proposals:
+    with proposals_in_order(files, config.mode, config.seed, workers, config.width) as proposals:
         for path, boxes in zip(files, proposals, strict=True):
             yield read_image(path), boxes[: config.top]
 
@@ -171,4 +171,4 @@ def _proposals(image: Tensor, config: ProposalConfig) -> NDArray[np.float32]:
     if config.mode == "none":
         return np.zeros((0, 4), np.float32)
     bgr = image.flip(0).permute(1, 2, 0).contiguous().numpy()
-    return selective_search(bgr, config.mode, config.seed)[: config.top]
+    return selective_search(bgr, config.mode, config.seed, config.width)[: config.top]

@@ -34,6 +34,7 @@ def build_proposals(data: DetectionSet, config: ProposalConfig) -> Mapping[str, 
             _cache(source, config.folder, config.mode),
             mode=config.mode,
             seed=config.seed,
+            width=config.width,
             jobs=config.jobs,
         )
         for name, stem, index in _rows(data, source):
@@ -47,7 +48,7 @@ def check_cached(data: DetectionSet, config: ProposalConfig) -> None:
         return
     for source in data.sources:
         path = _cache(source, config.folder, config.mode)
-        if not is_generated(_images(data, source), path, config.mode, config.seed):
+        if not is_generated(_images(data, source), path, config.mode, config.seed, config.width):
             raise InputError(
                 f"{source.folder} has no proposals yet, or not of all its images, for which several processes cannot "
                 "wait: make them first, with `ohem propose`"

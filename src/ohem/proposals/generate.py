@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ohem.errors import InputError
+from ohem.images.read import read_header
 from ohem.io.digests import digests_of_files
 from ohem.io.files import cache_folder
 from ohem.io.locks import locked
@@ -48,7 +49,13 @@ def cache_path(folder: Path, split: str, mode: Mode = "fast") -> Path:
 
 
 def generate(
-    images: Mapping[str, Path], path: Path, mode: Mode = "fast", seed: int = 0, jobs: int = -1, progress: bool = True
+    images: Mapping[str, Path],
+    path: Path,
+    mode: Mode = "fast",
+    seed: int = 0,
+    jobs: int = -1,
+    progress: bool = True,
+    width: int = 0,
 ) -> Proposals:
     """Runs selective search on the images that the proposal file `path` does not have yet.
 
@@ -64,6 +71,7 @@ def generate(
         seed: seed of selective search.
         jobs: number of processes; -1 uses all cores.
         progress: whether to print the progress.
+        width: highest width in pixels at which an image is searched, as for `selective_search`.
 
     Raises:
         InputError: an image is missing or unreadable, the file or its parts have other settings, or another process
@@ -71,29 +79,33 @@ def generate(
     """
     check_mode(mode)
     check_jobs(jobs)
-    settings = {"method": "selective search", "mode": mode, "seed": seed}
+    settings = _settings(mode, seed, width)
     digests = _digests(images)
-    cached = _cached(path, settings)
+    cached = _cached(path, settings, images)
     if cached is not None and len(cached.current(digests)) == len(digests):
         _tidy(path)
         return cached
     made_with = {**settings, "opencv": opencv().__version__}
     with _one_writer(path):
         _remove_leftovers(path, parts=False)
-        cached = _cached(path, settings)  # which another process may have written in the meantime
+        cached = _cached(path, settings, images)  # which another process may have written in the meantime
         if cached is None or len(cached.current(digests)) < len(digests):
             _add(images, digests, cached, path, made_with, jobs, progress)
         _remove_leftovers(path, parts=True)
     return Proposals.load(path)
 
 
-def is_generated(images: Mapping[str, Path], path: Path, mode: Mode = "fast", seed: int = 0) -> bool:
+def is_generated(images: Mapping[str, Path], path: Path, mode: Mode = "fast", seed: int = 0, width: int = 0) -> bool:
     """Returns whether `path` has the boxes of all `images`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `generate` warns
-        cached = _cached(path, {"method": "selective search", "mode": mode, "seed": seed})
+        cached = _cached(path, _settings(mode, seed, width), images)
     digests = _digests(images)
     return cached is not None and len(cached.current(digests)) == len(digests)
+
+
+def _settings(mode: Mode, seed: int, width: int) -> dict[str, Any]:
+    return {"method": "selective search", "mode": mode, "seed": seed, "width": width}
 
 
 def _digests(images: Mapping[str, Path]) -> dict[str, str]:
@@ -106,8 +118,11 @@ def _digests(images: Mapping[str, Path]) -> dict[str, str]:
         ) from error
 
 
-def _cached(path: Path, settings: Mapping[str, Any]) -> Proposals | None:
-    """Loads the proposals at `path`; returns None where there are none, or only in an earlier format."""
+def _cached(path: Path, settings: Mapping[str, Any], images: Mapping[str, Path]) -> Proposals | None:
+    """Loads the proposals at `path`; returns None where there are none, or only in an earlier format.
+
+    Those of a version that reduced no image are as good where none is wide.
+    """
     if not path.exists():
         return None
     try:
@@ -115,8 +130,13 @@ def _cached(path: Path, settings: Mapping[str, Any]) -> Proposals | None:
     except OldFormat as old:
         check_settings(path, old.metadata, settings)
         return None
-    cached.check(settings)
+    earlier = "width" not in cached.metadata and not _any_wider(images, settings["width"])
+    cached.check({key: value for key, value in settings.items() if key != "width" or not earlier})
     return cached
+
+
+def _any_wider(images: Mapping[str, Path], width: int) -> bool:
+    return any(read_header(image).upright[1] > width for image in images.values())
 
 
 @contextmanager
@@ -191,7 +211,7 @@ def _add(
     description = f"selective search ({made_with['mode']})"
     with (
         Counter(description, len(images), len(done), enabled=progress) as counter,
-        results_of(todo, made_with["mode"], made_with["seed"], jobs) as results,
+        results_of(todo, made_with["mode"], made_with["seed"], jobs, made_with["width"]) as results,
     ):
         _in_parts(results, keep, counter.advance)
     others = {name: digest for name, digest in cached.digests.items() if name not in digests} if cached else {}

@@ -41,12 +41,12 @@ def check_jobs(jobs: int) -> None:
 
 @contextmanager
 def results_of(
-    todo: Mapping[str, Path], mode: Mode, seed: int, jobs: int
+    todo: Mapping[str, Path], mode: Mode, seed: int, jobs: int, width: int = 0
 ) -> Iterator[Iterable[tuple[str, NDArray[np.float32]]]]:
     """Yields (id, boxes) as they are finished, in any order. An error or a signal ends the workers."""
     with _sigterm_raises(), _killed_worker_raises("--jobs (--proposals.jobs), and repeat the command to resume"):
         results = Parallel(n_jobs=jobs, return_as="generator_unordered", **_for_processes())(
-            delayed(propose)(image_id, image, mode, seed) for image_id, image in todo.items()
+            delayed(propose)(image_id, image, mode, seed, width) for image_id, image in todo.items()
         )
         try:
             yield results
@@ -58,7 +58,7 @@ def results_of(
 
 @contextmanager
 def proposals_in_order(
-    images: Iterable[Path], mode: Mode, seed: int, jobs: int
+    images: Iterable[Path], mode: Mode, seed: int, jobs: int, width: int = 0
 ) -> Iterator[Iterator[NDArray[np.float32]]]:
     """Yields the boxes of `images` in their order, an error in its place. An error or a signal ends the workers.
 
@@ -69,7 +69,7 @@ def proposals_in_order(
         pool = ProcessPoolExecutor(jobs, initializer=follow_parent, initargs=(os.getpid(),))
         begun: deque[Task] = deque()
         try:
-            tasks = (pool.submit(propose, str(image), image, mode, seed) for image in images)
+            tasks = (pool.submit(propose, str(image), image, mode, seed, width) for image in images)
             yield _boxes_of(tasks, begun, 2 * jobs)
         finally:
             _wait_for_start(begun)
@@ -150,10 +150,10 @@ def _exit_without(parent: int) -> None:
     os._exit(1)
 
 
-def propose(image_id: str, path: Path, mode: Mode, seed: int) -> tuple[str, NDArray[np.float32]]:
+def propose(image_id: str, path: Path, mode: Mode, seed: int, width: int = 0) -> tuple[str, NDArray[np.float32]]:
     """Returns the id and the proposals, float32 (P, 4), of one image; raises `InputError` where it cannot be read."""
     opencv().setNumThreads(1)  # one process for each core: more threads would slow it down
-    return image_id, selective_search(read_bgr(path), mode, seed)
+    return image_id, selective_search(read_bgr(path), mode, seed, width)
 
 
 def read_bgr(path: Path) -> NDArray[np.uint8]:

@@ -33,13 +33,17 @@ def check_mode(mode: str) -> None:
         raise InputError(f"selective search has no mode {mode!r}: use fast or quality")
 
 
-def selective_search(image: NDArray[np.uint8], mode: Mode = "fast", seed: int = 0) -> NDArray[np.float32]:
-    """Computes object proposals of one image, in the order of OpenCV. They depend only on (image, mode, seed).
+def selective_search(
+    image: NDArray[np.uint8], mode: Mode = "fast", seed: int = 0, width: int = 0
+) -> NDArray[np.float32]:
+    """Computes object proposals of one image, in the order of OpenCV. They depend only on the arguments.
 
     Args:
         image: uint8 (H, W, 3) in **BGR**, as from cv2.imread: RGB gives other boxes.
         mode: "fast" or "quality".
         seed: seed of the order.
+        width: highest width in pixels at which the image is searched; a wider one is reduced, as R-CNN does, and the
+            boxes are in pixels of `image`. 0: none is reduced.
 
     Returns:
         float32 (P, 4), [x1, y1, x2, y2] in pixels, exclusive end, distinct, both sides above 2 px; P may be 0.
@@ -50,8 +54,10 @@ def selective_search(image: NDArray[np.uint8], mode: Mode = "fast", seed: int = 
     check_mode(mode)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise InputError(f"selective search takes uint8 [H, W, 3] images, not {image.dtype} {list(image.shape)}")
-    search = opencv().ximgproc.segmentation.createSelectiveSearchSegmentation()
-    search.setBaseImage(image)
+    cv2 = opencv()
+    search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
+    seen = image if not 0 < width < image.shape[1] else _reduced(cv2, image, width)
+    search.setBaseImage(seen)
     if mode == "fast":
         search.switchToSelectiveSearchFast()
     else:
@@ -60,4 +66,14 @@ def selective_search(image: NDArray[np.uint8], mode: Mode = "fast", seed: int = 
         ctypes.CDLL(None).srand(ctypes.c_uint(seed + 1))  # glibc takes 0 for 1
         boxes = np.asarray(search.process(), dtype=np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]  # x, y, w, h -> exclusive corners
-    return distinct_and_large(boxes)
+    boxes = distinct_and_large(boxes)
+    if seen is not image:
+        whole = np.array([image.shape[1], image.shape[0]] * 2, np.float32)
+        boxes = np.minimum(boxes * (whole / np.array([seen.shape[1], seen.shape[0]] * 2, np.float32)), whole)
+    return boxes
+
+
+def _reduced(cv2: Any, image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    reduced: NDArray[np.uint8] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return reduced

@@ -137,10 +137,11 @@ class Proposals(Mapping[str, Boxes]):
 def check_settings(path: Path | None, made_with: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Raises `InputError` unless `made_with`, the metadata of the file `path`, has all `settings`."""
     for field, want in settings.items():
-        if (have := made_with.get(field)) != want:
+        # Files of earlier versions have no width, since no image was reduced.
+        if (have := made_with.get(field, 0 if field == "width" else None)) != want:
             raise InputError(
-                f"{path}: proposals made with {field} {have}, want {want}: delete the file to have it made again, or "
-                "name another folder"
+                f"{path}: proposals made with {field} {have}, want {want}: delete the file to have it made again, "
+                f"name another folder, or give the option {field} {have}"
             )
 
 

@@ -20,7 +20,7 @@ from ohem.training.snapshots import FOLDER as SNAPSHOTS
 # Options that may differ when a run is resumed: the machine, logs, the number of steps, and the test.
 FREE = (
     "run.", "test.", "solver.steps", "data.test", "data.skip_others", "data.workers", "proposals.jobs",
-    "proposals.folder",
+    "proposals.folder", "proposals.width",  # the proposals themselves are compared by digest
 )  # fmt: skip
 # Places of data may differ too: the data are compared by digest.
 PLACES = ("data.train", "data.negatives", "data.leave_out", "proposals.files")

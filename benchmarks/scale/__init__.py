@@ -1,0 +1,1 @@
+"""What grows with the data: reading them, and their proposals."""
