@@ -7,16 +7,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from benchmarks import anchors, picture, segmentation, select, torchvision_step, voc_ap
 from benchmarks.goals import GOALS, WITHOUT_GOALS, read_results
 from benchmarks.ranking import shortlist
 from benchmarks.rivals import ClassLossSampler, Gathered, PerImage, Plain, WholeNMS
+from benchmarks.scale import opening, recall
 from benchmarks.step import OURS
 from torch import Tensor
 
 from ohem.bench.methods import BENCH_METHODS
 from ohem.cli.training import demo as demo_command
+from ohem.data.sources import open_dataset
 from ohem.data.synthetic import CLASSES, make_scenes
 from ohem.demo.text import TITLES
 from ohem.detection.fast_rcnn import FastRCNN
@@ -27,7 +30,7 @@ from ohem.samplers import OHEMSampler
 from tests.detection.toy_detector import assert_close, detector, losses_and_gradients, mini_batch
 from tests.helpers.command_line import ohem
 from tests.helpers.tiny_rcnn import faster_rcnn
-from tests.helpers.toy_data import training
+from tests.helpers.toy_data import make_toy, training
 
 
 def as_rival(kind: type[FastRCNN], recorder: Recorder) -> FastRCNN:
@@ -236,3 +239,22 @@ def test_make_bench_uses_the_files_of_the_demo(tmp_path: Path) -> None:
     assert Path(default["RUN"]).name in TITLES
     make_scenes(tmp_path / "data", train=1, test=1)
     assert len(open_data([f"{tmp_path / 'data'}:{split}"], CLASSES, "--data")) == 1
+
+
+def test_data_of_the_opening_benchmark_are_clean(tmp_path: Path) -> None:
+    """Warnings are errors; every image has its header read."""
+    path = opening.make_data(tmp_path / "made", 30)
+    data = open_dataset([f"{path}:{tmp_path / 'made' / 'images'}"])
+    assert (len(data), data.objects().total(), data.size(7)) == (30, 219, opening.SIZE[::-1])
+
+
+def test_recall_counts_objects_that_a_proposal_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_dataset([f"{make_toy(tmp_path / 'toy')}:test"])
+    found = {str(data.path(i)): data.target(i)["boxes"].numpy() for i in range(len(data))}
+    wanted = [len(found[str(data.path(i))]) for i in range(len(data))]
+    assert wanted[0] > 0
+    corners = np.tile(np.array([[0, 0, 1, 1]], np.float32), (recall.TOP, 1))
+    boxes = {path: np.concatenate([corners, objects]) for path, objects in found.items()}
+    monkeypatch.setattr(recall, "propose", lambda name, path, mode, seed, width: (name, boxes[str(path)]))
+    counts = recall._measure(data, [0], "fast", 0)
+    assert (counts["objects"], counts["found"], counts["found_first"]) == (wanted[0], wanted[0], 0)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 from ohem.errors import InputError
 from ohem.io.locks import locked
@@ -49,6 +50,7 @@ def test_no_process_is_left_when_something_goes_wrong(images, monkeypatch, path)
         seen.extend(workers(before))
         raise RuntimeError("no")
 
+    get_reusable_executor().shutdown(wait=True)  # an earlier test may have left its processes, which would be used again
     before = child_processes()
     monkeypatch.setattr(module, "PART_SECONDS", 0)
     monkeypatch.setattr(module.Proposals, "save", fail)

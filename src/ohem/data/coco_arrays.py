@@ -19,7 +19,7 @@ from ohem.data.annotations.annotation import Floats, Frame
 from ohem.data.annotations.findings import Findings, Note
 from ohem.data.annotations.table import AnnotationTable, Bools, Ints, Texts, as_row, starts_of
 
-LARGE = 1 << 24
+LARGE = 1 << 22
 """Bytes of a file that is read so. In a smaller one a field that is written twice is refused."""
 LIMIT = 1e12
 """Number that no coordinate reaches."""
