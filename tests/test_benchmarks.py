@@ -250,11 +250,11 @@ def test_data_of_the_opening_benchmark_are_clean(tmp_path: Path) -> None:
 
 def test_recall_counts_objects_that_a_proposal_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = open_dataset([f"{make_toy(tmp_path / 'toy')}:test"])
-    found = {str(data.path(i)): data.target(i)["boxes"].numpy() for i in range(len(data))}
-    wanted = [len(found[str(data.path(i))]) for i in range(len(data))]
+    objects_of = {str(data.path(i)): data.target(i)["boxes"].numpy() for i in range(len(data))}
+    wanted = [len(objects_of[str(data.path(i))]) for i in range(len(data))]
     assert wanted[0] > 0
     corners = np.tile(np.array([[0, 0, 1, 1]], np.float32), (recall.TOP, 1))
-    boxes = {path: np.concatenate([corners, objects]) for path, objects in found.items()}
+    boxes = {path: np.concatenate([corners, objects]) for path, objects in objects_of.items()}
     monkeypatch.setattr(recall, "propose", lambda name, path, mode, seed, width: (name, boxes[str(path)]))
     counts = recall._measure(data, [0], "fast", 0)
     assert (counts["objects"], counts["found"], counts["found_first"]) == (wanted[0], wanted[0], 0)

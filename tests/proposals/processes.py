@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from joblib.externals.loky import get_reusable_executor
+
 
 def processes() -> dict[int, tuple[int, int]]:
     """Returns process id -> (parent, session) of all running processes."""
@@ -38,6 +40,12 @@ def _is_worker(pid: int) -> bool:
 def workers(before: Collection[int]) -> list[int]:
     """Returns the workers of this process that are not in `before`."""
     return [pid for pid in child_processes() if pid not in before and _is_worker(pid)]
+
+
+def without_workers() -> list[int]:
+    """Ends the workers that an earlier test left for others, and returns the child processes that stay."""
+    get_reusable_executor().shutdown(wait=True)
+    return child_processes()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:

@@ -6,13 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from joblib.externals.loky import get_reusable_executor
 
 from ohem.errors import InputError
 from ohem.io.locks import locked
 from ohem.proposals import generate as module
 from ohem.proposals.generate import generate
-from tests.proposals.processes import child_processes, in_session, wait_until, workers
+from tests.proposals.processes import child_processes, in_session, wait_until, without_workers, workers
 
 
 def test_a_second_writer_is_refused_and_a_reader_is_not(images, path):
@@ -50,8 +49,7 @@ def test_no_process_is_left_when_something_goes_wrong(images, monkeypatch, path)
         seen.extend(workers(before))
         raise RuntimeError("no")
 
-    get_reusable_executor().shutdown(wait=True)  # an earlier test may have left its processes, which would be used again
-    before = child_processes()
+    before = without_workers()
     monkeypatch.setattr(module, "PART_SECONDS", 0)
     monkeypatch.setattr(module.Proposals, "save", fail)
     many = {f"{name}{i}": file for i in range(20) for name, file in images.items()}
@@ -63,7 +61,7 @@ def test_no_process_is_left_when_something_goes_wrong(images, monkeypatch, path)
 
 def test_a_worker_that_is_killed_ends_in_a_sentence_and_what_is_done_is_kept(images, path, monkeypatch):
     """Kills the workers, as the system does when there is not enough memory."""
-    before, killed = child_processes(), set()
+    before, killed = without_workers(), set()
     monkeypatch.setattr(module, "PART_SECONDS", 0)
     real = module.Proposals.save
 

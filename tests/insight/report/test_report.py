@@ -162,6 +162,22 @@ def test_the_json_of_two_runs(folder: Path) -> None:
     assert sum(entry["runs"][1]["mined"] for entry in content["classes"]) == pytest.approx(1)
 
 
+def keys_in(content: Any) -> set[str]:
+    """Returns all keys of nested JSON."""
+    if isinstance(content, dict):
+        return set(content).union(*map(keys_in, content.values()))
+    return set().union(*map(keys_in, content)) if isinstance(content, list) else set()
+
+
+def test_every_field_of_the_json_is_documented(folder: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "report.md").read_text(encoding="utf-8")
+    table = text.partition("## The JSON file")[2].partition("##")[0]
+    documented = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`]*)`", table))))
+    keys = keys_in(json.loads((folder / "report.json").read_text())) - {*TYPES, "blue", "red"}
+    assert len(keys) > 20
+    assert keys <= documented
+
+
 def test_a_run_elsewhere_in_memory_has_its_errors_equal_to_tide(folder: Path) -> None:
     """The errors of the page are those of `error_types`, which the tests compare with tidecv."""
     content = json.loads((folder / "report.json").read_text())
