@@ -98,14 +98,14 @@ def make_data(folder: Path, images: int) -> Path:
 def _open(method: str, source: str) -> dict[str, float]:
     """Opens the data in this process; returns CPU seconds and megabytes."""
     import_module(MODULES[method])
-    before, started = _highest(), process_time()
+    before, started = highest_memory(), process_time()
     data = _opened(method, source)
     seconds = process_time() - started
     assert data
-    return {"seconds": seconds, "megabytes": _highest() - before}
+    return {"seconds": seconds, "megabytes": highest_memory() - before}
 
 
-def _highest() -> float:
+def highest_memory() -> float:
     """Returns the highest resident memory of this process in megabytes; Linux alone has it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024

@@ -14,9 +14,9 @@ from ohem.proposals.box_files import BoxFile
 from ohem.proposals.boxes import fault_of_boxes
 from ohem.proposals.generate import cache_name, cache_path, generate, is_generated
 from ohem.proposals.selective_search import Mode
-from ohem.proposals.store import Proposals
+from ohem.proposals.shards import Shards
 
-Place = tuple[Proposals | BoxFile, str, tuple[int, int]]
+Place = tuple[Shards | BoxFile, str, tuple[int, int]]
 """File of an image, its id there, its size."""
 
 

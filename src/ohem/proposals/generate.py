@@ -23,7 +23,8 @@ from ohem.io.locks import locked
 from ohem.io.progress import Counter
 from ohem.proposals.parallel import check_jobs, results_of
 from ohem.proposals.selective_search import Mode, check_mode, opencv
-from ohem.proposals.store import OldFormat, Proposals, check_settings, write_proposals
+from ohem.proposals.shards import Shards, room, shard_files, shards_of, write_next
+from ohem.proposals.store import OldFormat, Proposals, check_settings
 
 PART_SECONDS = 3.0  # a SIGKILL loses at most the work of this time
 Boxes = dict[str, NDArray[np.float32]]
@@ -56,7 +57,7 @@ def generate(
     jobs: int = -1,
     progress: bool = True,
     width: int = 0,
-) -> Proposals:
+) -> Shards:
     """Runs selective search on the images that the proposal file `path` does not have yet.
 
     Boxes in `path` of an image with the same content are used; boxes of new and changed images are made and added. The
@@ -92,7 +93,7 @@ def generate(
         if cached is None or len(cached.current(digests)) < len(digests):
             _add(images, digests, cached, path, made_with, jobs, progress)
         _remove_leftovers(path, parts=True)
-    return Proposals.load(path)
+    return Shards(path)
 
 
 def is_generated(images: Mapping[str, Path], path: Path, mode: Mode = "fast", seed: int = 0, width: int = 0) -> bool:
@@ -118,20 +119,21 @@ def _digests(images: Mapping[str, Path]) -> dict[str, str]:
         ) from error
 
 
-def _cached(path: Path, settings: Mapping[str, Any], images: Mapping[str, Path]) -> Proposals | None:
+def _cached(path: Path, settings: Mapping[str, Any], images: Mapping[str, Path]) -> Shards | None:
     """Loads the proposals at `path`; returns None where there are none, or only in an earlier format.
 
     Those of a version that reduced no image are as good where none is wide.
     """
-    if not path.exists():
+    if not path.exists() and not shard_files(path):
         return None
     try:
-        cached = Proposals.load(path)
+        cached = Shards(path)
     except OldFormat as old:
         check_settings(path, old.metadata, settings)
         return None
-    earlier = "width" not in cached.metadata and not _any_wider(images, settings["width"])
-    cached.check({key: value for key, value in settings.items() if key != "width" or not earlier})
+    for file in cached.files:
+        earlier = "width" not in file.metadata and not _any_wider(images, settings["width"])
+        file.check({key: value for key, value in settings.items() if key != "width" or not earlier})
     return cached
 
 
@@ -163,7 +165,7 @@ def _tidy(path: Path) -> None:
 
 
 def _remove_leftovers(path: Path, parts: bool) -> None:
-    for file in path.parent.glob(_temporary(path)):
+    for file in (*path.parent.glob(_temporary(path)), *shards_of(path).glob(".*.tmp")):
         file.unlink(missing_ok=True)
     if parts:
         shutil.rmtree(_parts_of(path), ignore_errors=True)
@@ -181,44 +183,60 @@ def _parts_of(path: Path) -> Path:
 def _add(
     images: Mapping[str, Path],
     digests: Mapping[str, str],
-    cached: Proposals | None,
+    cached: Shards | None,
     path: Path,
     made_with: dict[str, Any],
     jobs: int,
     progress: bool,
 ) -> None:
-    """Makes the boxes that neither `cached`, the content of `path`, nor its parts have; writes all boxes to `path`."""
+    """Makes the boxes that neither `cached`, the files of `path`, nor its parts have; adds them, file by file."""
     boxes = _CollectedBoxes()
-    if cached is not None:
-        boxes.add(cached, cached.ids)
-    elif path.exists():
+    if cached is None and path.exists():
         _warn(f"{path}: the proposals are in an earlier format without digests of the images: they are made again")
-    done = set(cached.current(digests)) if cached is not None else set()
-    done |= _finished(path, made_with, digests, boxes)
-    todo = {name: image for name, image in images.items() if name not in done}
-    changed = [name for name in todo if cached is not None and name in cached]
+    current = set(cached.current(digests)) if cached is not None else set()
+    finished = _finished(path, made_with, digests, boxes) - current
+    todo = [name for name in images if name not in current]
+    changed = [name for name in todo if cached is not None and name in cached.digests and name not in finished]
     if changed:
         _warn(
             f"{path}: {len(changed)} image files have changed since their proposals were made, the first is "
             f"{images[changed[0]]}: their proposals are made again"
         )
+    description, done = f"selective search ({made_with['mode']})", len(current) + len(finished)
+    with Counter(description, len(images), done, enabled=progress) as counter:
+        while todo or cached is None:
+            size = room(cached)
+            names, todo = todo[:size], todo[size:]
+            missing = {name: images[name] for name in names if name not in finished}
+            parts = _make_parts(missing, digests, boxes, path, made_with, jobs, counter.advance)
+            added = {name: digests[name] for name in names}
+            cached = write_next(path, cached, boxes, added, digests, made_with)
+            for part in parts:
+                part.unlink(missing_ok=True)
+
+
+def _make_parts(
+    images: Mapping[str, Path],
+    digests: Mapping[str, str],
+    boxes: "_CollectedBoxes",
+    path: Path,
+    made_with: Mapping[str, Any],
+    jobs: int,
+    tick: Callable[[], None],
+) -> list[Path]:
+    """Runs selective search on `images`, and writes the boxes into parts of `path`, from which `boxes` reads."""
+    parts: list[Path] = []
 
     def keep(part: Boxes) -> None:
         file = _parts_of(path) / f"{uuid.uuid4().hex}.safetensors"
         Proposals.from_boxes(part, digests, made_with).save(file)
         boxes.add(file, part)
+        parts.append(file)
 
-    description = f"selective search ({made_with['mode']})"
-    with (
-        Counter(description, len(images), len(done), enabled=progress) as counter,
-        results_of(todo, made_with["mode"], made_with["seed"], jobs, made_with["width"]) as results,
-    ):
-        _in_parts(results, keep, counter.advance)
-    others = {name: digest for name, digest in cached.digests.items() if name not in digests} if cached else {}
-    if cached is not None:
-        versions = {cached.metadata.get("opencv"), made_with["opencv"]}
-        made_with = {**made_with, "opencv": ", ".join(sorted(str(version) for version in versions))}
-    write_proposals(path, boxes, {**digests, **others}, made_with)
+    if images:
+        with results_of(images, made_with["mode"], made_with["seed"], jobs, made_with["width"]) as results:
+            _in_parts(results, keep, tick)
+    return parts
 
 
 def _warn(text: str) -> None:
@@ -229,16 +247,15 @@ class _CollectedBoxes(Mapping[str, NDArray[np.float32]]):
     """Boxes in files, of which a few are open at a time, since boxes of COCO are gigabytes in thousands of parts."""
 
     def __init__(self) -> None:
-        self._places: dict[str, Proposals | Path] = {}
+        self._places: dict[str, Path] = {}
         self._open = lru_cache(maxsize=64)(Proposals.load)
 
-    def add(self, place: Proposals | Path, names: Iterable[str]) -> None:
+    def add(self, place: Path, names: Iterable[str]) -> None:
         """Reads the boxes of `names` from `place` from now on."""
         self._places |= dict.fromkeys(names, place)
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
-        place = self._places[name]
-        return (self._open(place) if isinstance(place, Path) else place)[name]
+        return self._open(self._places[name])[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

@@ -11,6 +11,7 @@ The file is read with pread, not mapped: a mapped file that is cut short meanwhi
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -63,7 +64,7 @@ class Proposals(Mapping[str, Boxes]):
 
     def __init__(self, boxes: "Mapping[str, Boxes]", digests: Mapping[str, str], metadata: Mapping[str, Any]) -> None:
         self.metadata = dict(metadata)
-        self.digests = dict(digests)
+        self.digests = digests
         self.path = boxes.path if isinstance(boxes, _BoxFile) else None
         self._boxes = boxes
 
@@ -241,6 +242,59 @@ def _read_head(file: "_BoxFile") -> tuple[dict[str, Any], str]:
     return head, text
 
 
+class Rows(Mapping[str, int]):
+    """Image id -> its row in the tensors, in arrays: a dictionary would take five times the memory."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        encoded = [name.encode("utf-8", "surrogatepass") for name in ids]
+        self._content = np.frombuffer(b"".join(encoded), np.uint8)
+        self._starts = np.concatenate([[0], np.cumsum([len(text) for text in encoded], dtype=np.int64)])
+        hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
+        self._order = np.argsort(hashes, kind="stable").astype(np.int32)
+        self._hashes = hashes[self._order]
+
+    def __getitem__(self, name: str) -> int:
+        text = name.encode("utf-8", "surrogatepass") if isinstance(name, str) else b""
+        value = np.uint64(_hash(text))
+        place = int(np.searchsorted(self._hashes, value))
+        while place < len(self._hashes) and self._hashes[place] == value:
+            row = int(self._order[place])
+            if self._text(row) == text:
+                return row
+            place += 1
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._text(row).decode("utf-8", "surrogatepass") for row in range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def _text(self, row: int) -> bytes:
+        return self._content[self._starts[row] : self._starts[row + 1]].tobytes()
+
+
+def _hash(text: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+class _Digests(Mapping[str, str]):
+    """Image id -> hexadecimal digest of the image file."""
+
+    def __init__(self, rows: Rows, digests: NDArray[np.uint8]) -> None:
+        self._rows, self._digests = rows, digests
+
+    def __getitem__(self, name: str) -> str:
+        digest: bytes = self._digests[self._rows[name]].tobytes()
+        return digest.hex()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
 class _BoxFile(Mapping[str, Boxes]):
     """An open safetensors file, and its boxes by image id."""
 
@@ -254,7 +308,7 @@ class _BoxFile(Mapping[str, Boxes]):
         if self.start > self.size:
             raise ValueError("it is cut short, or another kind of file")
         self.header: dict[str, Any] = json.loads(self._read(8, length))
-        self._places: dict[str, tuple[int, int, int]] = {}
+        self.rows = Rows([])
 
     def tensor(self, name: str) -> NDArray[Any]:
         """Reads the whole tensor `name`."""
@@ -266,19 +320,17 @@ class _BoxFile(Mapping[str, Boxes]):
 
     def set_index(
         self, ids: Sequence[str], offsets: NDArray[Any], digests: NDArray[Any], crcs: NDArray[Any]
-    ) -> dict[str, str]:
+    ) -> "_Digests":
         """Sets the places of the boxes of each image; returns the digests. Raises ValueError where they do not fit."""
-        counts = np.diff(offsets)
-        if offsets[0] != 0 or offsets[-1] != self.header["boxes"]["shape"][0] or (counts < 0).any():
+        if offsets[0] != 0 or offsets[-1] != self.header["boxes"]["shape"][0] or (np.diff(offsets) < 0).any():
             raise ValueError("boxes and offsets disagree")
-        # Boxes are the first tensor, of 16 bytes each.
-        places = zip((self.start + 16 * offsets[:-1]).tolist(), (16 * counts).tolist(), crcs.tolist(), strict=True)
-        self._places = dict(zip(ids, places, strict=True))
-        text = digests.tobytes().hex()
-        return {name: text[16 * i : 16 * (i + 1)] for i, name in enumerate(ids)}
+        self.rows, self._offsets, self._crcs = Rows(ids), offsets, crcs
+        return _Digests(self.rows, digests)
 
     def __getitem__(self, image_id: str) -> Boxes:
-        start, length, crc = self._places[image_id]
+        row = self.rows[image_id]
+        first, end = self._offsets[row : row + 2].tolist()
+        start, length, crc = self.start + 16 * first, 16 * (end - first), int(self._crcs[row])  # 16 bytes a box
         try:
             content = self._read(start, length)
         except (OSError, ValueError) as error:
@@ -290,10 +342,10 @@ class _BoxFile(Mapping[str, Boxes]):
         return boxes
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self.rows)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.rows)
 
     def _read(self, start: int, length: int) -> bytes:
         if hasattr(os, "pread"):  # forked workers share the position in the file, which is therefore not used

@@ -1,0 +1,159 @@
+"""The proposals of a data set in one file, or in several: no file that is complete is written again.
+
+The first file is that of `cache_path`. It holds the boxes of up to `SHARD` images; those of further images are in
+FILE.shards/00001.safetensors and so on. Where an image is in several files, the last one counts.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ohem.proposals.store import Boxes, Proposals, write_proposals
+
+SHARD = 4096
+"""Images of a complete file. Selective search needs an hour for so many, and they have 100 MB of boxes."""
+
+
+class Shards(Mapping[str, Boxes]):
+    """Image id -> boxes, of all files of a data set; see `Proposals`.
+
+    Args:
+        path: the first file.
+        files: all files, in order; None opens them.
+
+    Raises:
+        InputError: there is no file, or one is damaged or of another format.
+    """
+
+    def __init__(self, path: Path, files: Sequence[Proposals] | None = None) -> None:
+        self.path = path
+        places = [file for file in (path, *shard_files(path)) if file.exists()]
+        self.files = [Proposals.load(file) for file in places or [path]] if files is None else list(files)
+        self.digests = _Digests(self.files)
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Settings of the boxes; each file has its own version of OpenCV."""
+        return self.files[-1].metadata
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Image ids, in the order of the files."""
+        return list(self)
+
+    def __getitem__(self, image_id: str) -> Boxes:
+        return _last(self.files, image_id)[image_id]
+
+    def __iter__(self) -> Iterator[str]:
+        for number, file in enumerate(self.files):
+            later = self.files[number + 1 :]
+            yield from (name for name in file if not any(name in other.digests for other in later))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self) if len(self.files) > 1 else len(self.files[0])
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.path,)
+
+    def current(self, digests: Mapping[str, str]) -> list[str]:
+        """Returns the ids of `digests` whose boxes are in a file and were made from an image of that digest."""
+        return [name for name, digest in digests.items() if self.digests.get(name) == digest]
+
+
+class _Digests(Mapping[str, str]):
+    def __init__(self, files: Sequence[Proposals]) -> None:
+        self._files = files
+
+    def __getitem__(self, name: str) -> str:
+        return _last(self._files, name).digests[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(name for file in self._files for name in file.digests))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _last(files: Sequence[Proposals], name: str) -> Proposals:
+    for file in reversed(files):
+        if name in file.digests:
+            return file
+    raise KeyError(name)
+
+
+def shards_of(path: Path) -> Path:
+    """Returns the folder of the files after `path`."""
+    return path.with_name(f"{path.name}.shards")
+
+
+def shard_files(path: Path) -> list[Path]:
+    """Returns the files after `path`, in order."""
+    return sorted(shards_of(path).glob("*.safetensors"))
+
+
+def room(cached: Shards | None) -> int:
+    """Returns the number of images that the next file has room for: the last one, or a new one if that is complete."""
+    return SHARD if cached is None or _is_complete(cached) else SHARD - len(cached.files[-1])
+
+
+def write_next(
+    path: Path,
+    cached: Shards | None,
+    boxes: Mapping[str, Boxes],
+    digests: Mapping[str, str],
+    order: Mapping[str, Any],
+    made_with: Mapping[str, Any],
+) -> Shards:
+    """Adds images to the last file, or to a new one if that is complete. Returns all files.
+
+    Args:
+        path: the first file.
+        cached: the files that there are.
+        boxes: boxes of the images to add, which there is room for.
+        digests: digests of these images.
+        order: image ids; images of a file that are in it come first, in its order.
+        made_with: settings of the boxes, and the version of OpenCV.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    if cached is None or _is_complete(cached):
+        new = path if cached is None else shards_of(path) / f"{_number(cached.files[-1]) + 1:05d}.safetensors"
+        write_proposals(new, boxes, digests, made_with)
+        return Shards(path, [*([] if cached is None else cached.files), Proposals.load(new)])
+    last = cached.files[-1]
+    together = {**dict(last.digests), **digests}
+    names = [name for name in order if name in together] if len(order) <= SHARD else []
+    sequence = dict.fromkeys([*names, *together])
+    versions = {last.metadata.get("opencv"), made_with["opencv"]}
+    settings = {**made_with, "opencv": ", ".join(sorted(str(version) for version in versions))}
+    merged = _Merged(boxes, last)
+    place = last.path or path
+    write_proposals(place, merged, {name: together[name] for name in sequence}, settings)
+    return Shards(path, [*cached.files[:-1], Proposals.load(place)])
+
+
+def _is_complete(cached: Shards) -> bool:
+    return len(cached.files[-1]) >= SHARD
+
+
+def _number(file: Proposals) -> int:
+    """Returns the number of a file: 0 for the first."""
+    stem = file.path.stem if file.path else ""
+    return int(stem) if stem.isdigit() else 0
+
+
+class _Merged(Mapping[str, Boxes]):
+    """Boxes of `new`, and of `old` where `new` has none."""
+
+    def __init__(self, new: Mapping[str, Boxes], old: Mapping[str, Boxes]) -> None:
+        self._new, self._old = new, old
+
+    def __getitem__(self, name: str) -> Boxes:
+        return self._new[name] if name in self._new else self._old[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*self._new, *self._old]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
