@@ -69,8 +69,8 @@ def read_instances(path: Path, folder: Path, findings: Findings) -> Instances:
 
     A file without a list of annotations, such as those of the test server, has no objects.
     """
-    entries_only = coco_arrays.parse(path)
-    content = _parse_json(path) if entries_only is None else _as_record(entries_only)
+    typed = coco_arrays.parse(path)
+    content = _parse_json(path) if typed is None else _as_record(typed)
     categories = _read_categories(content, path, findings)
     entries = _read_images(content, path)
     if not folder.is_dir():
@@ -82,10 +82,10 @@ def read_instances(path: Path, folder: Path, findings: Findings) -> Instances:
             file = _image_file(entry, folder, where)
             images[number] = _Image(file, find_frame(_read_size(entry, where), file, where, findings))
     table = None
-    if entries_only is not None and len(images) == len(entries):
-        table = _fast_table(path, images, entries_only, categories, findings)
+    if typed is not None and len(images) == len(entries):  # no image has a fault
+        table = _fast_table(path, images, typed, categories, findings)
     if table is None:
-        content = content if entries_only is None else _parse_json(path)
+        content = content if typed is None else _parse_json(path)
         table = _read_objects(content, path, entries, images, categories, findings)
     category_ids: dict[str, int] = {}
     for number, name in sorted(categories.items()):
