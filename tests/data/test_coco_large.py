@@ -17,6 +17,7 @@ from ohem.data.coco import COCODetection
 from ohem.data.coco_json import Instances, read_instances
 from ohem.errors import InputError
 from tests.data.annotations.test_table import plain
+from tests.training.test_run_folder import DEAD
 from tests.helpers.datasets import annotation, write_coco, write_noise
 
 IMAGES = {"a.jpg": (9, 30, 40), "b.jpg": (2, 20, 10), "c.jpg": (12, 8, 8)}
@@ -174,6 +175,17 @@ def test_without_a_cache_every_opening_reads_it(data: Path, monkeypatch: pytest.
     (data / "cache").write_text("a file, where no folder can be made")
     for _ in range(2):
         assert Opened(data, monkeypatch).parsed == 1
+
+
+def test_what_a_killed_process_left_is_removed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Opened(data, monkeypatch)
+    index = index_of(data)
+    left = index.with_name(f".{index.name}.{DEAD}.tmp")
+    left.touch()
+    index.unlink()
+    Opened(data, monkeypatch)
+    assert index.exists()
+    assert not left.exists()
 
 
 def test_small_files_are_not_remembered(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

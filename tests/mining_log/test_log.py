@@ -17,6 +17,7 @@ from ohem.rois import RoIs
 from ohem.samplers import AllSampler, Losses, OHEMSampler, RandomSampler
 from tests.helpers.contracts import check_sampler
 from tests.helpers.make_rois import make_rois
+from tests.training.test_run_folder import DEAD
 
 parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -234,6 +235,14 @@ def test_the_files_are_the_tables(tmp_path: Path) -> None:
     other, _ = long_log(tmp_path / "log", 20)
     with pytest.raises(FileExistsError, match="the mining log of another training"):
         other.save()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / f".rows.parquet.{DEAD}.tmp"
+    left.touch()
+    MiningLog(OHEMSampler(2), tmp_path).save()
+    assert not left.exists()
+    assert (tmp_path / "rows.parquet").exists()
 
 
 def test_saving_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ohem.data.annotations.findings import Findings, Note
 from ohem.data.annotations.table import AnnotationTable, Ints, Texts
 from ohem.data.coco_json import Instances, read_instances
 from ohem.io.digests import digest_of_file
-from ohem.io.files import atomic_write, cache_folder
+from ohem.io.files import atomic_write, cache_folder, remove_leftovers
 
 _ARRAYS = tuple(field.name for field in fields(AnnotationTable) if field.name not in ("files", "images", "names"))
 _TEXTS = ("images", "ids")
@@ -68,6 +69,7 @@ def _save(index: Path, path: Path, folder: Path, instances: Instances, findings:
     arrays[_HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     content = save(arrays)
     index.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(index.parent, escape(index.name))
     with atomic_write(index) as temporary:
         temporary.write_bytes(hashlib.sha256(content).digest() + content)
 

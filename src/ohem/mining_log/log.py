@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ohem.checks import check_integer, check_sequence, describe
 from ohem.extras import import_extra
-from ohem.io.files import atomic_write
+from ohem.io.files import atomic_write, remove_leftovers
 from ohem.mining_log.counts import ImageCounts, PeriodCounts
 from ohem.mining_log.rows import (
     COLUMNS,
@@ -157,6 +157,7 @@ class MiningLog(Recorder):
         if not self.continues and files["rows"].exists():
             raise FileExistsError(f"{self.path} has the mining log of another training: name another folder")
         self.path.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.path)
         for name, columns in self.tables().items():
             with atomic_write(files[name]) as temporary:
                 parquet.write_table(arrow.table(columns), temporary, write_page_checksum=True)
