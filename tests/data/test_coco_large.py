@@ -17,8 +17,8 @@ from ohem.data.coco import COCODetection
 from ohem.data.coco_json import Instances, read_instances
 from ohem.errors import InputError
 from tests.data.annotations.test_table import plain
-from tests.training.test_run_folder import DEAD
 from tests.helpers.datasets import annotation, write_coco, write_noise
+from tests.training.test_run_folder import DEAD
 
 IMAGES = {"a.jpg": (9, 30, 40), "b.jpg": (2, 20, 10), "c.jpg": (12, 8, 8)}
 CATEGORIES = {"dog": 18, "cat": 17, "emu": 90}
