@@ -148,7 +148,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror half of the images")
+    parser.add_argument("--no-flip", dest="flip", action="store_false", help="mirror no image, instead of half of them")
     return parser.parse_args()
 
 
