@@ -177,7 +177,7 @@ def test_the_width_is_a_setting(images, path):
     made = generate(images, path, jobs=1, progress=False, width=30)
     for name, file in images.items():
         np.testing.assert_array_equal(made[name], selective_search(cv2.imread(str(file)), width=30))
-    with pytest.raises(InputError, match=r"made with width 30, want 500: .* or give the option width 30"):
+    with pytest.raises(InputError, match=r"made with width 30, want 500: .* or give --width 30"):
         generate(images, path, progress=False, width=500)
 
 

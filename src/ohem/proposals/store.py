@@ -142,7 +142,7 @@ def check_settings(path: Path | None, made_with: Mapping[str, Any], settings: Ma
         if (have := made_with.get(field, 0 if field == "width" else None)) != want:
             raise InputError(
                 f"{path}: proposals made with {field} {have}, want {want}: delete the file to have it made again, "
-                f"name another folder, or give the option {field} {have}"
+                f"name another folder, or give --{field} {have} (--proposals.{field} {have})"
             )
 
 
