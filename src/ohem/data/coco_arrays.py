@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from ohem.data.annotations.annotation import Floats, Frame
 from ohem.data.annotations.findings import Findings, Note
-from ohem.data.annotations.table import AnnotationTable, Bools, Ints, Texts, as_row, starts_of
+from ohem.data.annotations.table import AnnotationTable, Bools, as_row
+from ohem.io.texts import Ints, Texts, starts_of
 
 LARGE = 1 << 22
 """Bytes of a file that is read so. In a smaller one a field that is written twice is refused."""

@@ -24,10 +24,11 @@ from safetensors.numpy import load, save
 
 from ohem.data import coco_arrays
 from ohem.data.annotations.findings import Findings, Note
-from ohem.data.annotations.table import AnnotationTable, Ints, Texts
+from ohem.data.annotations.table import AnnotationTable
 from ohem.data.coco_json import Instances, read_instances
 from ohem.io.digests import digest_of_file
 from ohem.io.files import atomic_write, cache_folder, remove_leftovers
+from ohem.io.texts import Ints, Texts
 
 _ARRAYS = tuple(field.name for field in fields(AnnotationTable) if field.name not in ("files", "images", "names"))
 _TEXTS = ("images", "ids")

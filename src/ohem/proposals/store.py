@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from ohem.errors import InputError
 from ohem.io.files import atomic_write
+from ohem.io.texts import Texts
 from ohem.proposals.boxes import fault_of_boxes
 
 FORMAT = 2
@@ -246,36 +247,30 @@ class Rows(Mapping[str, int]):
     """Image id -> its row in the tensors, in arrays: a dictionary would take five times the memory."""
 
     def __init__(self, ids: Sequence[str]) -> None:
-        encoded = [name.encode("utf-8", "surrogatepass") for name in ids]
-        self._content = np.frombuffer(b"".join(encoded), np.uint8)
-        self._starts = np.concatenate([[0], np.cumsum([len(text) for text in encoded], dtype=np.int64)])
-        hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
+        self._texts = Texts.of(ids)
+        hashes = np.fromiter(map(_hash, ids), np.uint64, len(ids))
         self._order = np.argsort(hashes, kind="stable").astype(np.int32)
         self._hashes = hashes[self._order]
 
     def __getitem__(self, name: str) -> int:
-        text = name.encode("utf-8", "surrogatepass") if isinstance(name, str) else b""
-        value = np.uint64(_hash(text))
+        value = np.uint64(_hash(name))
         place = int(np.searchsorted(self._hashes, value))
         while place < len(self._hashes) and self._hashes[place] == value:
             row = int(self._order[place])
-            if self._text(row) == text:
+            if self._texts[row] == name:
                 return row
             place += 1
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        return (self._text(row).decode("utf-8", "surrogatepass") for row in range(len(self)))
+        return iter(self._texts)
 
     def __len__(self) -> int:
         return len(self._order)
 
-    def _text(self, row: int) -> bytes:
-        return self._content[self._starts[row] : self._starts[row + 1]].tobytes()
 
-
-def _hash(text: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 class _Digests(Mapping[str, str]):

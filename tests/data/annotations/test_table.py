@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ohem.data.annotations.annotation import Annotation, Frame
-from ohem.data.annotations.table import AnnotationTable, Texts
+from ohem.data.annotations.table import AnnotationTable
 
 TURNED = Frame((20, 10), (10, 20), 6, has_exif=True)
 
@@ -79,12 +79,3 @@ def test_file_of_the_first_object_of_some_classes() -> None:
     table = AnnotationTable.of([EMPTY, EMPTY, DOGS, CAT_AND_DOG])
     assert table.file_of({"cat"}) == "a.xml"
     assert table.file_of({"cat", "dog"}) == str(DOGS.file)
-
-
-def test_texts_take_their_bytes() -> None:
-    texts = Texts.of(["", "äöü", "x"])
-    assert list(texts) == ["", "äöü", "x"]
-    assert len(texts.content) == 7
-    assert (list(texts[::2]), texts[-1], list(Texts.of([]))) == (["", "x"], "x", [])
-    with pytest.raises(IndexError):
-        texts[3]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -12,47 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ohem.data.annotations.annotation import Annotation, Floats, Frame
+from ohem.io.texts import Ints, Texts, rows_of, starts_of
 
 _OF_OBJECTS = ("boxes", "ignore", "area")
-Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-
-class Texts(Sequence[str]):
-    """Texts in one array of bytes, since a Python object for each would take several times the memory.
-
-    Args:
-        content: uint8, UTF-8 of all texts one after the other.
-        starts: int64 `[N + 1]`, where each begins; the last is the end.
-    """
-
-    def __init__(self, content: npt.NDArray[np.uint8], starts: Ints) -> None:
-        self.content, self.starts = content, starts
-
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> Texts:
-        """Returns `texts`. Names of files that are not UTF-8 are kept as they are."""
-        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
-        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), starts_of(lengths))
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Texts: ...
-    def __getitem__(self, index: int | slice) -> str | Texts:
-        if isinstance(index, slice):
-            return self.take(np.arange(len(self))[index])
-        start, end = self.starts[:-1][index], self.starts[1:][index]
-        return self.content[start:end].tobytes().decode("utf-8", "surrogateescape")
-
-    def take(self, indices: Ints) -> Texts:
-        """Returns the texts at `indices`, in their order."""
-        rows, starts = _rows(self.starts, indices)
-        return Texts(self.content[rows], starts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +95,7 @@ class AnnotationTable(Sequence[Annotation]):
     def take(self, indices: Sequence[int] | Ints) -> AnnotationTable:
         """Returns the annotations of the images at `indices`, in their order."""
         at = np.asarray(indices, np.int64)
-        rows, starts = _rows(self.starts, at)
+        rows, starts = rows_of(self.starts, at)
         return replace(
             self,
             files=self.files.take(at),
@@ -154,8 +117,8 @@ class AnnotationTable(Sequence[Annotation]):
         names = tuple(dict.fromkeys([*self.names, *other.names]))
         renumbered = np.array([names.index(name) for name in other.names], np.int32)[other.classes]
         return AnnotationTable(
-            _joined(self.files, other.files),
-            _joined(self.images, other.images),
+            self.files.joined(other.files),
+            self.images.joined(other.images),
             np.concatenate([self.frames, other.frames]),
             np.concatenate([self.starts, other.starts[1:] + self.starts[-1]]),
             names,
@@ -181,23 +144,6 @@ class AnnotationTable(Sequence[Annotation]):
 
     def _objects(self, rows: Ints) -> dict[str, Any]:
         return {name: getattr(self, name)[rows] for name in ("classes", *_OF_OBJECTS)}
-
-
-def starts_of(lengths: Sequence[int] | Ints) -> Ints:
-    """Returns where parts of these lengths begin, one after the other, and where the last ends."""
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-
-
-def _rows(starts: Ints, indices: Ints) -> tuple[Ints, Ints]:
-    """Returns the rows of the parts at `indices`, and where each of these parts begins among them."""
-    lengths = starts[1:][indices] - starts[:-1][indices]
-    new = starts_of(lengths)
-    return np.repeat(starts[:-1][indices] - new[:-1], lengths) + np.arange(new[-1]), new
-
-
-def _joined(one: Texts, other: Texts) -> Texts:
-    starts = np.concatenate([one.starts, other.starts[1:] + one.starts[-1]])
-    return Texts(np.concatenate([one.content, other.content]), starts)
 
 
 def as_row(frame: Frame) -> tuple[int, ...]:
