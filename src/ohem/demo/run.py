@@ -31,7 +31,9 @@ def make_demo(folder: Path, steps: int, train_images: int, test_images: int) -> 
     """Does what `run_demo` does after its introduction."""
     make_scenes(folder / "data", train=train_images, test=test_images, progress=True)
     with sole_writer(folder, "the demo"):
-        run_jobs([_job(folder, method, steps) for method in TITLES], len(TITLES), _propose_command(folder / "data"))
+        digest = _digest(folder / "data")
+        jobs = [_job(folder, method, steps, digest) for method in TITLES]
+        run_jobs(jobs, len(TITLES), _propose_command(folder / "data"))
         _draw_test_scenes(folder)
     _print_average_precisions({method: read_report(folder / method / REPORT) for method in TITLES})
     print(summary(folder))
@@ -50,12 +52,16 @@ def _propose_command(data: Path) -> list[str]:
     return propose_command([*recipe.data.train, *recipe.data.test], [], recipe.proposals)
 
 
-def _job(folder: Path, method: str, steps: int) -> Job:
-    """Returns the training of `method`, and its evaluation."""
+def _digest(data: Path) -> str:
+    config = _recipe("frcn", data, STEPS).data
+    return digest_of_sets(*(open_data(sources, CLASSES, "--data") for sources in (config.train, config.test)))
+
+
+def _job(folder: Path, method: str, steps: int, digest: str) -> Job:
+    """Returns the training of `method`, and its evaluation, on data with this digest."""
     run, recipe = folder / method, _recipe(method, folder / "data", steps)
-    sets = [open_data(sources, CLASSES, "--data") for sources in (recipe.data.train, recipe.data.test)]
     evaluations = {run / REPORT: ["eval", str(run)]}
-    return Job(run, train_command(run, f"demo-{method}", recipe), evaluations, digest_of_sets(*sets))
+    return Job(run, train_command(run, f"demo-{method}", recipe), evaluations, digest)
 
 
 def _draw_test_scenes(folder: Path) -> None:

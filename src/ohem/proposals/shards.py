@@ -36,11 +36,6 @@ class Shards(Mapping[str, Boxes]):
         """Settings of the boxes; each file has its own version of OpenCV."""
         return self.files[-1].metadata
 
-    @property
-    def ids(self) -> Sequence[str]:
-        """Image ids, in the order of the files."""
-        return list(self)
-
     def __getitem__(self, image_id: str) -> Boxes:
         return _last(self.files, image_id)[image_id]
 
