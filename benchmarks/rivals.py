@@ -89,7 +89,7 @@ class PerImage(Plain):
     def read_only_losses(
         self, features: Tensor, rois: RoIs, cls_weight: float = 1.0, box_weight: float = 1.0
     ) -> Tensor:
-        losses = torch.zeros(len(rois))
+        losses = torch.zeros(len(rois), device=features.device)
         for here in by_image(rois):
             for part in (here[rois.foreground[here]], here[~rois.foreground[here]]):
                 losses[part] = super().read_only_losses(features, rois[part], cls_weight, box_weight)

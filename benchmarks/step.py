@@ -1,6 +1,7 @@
 """Measures seconds and memory of a training step by the number of RoIs: heuristic sampling, ours and other miners.
 
     python -m benchmarks.step --data FOLDER:SPLIT --backbones vgg16 --rois 500 1000 2000 --out step.json --plot step.svg
+    python -m benchmarks.step --data FOLDER:SPLIT --backbones resnet50 --rois 2000 --device cuda --precision bf16-mixed
 
 Every method has its own process, and trains on the same images and RoIs from the same weights. The methods take turns,
 as many as fit into memory.
@@ -10,7 +11,7 @@ import argparse
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks.common import announce, as_recipe, make_parser, print_table, run_main, write_report
 from benchmarks.rivals import RIVALS, rival
@@ -20,7 +21,7 @@ from ohem.bench.report import rois_seen, summarise, table
 from ohem.bench.worker import Make
 from ohem.bench.workload import training_workload
 from ohem.config.methods import replace_options
-from ohem.config.schema import Recipe
+from ohem.config.schema import Precision, Recipe
 from ohem.experiments.charts import check_place, line_chart, save
 from ohem.inputs.datasets import training_data
 from ohem.inputs.proposals import build_proposals
@@ -34,7 +35,10 @@ def main() -> None:
     if options.plot:
         check_place(options.plot)
     recipe = replace_options(
-        as_recipe(options), data={"train": (options.data,)}, model={"shortlist": options.shortlist}
+        as_recipe(options),
+        data={"train": (options.data,)},
+        model={"shortlist": options.shortlist},
+        run={"accelerator": options.device, "precision": options.precision},
     )
     data, recipe = training_data(recipe)
     build_proposals(data, recipe.proposals)
@@ -80,6 +84,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, help="chart of the ratio by the number of RoIs, .svg or .png")
     parser.add_argument("--steps", type=int, default=5, help="measured steps of each method")
     parser.add_argument("--warmup", type=int, default=1, help="steps of each method before the measured ones")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...: as --run.accelerator")
+    parser.add_argument("--precision", default="32-true", choices=get_args(Precision), help="as --run.precision")
     parser.add_argument("--sequential", action="store_true", help="measure one method after the other")
     return parser.parse_args()
 

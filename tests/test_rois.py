@@ -11,7 +11,8 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from ohem.boxes import encode, from_inclusive
-from ohem.rois import BOX_MEAN, BOX_STD, RoIs, match, target_statistics
+from ohem.rois import BOX_MEAN, BOX_STD, RoIs, _match_image, match, target_statistics
+from tests.helpers.fake_gpu import host_reads
 from tests.helpers.make_rois import make_rois, near, random_target
 from tests.helpers.reference import needs_shared, reference
 
@@ -363,3 +364,10 @@ def test_edge_cases_of_mmdetection(index: int) -> None:
             "empty_pred": [],
         }[case["name"]]
     )
+
+
+def test_host_waits_only_for_the_objects_that_are_ignored() -> None:
+    """A GPU counts three masks of the ground truth of an image; the proposals, which are many, make no host wait."""
+    one = target((UNIT, 1), (FAR, 2), ignored=([20.0, 20.0, 30.0, 30.0],))
+    proposals = boxes(UNIT, FAR, [0, 0, 9, 9])
+    assert host_reads(lambda: _match_image(proposals, one, 0.5, True)) == ["aten::index.Tensor"] * 3

@@ -61,11 +61,13 @@ def main() -> None:
     options = _options()
     recipe = RECIPES[options.recipe].recipe
     steps = options.steps or recipe.solver.steps
+    decay = recipe.solver.decay_every * steps // recipe.solver.steps
     recipe = replace_options(
         recipe,
         data={"train": (options.data,)},
         proposals={"folder": options.proposals},
-        solver={"steps": steps, "seed": options.seed},
+        model={"weights": options.weights or recipe.model.weights},
+        solver={"steps": steps, "decay_every": decay, "seed": options.seed},
     )
     _, recipe = training_data(recipe)
     with tempfile.TemporaryDirectory() as folder, training_workload(recipe, Path(folder), steps) as workload:
@@ -101,7 +103,8 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--proposals", help="folder of the cached proposals (default: next to the data)")
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512, 1024], help="--model.shortlist to compare")
-    parser.add_argument("--steps", type=int, help="steps of the training; default: those of the recipe")
+    parser.add_argument("--weights", help="initial weights; default: those of the recipe")
+    parser.add_argument("--steps", type=int, help="steps of the training, whose decay moves; default: of the recipe")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     return parser.parse_args()

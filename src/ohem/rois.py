@@ -198,11 +198,11 @@ def _match_image(
 
     labels = torch.full((len(boxes),), BACKGROUND, device=boxes.device)
     labels[covers(boxes, regions)] = IGNORE
-    deltas = torch.zeros_like(boxes)
-    if len(truth):
-        labels = torch.where(foreground, truth_labels[matched], labels)
-        deltas[foreground] = encode(boxes[foreground], truth[matched[foreground]])
-    return boxes, labels, deltas, iou
+    if not len(truth):
+        return boxes, labels, torch.zeros_like(boxes), iou
+    # Not by an index: the host would have to wait for a GPU to count the foreground.
+    deltas = torch.where(foreground[:, None], encode(boxes, truth[matched]), 0)
+    return boxes, torch.where(foreground, truth_labels[matched], labels), deltas, iou
 
 
 def _normaliser(name: str, values: Tensor | Sequence[float], labels: Tensor, like: Tensor) -> Tensor:

@@ -10,6 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from ohem.config.recipe_file import read_run
+from ohem.detection.backbones.tiny import tiny
+from ohem.detection.weights import load_weights
 from tests.fuzz.commands import children_in_this_process
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.toy_data import NAMES, make_toy, training
@@ -205,3 +208,6 @@ def test_demo_end_to_end(tmp_path: Path) -> None:
     assert len(pictures) == 2
     with Image.open(pictures[0]) as picture:
         assert picture.width > 3 * 320
+    recipes = [read_run(folder / method) for method in ("frcn", "ohem")]
+    assert {recipe.model.weights for recipe in recipes} == {str(folder / "pretrained.safetensors")}
+    assert load_weights(tiny(), folder / "pretrained.safetensors")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ohem.data import synthetic
-from ohem.data.synthetic import CLASSES, make_scenes
+from ohem.data.synthetic import CLASSES, draw_digits, make_scenes
 from ohem.data.voc import VOCDetection
 from ohem.errors import InputError
 
@@ -37,6 +37,19 @@ def test_scenes_are_a_voc_data_set_of_digits(made: Path) -> None:
             assert image.shape == (3, 240, 320)
             assert 3 <= len(target["boxes"]) <= 7
             assert not target["ignore"].any()
+
+
+def test_single_digits_lie_in_their_boxes() -> None:
+    images, boxes, labels = draw_digits(40)
+    again = draw_digits(40)
+    assert all(np.array_equal(one, other) for one, other in zip((images, boxes, labels), again, strict=True))
+    assert not np.array_equal(images, draw_digits(40, seed=1)[0])
+    assert len(set(labels.tolist())) > 5
+    assert set(labels.tolist()) <= set(range(10))
+    assert ((boxes[:, :2] >= 4) & (boxes[:, 2:] <= 76) & (boxes[:, 2:] > boxes[:, :2])).all()
+    for image, (x1, y1, x2, y2) in zip(images.astype(int), boxes.astype(int), strict=True):
+        around = np.concatenate([image[y1 - 3, x1:x2], image[y2 + 2, x1:x2]])
+        assert abs(image[y1:y2, x1:x2] - np.median(around, axis=0)).max() > 50, "there is no ink"
 
 
 def test_content_of_the_xml(made: Path) -> None:

@@ -252,6 +252,29 @@ def test_chunks_do_not_matter(chunk: int, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(seen) == -(-_distinct(rois) // chunk)
 
 
+cells = st.integers(-fast_rcnn.FARTHEST, fast_rcnn.FARTHEST - 1)
+near_cells = st.integers(-1, 1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**11 - 1), *[cells | near_cells] * 4)))
+def test_distinct_windows_are_those_that_torch_finds(rows: list[tuple[int, ...]]) -> None:
+    windows = torch.tensor(rows).reshape(-1, 5).float()
+    expected = torch.unique(windows, dim=0, return_inverse=True)
+    for ours, theirs in zip(fast_rcnn._distinct(windows), expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_windows_far_from_the_image_are_cut() -> None:
+    """So that a window fits a whole number; the cells of the map lie in the same of their bins as before."""
+    far = torch.tensor([[-1e9, -1e9, 1e9, 1e9], [1e8, 0, 2e8, 8], [0, 0, 1e9, 1e9]])
+    model = detector(OHEMSampler())
+    windows = model.windows(match([far], [nothing()]))
+    assert windows[:, 1:].abs().max() <= fast_rcnn.FARTHEST
+    features = torch.rand(1, 4, 8, 8)
+    uncut = torch.tensor([[0, -1e8, -1e8, 1e8, 1e8], [0, 1e7, 0, 2e7, 1], [0, 0, 0, 1e8, 1e8]])
+    assert torch.equal(roi_pool(features, windows, 7), roi_pool(features, uncut, 7))
+
+
 def _autocast(enabled: bool) -> torch.autocast:
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled)
 

@@ -32,6 +32,7 @@ SamplerName = Literal[
 ]
 RPNSamplerName = Literal["ohem", "separate", "rank", "proportional", "ratio", "all"]
 DetectorName = Literal["fast_rcnn", "faster_rcnn", "ssdlite"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 BACKBONES_OF: Mapping[DetectorName, tuple[BackboneName, ...]] = {
     "fast_rcnn": ("vgg16", "vgg_cnn_m_1024", "squeezenet1_0", "mobilenet_v2", "resnet50", "tiny"),
@@ -259,7 +260,7 @@ class RunConfig:
     """Device: auto, cpu, cuda, mps, ..."""
     devices: str = "1"
     """Number of processes, one for each GPU; auto uses every GPU. With torchrun, the processes that it started."""
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     """Precision of the arithmetic. Losses are always ranked in float32."""
     log_every: int = 10
     """Number of steps between rows of metrics.csv."""

@@ -102,6 +102,39 @@ def make_scenes(
         shutil.rmtree(made, ignore_errors=True)
 
 
+def draw_digits(count: int, side: int = 80, seed: int = 0) -> tuple[Bytes, Array, NDArray[np.int64]]:
+    """Draws single digits of the material of the split `trainval`, to pre-train a network; none is a distractor.
+
+    Args:
+        count: number of digits.
+        side: height and width of the images in pixels; digits that are too large for it are left out.
+        seed: seed of the digits, which are others than those of scenes with the same seed.
+
+    Returns:
+        Images (count, side, side, 3) uint8, boxes (count, 4) float32 [x1, y1, x2, y2) in pixels, and classes (count,)
+        from 0, as in `CLASSES`.
+    """
+    rng = np.random.default_rng((seed, 2))  # 0 and 1 are the splits of the scenes
+    source = _sources()[0]
+    images, boxes = np.empty((count, side, side, 3), np.uint8), np.empty((count, 4), np.float32)
+    labels: list[int] = []
+    while (done := len(labels)) < count:
+        if done % 8 == 0:  # a background takes longer than a digit
+            background = _background(source.photographs, (3 * side, 4 * side), rng)
+        label = int(rng.integers(len(CLASSES)))
+        alpha = _render(source.digits[label][rng.integers(len(source.digits[label]))], rng)
+        if max(alpha.shape) > side - 10:
+            continue
+        y, x = rng.integers(2 * side), rng.integers(3 * side)
+        image = background[y : y + side, x : x + side].copy()
+        box = _find_room(alpha.shape, (side, side), [], rng)
+        assert box is not None
+        _paste(image, alpha, box, rng)
+        images[done], boxes[done] = (image * 255).round(), box
+        labels.append(label)
+    return images, boxes, np.array(labels, np.int64)
+
+
 def _write_data(
     folder: Path,
     sources: tuple[_Source, _Source],

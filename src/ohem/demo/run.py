@@ -1,12 +1,14 @@
 """`ohem demo`: trains with heuristic sampling and with OHEM on generated scenes, and compares the detections."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ohem.config.methods import replace_options
 from ohem.config.recipes import RECIPES
 from ohem.config.schema import Recipe
 from ohem.data.synthetic import CLASSES, make_scenes
+from ohem.demo.pretrain import STEPS as PRETRAINING
+from ohem.demo.pretrain import pretrain
 from ohem.demo.text import STEPS, TITLES, summary
 from ohem.detection.draw import draw_detections, draw_side_by_side
 from ohem.evaluation.detect import draw_confident, save_picture
@@ -21,6 +23,7 @@ from ohem.io.console import make_console, make_table
 from ohem.training.fingerprints import digest_of_sets
 from ohem.training.run_folder import sole_writer
 
+WEIGHTS = "pretrained.safetensors"
 PICTURES = 8
 """Number of test scenes that are drawn."""
 SCORE = 0.3
@@ -31,35 +34,41 @@ def make_demo(folder: Path, steps: int, train_images: int, test_images: int) -> 
     """Does what `run_demo` does after its introduction."""
     make_scenes(folder / "data", train=train_images, test=test_images, progress=True)
     with sole_writer(folder, "the demo"):
-        digest = _digest(folder / "data")
+        pretrain(folder / WEIGHTS, min(steps, PRETRAINING))
+        digest = _digest(folder)
         jobs = [_job(folder, method, steps, digest) for method in TITLES]
-        run_jobs(jobs, len(TITLES), _propose_command(folder / "data"))
+        run_jobs(jobs, len(TITLES), _propose_command(folder))
         _draw_test_scenes(folder)
     _print_average_precisions({method: read_report(folder / method / REPORT) for method in TITLES})
     print(summary(folder))
 
 
-def _recipe(method: str, data: Path, steps: int) -> Recipe:
-    """Returns the recipe of `method` with the same schedule in fewer or more steps."""
+def _recipe(method: str, folder: Path, steps: int) -> Recipe:
+    """Returns the recipe of `method` with pre-trained weights, and the same schedule in fewer or more steps."""
     recipe = RECIPES[f"demo-{method}"].recipe
+    data = folder / "data"
     decay = max(1, recipe.solver.decay_every * steps // recipe.solver.steps)
-    sources = replace(recipe.data, train=(f"{data}:trainval",), test=(f"{data}:test",), classes=CLASSES)
-    return replace(recipe, data=sources, solver=replace(recipe.solver, steps=steps, decay_every=decay))
+    return replace_options(
+        recipe,
+        model={"weights": str(folder / WEIGHTS)},
+        data={"train": (f"{data}:trainval",), "test": (f"{data}:test",), "classes": CLASSES},
+        solver={"steps": steps, "decay_every": decay},
+    )
 
 
-def _propose_command(data: Path) -> list[str]:
-    recipe = _recipe("frcn", data, STEPS)
+def _propose_command(folder: Path) -> list[str]:
+    recipe = _recipe("frcn", folder, STEPS)
     return propose_command([*recipe.data.train, *recipe.data.test], [], recipe.proposals)
 
 
-def _digest(data: Path) -> str:
-    config = _recipe("frcn", data, STEPS).data
+def _digest(folder: Path) -> str:
+    config = _recipe("frcn", folder, STEPS).data
     return digest_of_sets(*(open_data(sources, CLASSES, "--data") for sources in (config.train, config.test)))
 
 
 def _job(folder: Path, method: str, steps: int, digest: str) -> Job:
     """Returns the training of `method`, and its evaluation, on data with this digest."""
-    run, recipe = folder / method, _recipe(method, folder / "data", steps)
+    run, recipe = folder / method, _recipe(method, folder, steps)
     evaluations = {run / REPORT: ["eval", str(run)]}
     return Job(run, train_command(run, f"demo-{method}", recipe), evaluations, digest)
 
@@ -69,7 +78,7 @@ def _draw_test_scenes(folder: Path) -> None:
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
     models = [load_detector(folder / method, accelerator="cpu")[0] for method in TITLES]
-    recipe = _recipe("frcn", folder / "data", STEPS)
+    recipe = _recipe("frcn", folder, STEPS)
     data = open_data(recipe.data.test, CLASSES, "--data.test")
     pyramids = build_pyramids(build_examples(data, recipe), recipe)
     first = [pyramids[i] for i in range(min(PICTURES, len(data)))]

@@ -4,17 +4,18 @@ from pathlib import Path
 
 TITLES = {"frcn": "heuristic sampling", "ohem": "OHEM"}
 """Method, which is the name of its run folder -> its title in pictures and tables."""
-STEPS = 1500
-"""Training steps of each method. The recipes have more, which the documents' comparisons need and a demo does not."""
+STEPS = 400
+"""Training steps of each method. The recipes have more, since their network begins with random weights."""
 
 
 def introduce(folder: Path, steps: int, train_images: int, test_images: int) -> None:
     """Prints what the demo does; the arguments are those of `run_demo`."""
     print(
-        f"This demo makes {train_images + test_images} scenes with handwritten digits, and trains a small detector on "
-        f"{train_images} of them\nwith {TITLES['frcn']} (Fast R-CNN) and with {TITLES['ohem']} (online hard example "
-        f"mining), at the same time, {steps} steps each.\nIt compares the two on the other {test_images}.\n"
-        f"With the default settings it takes 3 to 6 minutes on 2 CPU cores. All files are in {folder}.",
+        f"This demo makes {train_images + test_images} scenes with handwritten digits. It pre-trains a small network "
+        f"on single digits,\nand trains it to detect them in {train_images} scenes with {TITLES['frcn']} (Fast R-CNN) "
+        f"and with {TITLES['ohem']} (online hard\nexample mining), at the same time, {steps} steps each. It compares "
+        f"the two on the other {test_images}.\n"
+        f"With the default settings it takes 2 to 4 minutes on 2 CPU cores. All files are in {folder}.",
         flush=True,
     )
 
@@ -26,6 +27,7 @@ def summary(folder: Path) -> str:
 What the demo made:
   {folder / "pictures"}: test scenes with the ground truth and the detections of both methods
   {folder / "ohem"}, {folder / "frcn"}: the runs, with metrics.csv, eval.json and the checkpoint
+  {folder / "pretrained.safetensors"}: the weights that both began with
   {folder / "data"}: the scenes, in the format of PASCAL VOC
 What to do next:
   Open a picture in {folder / "pictures"}, and compare the two methods.

@@ -36,8 +36,11 @@ from ohem.samplers import Losses, RoISampler
 from ohem.samplers.base import by_image, check_sampler
 from ohem.targets import read_targets
 
-# Number of RoIs that go through the read-only pass at once: it bounds the memory for any R.
-CHUNK = 256
+# Number of RoIs that go through the read-only pass at once: it bounds the memory for any R. A GPU is slow with few.
+CHUNK, CHUNK_ON_GPU = 256, 2048
+# Cells from the corner of the feature map to which windows reach: no feature map is so large.
+BITS = 13
+FARTHEST = 2 ** (BITS - 1)
 IMPLEMENTATIONS = ("read_only", "loss_layer")
 
 
@@ -143,15 +146,16 @@ class FastRCNN(Detector):
         check_sequence("proposals", proposals, "tensors (P, 4), one per image")
         if len(proposals) != len(images):
             raise ValueError(f"proposals must be as many as the images, {len(images)}, not {len(proposals)}")
-        features = self.backbone(images)
         if not self.training:
+            features = self.backbone(images)
             sizes = [(image.shape[-2], image.shape[-1]) for image in images]
             views = [[self._view(features[i : i + 1], 1.0)] for i in range(len(images))]
             return [self._detections(*inputs) for inputs in zip(views, proposals, sizes, strict=True)]
         if targets is None:
             raise ValueError("FastRCNN in train mode needs targets; call .eval() for detections")
         targets = read_targets(targets, len(images), num_classes=self.num_classes)
-        rois = match(proposals, targets, mean=self.box_mean, std=self.box_std)
+        rois = match(proposals, targets, mean=self.box_mean, std=self.box_std)  # first: a GPU has nothing to wait for
+        features = self.backbone(images)
         always = _background(targets)
         if self.implementation == "loss_layer":
             return self._loss_layer(features, rois, always)
@@ -221,8 +225,9 @@ class FastRCNN(Detector):
         Returns:
             (W, D) float for the W <= R distinct windows, and (R,) int64, the window of each RoI.
         """
-        windows, which = torch.unique(self.windows(rois), dim=0, return_inverse=True)
-        hidden = [self.backbone.roi_head(pooled) for pooled in self._pooled(features, windows, CHUNK)]
+        windows, which = _distinct(self.windows(rois))
+        chunk = CHUNK if features.device.type == "cpu" else CHUNK_ON_GPU
+        hidden = [self.backbone.roi_head(pooled) for pooled in self._pooled(features, windows, chunk)]
         return torch.cat(hidden), which
 
     def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
@@ -235,7 +240,7 @@ class FastRCNN(Detector):
         """Returns (R, 5): image, first column, first row, last column, last row that RoIPool covers, inclusive."""
         # RoIPool includes the last cell of a box, so it gets the last pixel, not the pixel after it.
         last_pixel = rois.boxes - rois.boxes.new_tensor([0, 0, 1, 1])
-        cells = (last_pixel / self.backbone.stride + 0.5).floor()
+        cells = (last_pixel / self.backbone.stride + 0.5).floor().clamp(-FARTHEST, FARTHEST - 1)
         return torch.cat([rois.images[:, None].to(cells), cells], dim=1)
 
     def _pooled(self, features: Tensor, windows: Tensor, chunk: int) -> Iterator[Tensor]:
@@ -282,6 +287,17 @@ class FastRCNN(Detector):
             for column in zip(*(score_boxes(proposals) for score_boxes in score_functions), strict=True)
         )
         return self.post_process(scores, deltas, proposals.repeat(len(score_functions), 1), size)
+
+
+def _distinct(windows: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the distinct rows of `windows` (R, 5) in ascending order, and which of them each window is, (R,) int64.
+
+    A window is written as one whole number, of which the image has 11 bits: sorting rows takes many times as long.
+    """
+    places = torch.arange(4 * BITS, -1, -BITS, device=windows.device)
+    lowest = -FARTHEST * (places < 4 * BITS).long()
+    numbers, which = torch.unique(((windows.long() - lowest) << places).sum(dim=1), return_inverse=True)
+    return ((numbers[:, None] >> places) % 2**BITS + lowest).to(windows), which
 
 
 def _background(targets: Sequence[Mapping[str, Any]]) -> RoIs | None:

@@ -66,25 +66,29 @@ class Bar:
 
 
 class Counter(Bar):
-    """Progress over a number of images.
+    """Progress over a number of images, or of what `unit` names.
 
     Args:
         description: what is done.
         total: number of images.
         done: number of images that were done before.
+        unit: what is counted, in the plural.
         enabled: False prints nothing.
     """
 
-    def __init__(self, description: str, total: int, done: int = 0, *, enabled: bool = True) -> None:
+    def __init__(
+        self, description: str, total: int, done: int = 0, *, unit: str = "images", enabled: bool = True
+    ) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
         super().__init__(*columns, enabled=enabled)
         self.description, self.total, self.done, self.first = description, total, done, done
+        self.unit = unit
         self.task = self.bar.add_task(escape(description), total=total, completed=done, rate="")
 
     def advance(self) -> None:
-        """Shows that one more image is done."""
+        """Shows that one more is done."""
         self.done += 1
-        rate = f"{(self.done - self.first) / max(self.clock.seconds, 1e-9):.2f} images/s"
+        rate = f"{(self.done - self.first) / max(self.clock.seconds, 1e-9):.2f} {self.unit}/s"
         self.bar.update(self.task, completed=self.done, rate=rate)
         if self.plain and (self.clock.is_due() or self.done == self.total):
             self.print(f"{self.description}: {self.done} of {self.total}, {rate}")
@@ -98,9 +102,9 @@ class _Indexed(Protocol[T_co]):
     def __getitem__(self, index: int) -> T_co: ...
 
 
-def tracked(items: _Indexed[T_co], description: str, *, enabled: bool = True) -> Iterator[T_co]:
-    """Yields the items, which are one for each image, and shows the progress."""
-    with Counter(description, len(items), enabled=enabled) as counter:
+def tracked(items: _Indexed[T_co], description: str, *, unit: str = "images", enabled: bool = True) -> Iterator[T_co]:
+    """Yields the items, which are one for each image or other `unit`, and shows the progress."""
+    with Counter(description, len(items), unit=unit, enabled=enabled) as counter:
         for i in range(len(items)):
             yield items[i]
             counter.advance()

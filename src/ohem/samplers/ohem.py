@@ -105,11 +105,13 @@ class OHEMSampler:
         return cls(batch_size, **options)
 
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
+        # A GPU counts the candidates before it computes the losses, and NaN after the choice: the host waits less.
+        pools = by_image(rois) if self.per_image else [minable(rois)]
+        k = self.batch_size if self.per_image else self.batch_size * rois.num_images
         values = call_losses(losses, self.cls_weight, self.box_weight)
+        chosen = torch.cat([self._mine(rois, values, candidates, k) for candidates in pools])
         warn_of_nan(values)
-        if not self.per_image:
-            return self._mine(rois, values, minable(rois), self.batch_size * rois.num_images)
-        return torch.cat([self._mine(rois, values, candidates, self.batch_size) for candidates in by_image(rois)])
+        return chosen
 
     def survivors(self, rois: RoIs, losses: Tensor) -> int:
         """Returns the number of RoIs that NMS leaves, of those that may be mined, ranked by `losses` (R,)."""
