@@ -162,7 +162,7 @@ def test_every_roi_has_the_loss_of_a_full_pass() -> None:
     with rows_of_roi_network(model) as seen:
         actual = model.read_only_losses(features, rois)
     torch.testing.assert_close(actual, expected.detach())
-    assert actual.dtype == torch.float32
+    assert actual.dtype == torch.float64
     assert seen == [(_distinct(rois), False)]
     assert _distinct(rois) < len(rois)
     assert len(actual.unique()) > 50

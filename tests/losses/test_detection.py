@@ -64,13 +64,23 @@ def test_ignored_rois_have_no_loss_and_background_no_box_loss() -> None:
         assert not gradient[rois.labels == -1].any()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_losses_are_float32(dtype: torch.dtype) -> None:
     scores, deltas, rois = example()
     losses = roi_losses(scores.detach().to(dtype), deltas.detach().to(dtype), rois)
     assert [loss.dtype for loss in losses] == [torch.float32] * 2
     expected = roi_losses(scores.detach().to(dtype).float(), deltas.detach().to(dtype).float(), rois)
     assert all(torch.equal(a, b) for a, b in zip(losses, expected, strict=True))
+
+
+def test_losses_of_float64_are_not_rounded() -> None:
+    scores, deltas, rois = example()
+    for loss, rounded in zip(
+        roi_losses(scores.double(), deltas.double(), rois), roi_losses(scores, deltas, rois), strict=True
+    ):
+        assert loss.dtype == torch.float64
+        torch.testing.assert_close(loss.float(), rounded)
+        assert not torch.equal(loss, rounded.double())
 
 
 def test_huge_logits_neither_saturate_nor_tie() -> None:

@@ -32,7 +32,7 @@ SamplerName = Literal[
 ]
 RPNSamplerName = Literal["ohem", "separate", "rank", "proportional", "ratio", "all"]
 DetectorName = Literal["fast_rcnn", "faster_rcnn", "ssdlite"]
-Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed", "64-true"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 BACKBONES_OF: Mapping[DetectorName, tuple[BackboneName, ...]] = {
     "fast_rcnn": ("vgg16", "vgg_cnn_m_1024", "squeezenet1_0", "mobilenet_v2", "resnet50", "tiny"),

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ohem.data.transforms import flip, flip_boxes, resize, scale_factor
+from ohem.errors import InputError
 
 
 class Stream(IntEnum):
@@ -205,6 +206,21 @@ def positions(first_step: int, last_step: int, images: int, rank: int = 0, world
 def collate_list(examples: Sequence[Example]) -> list[Example]:
     """Collates to a list, since images of a mini-batch have different sizes and numbers of boxes."""
     return list(examples)
+
+
+def describe_data_error(error: Exception) -> Exception:
+    """Returns an exception with a sentence for what the loader raised; a worker sends its traceback as the message."""
+    said = str(error).strip().splitlines() or [""]
+    if isinstance(error, InputError):
+        return InputError(said[-1].removeprefix("ohem.errors.InputError: "))
+    if isinstance(error, OSError):
+        return error if error.errno is not None else InputError(f"an image cannot be read ({said[-1]}): restore it")
+    if isinstance(error, MemoryError) or "DataLoader worker (pid" in said[0]:
+        return InputError(
+            f"there is not enough memory for the images ({said[-1] or 'MemoryError'}): lower --data.workers or "
+            "--solver.images, or leave out the largest images"
+        )
+    return error
 
 
 def _as_boxes(proposals: Any) -> Tensor:

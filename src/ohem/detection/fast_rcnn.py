@@ -3,7 +3,7 @@
 Shapes: R: RoIs of the mini-batch   B: RoIs trained on   N: images   P: proposals of an image   K: foreground classes
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from ohem.detection.detector import Detector
 from ohem.detection.multiscale import Merge, View, union
 from ohem.detection.post_process import BoxScores, PostProcess
 from ohem.detection.shortlist import Shortlist
+from ohem.draws import Use, begin_image, is_seeded
 from ohem.kernels.fast_linear import fast_linear
 from ohem.kernels.low_precision import is_exact, low_precision
 from ohem.kernels.roi_pool import roi_max_pools
@@ -114,6 +115,8 @@ class FastRCNN(Detector):
         self.refinement = refinement
         self.merge = merge
         self.probabilities = probabilities or partial(torch.softmax, dim=1)
+        self.trained_on = 0
+        """Number of RoIs of the last mini-batch, over which its losses are means."""
         self.scores = nn.Linear(backbone.dim, num_classes)
         self.deltas = nn.Linear(backbone.dim, 4 * num_classes)
         for layer, std in ((self.scores, 0.01), (self.deltas, 0.001)):
@@ -163,6 +166,7 @@ class FastRCNN(Detector):
         keep = self.sampler(rois, losses)
         trained = _joined(rois[keep], always)
         scores, deltas = self.head(features, trained)
+        self.trained_on = len(trained)
         return detection_loss(scores, deltas, trained)
 
     def _to_rank(self, features: Tensor, rois: RoIs, targets: Sequence[Mapping[str, Any]]) -> tuple[RoIs, Losses]:
@@ -192,13 +196,18 @@ class FastRCNN(Detector):
     def head(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """Computes scores (R, K + 1) and normalised deltas (R, K + 1, 4) of `rois` on `features` (N, C, H, W)."""
         (pooled,) = self._pooled(features, self.windows(rois), chunk=max(len(rois), 1))
-        return self._outputs(self.backbone.roi_head(pooled))
+        if not self._draws():
+            return self._outputs(self.backbone.roi_head(pooled))
+        order = rois.images.argsort(stable=True)
+        parts = torch.split(pooled[order], _counts(rois.images, len(features)))
+        hidden = torch.cat([self._hidden(i, Use.TRAINING_PASS, [part]) for i, part in enumerate(parts)])
+        return self._outputs(hidden[order.argsort()])
 
     def read_only_losses(
         self, features: Tensor, rois: RoIs, cls_weight: float = 1.0, box_weight: float = 1.0
     ) -> Tensor:
         """Computes the loss (R,) of every RoI, classification + box regression, in the read-only pass."""
-        if not self.rescore_top or is_exact(features.device):
+        if not self.rescore_top or is_exact(features.device) or features.dtype == torch.float64:
             return weighted(self.read_only_parts(features, rois), cls_weight, box_weight)
         with low_precision(self.backbone.roi_head, features) as rounded:
             losses = weighted(self.read_only_parts(rounded, rois), cls_weight, box_weight)
@@ -227,8 +236,27 @@ class FastRCNN(Detector):
         """
         windows, which = _distinct(self.windows(rois))
         chunk = CHUNK if features.device.type == "cpu" else CHUNK_ON_GPU
-        hidden = [self.backbone.roi_head(pooled) for pooled in self._pooled(features, windows, chunk)]
+        if not self._draws():
+            return torch.cat(
+                [self.backbone.roi_head(pooled) for pooled in self._pooled(features, windows, chunk)]
+            ), which
+        hidden = []
+        for i, part in enumerate(torch.split(windows, _counts(windows[:, 0], len(features)))):
+            alone = torch.cat([torch.zeros_like(part[:, :1]), part[:, 1:]], dim=1)
+            hidden.append(self._hidden(i, Use.READ_ONLY_PASS, self._pooled(features[i : i + 1], alone, chunk)))
         return torch.cat(hidden), which
+
+    def _draws(self) -> bool:
+        """Returns whether each image needs a pass of its own, with its own seed, through the dropout layers."""
+        return is_seeded() and any(
+            isinstance(layer, nn.Dropout) and layer.training and layer.p > 0
+            for layer in self.backbone.roi_head.modules()
+        )
+
+    def _hidden(self, image: int, use: Use, chunks: Iterable[Tensor]) -> Tensor:
+        """Computes the features (W, D) of pooled windows of one image, with its own random numbers."""
+        begin_image(image, use, self.device)
+        return torch.cat([self.backbone.roi_head(pooled) for pooled in chunks])
 
     def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """Computes the outputs of `head` for any number of RoIs, without gradient."""
@@ -264,8 +292,9 @@ class FastRCNN(Detector):
         scores, deltas = self.head(features, joined)
         losses = roi_losses(scores[:count].detach(), deltas[:count].detach(), rois)
         keep = self.sampler(rois, partial(weighted, losses))
-        rest = torch.arange(count, len(joined), device=keep.device)
-        return detection_loss(scores, deltas, joined, chosen=torch.cat([keep, rest]))
+        chosen = torch.cat([keep, torch.arange(count, len(joined), device=keep.device)])
+        self.trained_on = len(chosen)
+        return detection_loss(scores, deltas, joined, chosen)
 
     def _view(self, features: Tensor, scale: float) -> View:
         """Returns a view that scores boxes of the image on `features` (1, C, H, W), computed at `scale`."""
@@ -287,6 +316,12 @@ class FastRCNN(Detector):
             for column in zip(*(score_boxes(proposals) for score_boxes in score_functions), strict=True)
         )
         return self.post_process(scores, deltas, proposals.repeat(len(score_functions), 1), size)
+
+
+def _counts(images: Tensor, count: int) -> list[int]:
+    """Returns how many of `images` (R,), numbers of images in any order, are 0, 1, ..., `count` - 1."""
+    numbers: list[int] = torch.bincount(images.long(), minlength=count).tolist()
+    return numbers
 
 
 def _distinct(windows: Tensor) -> tuple[Tensor, Tensor]:

@@ -119,7 +119,8 @@ def _pass(forward: Callable[[nn.Linear, Tensor], Tensor], training: bool) -> Non
 
 @cache
 def _probe() -> tuple[nn.Linear, Tensor]:
-    return nn.Linear(2048, 1024), torch.rand(128, 2048, requires_grad=True)
+    layer = nn.Linear(2048, 1024, dtype=torch.float32)
+    return layer, torch.rand(128, 2048, dtype=torch.float32, requires_grad=True)
 
 
 def _by_onednn(layer: nn.Linear, x: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ def _rank(context: Callable[[nn.Module], AbstractContextManager[object]]) -> Non
 
 @cache
 def _probe() -> tuple[nn.Module, Tensor]:
-    return nn.Sequential(nn.Linear(1024, 1024)), torch.rand(128, 1024)
+    return nn.Sequential(nn.Linear(1024, 1024, dtype=torch.float32)), torch.rand(128, 1024, dtype=torch.float32)
 
 
 def _whole(features: Tensor) -> Rounded:

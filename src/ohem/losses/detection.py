@@ -21,12 +21,13 @@ def roi_losses(scores: Tensor, deltas: Tensor, rois: RoIs, beta: float = 1.0) ->
 
     Returns:
         `loss_classifier` (R,), the log loss, and `loss_box_reg` (R,), smooth L1 summed over the four coordinates. Both
-        are float32. The log loss is computed with `log_softmax`, so that the hardest RoIs do not tie. It is 0 where the
-        label is -1; `loss_box_reg` is 0 for all RoIs except foreground.
+        are float32, or float64 if the outputs are. The log loss is computed with `log_softmax`, so that the hardest
+        RoIs do not tie. It is 0 where the label is -1; `loss_box_reg` is 0 for all RoIs except foreground.
     """
-    loss_classifier = functional.cross_entropy(scores.float(), rois.labels, reduction="none", ignore_index=-1)
-    own = deltas.float()[torch.arange(len(rois), device=deltas.device), rois.labels.clamp(min=0)]
-    loss_box_reg = functional.smooth_l1_loss(own, rois.targets, beta=beta, reduction="none").sum(dim=1)
+    exact = torch.promote_types(scores.dtype, torch.float32)
+    loss_classifier = functional.cross_entropy(scores.to(exact), rois.labels, reduction="none", ignore_index=-1)
+    own = deltas.to(exact)[torch.arange(len(rois), device=deltas.device), rois.labels.clamp(min=0)]
+    loss_box_reg = functional.smooth_l1_loss(own, rois.targets.to(exact), beta=beta, reduction="none").sum(dim=1)
     return loss_classifier, torch.where(rois.foreground, loss_box_reg, 0)
 
 

@@ -6,12 +6,14 @@ Shapes: R: RoIs of the mini-batch   B: RoIs trained on   N: images
 """
 
 import warnings
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ohem.checks import check_callable, check_number, describe, is_false
+from ohem.draws import Use, begin_image
 from ohem.rois import IGNORE, RoIs
 
 
@@ -47,6 +49,13 @@ def by_image(rois: RoIs) -> list[Tensor]:
     group = torch.where(rois.labels == IGNORE, rois.num_images, rois.images)
     counts = (group == torch.arange(rois.num_images + 1, device=group.device)[:, None]).sum(dim=1)
     return list(torch.split(group.argsort(stable=True), counts.tolist())[:-1])
+
+
+def drawn_by_image(rois: RoIs) -> Iterator[tuple[int, Tensor]]:
+    """Yields the number of each image and what `by_image` returns for it, before whose draws it seeds them."""
+    for image, candidates in enumerate(by_image(rois)):
+        begin_image(image, Use.SAMPLER, candidates.device)
+        yield image, candidates
 
 
 def warn_of_nan(losses: Tensor) -> None:

@@ -20,6 +20,7 @@ from ohem.config.schema import RunConfig
 from ohem.detection.shortlist import Shortlist
 from ohem.errors import InputError
 from ohem.io.files import describe_os_error
+from ohem.kernels import choice
 
 
 @contextmanager
@@ -76,6 +77,8 @@ def launched(config: RunConfig) -> Iterator[Fabric]:
     fabric.launch()
     # Mixed precision would round the boxes that are passed to the model, by whole pixels; images are bytes.
     fabric.strategy.precision.convert_input = lambda data: data  # type: ignore[method-assign]
+    # Double precision would round the losses to float32.
+    fabric.strategy.precision.convert_output = lambda data: data  # type: ignore[method-assign]
     try:
         yield fabric
     finally:
@@ -100,6 +103,14 @@ def share_losses(shortlist: Shortlist, fabric: Fabric) -> None:
         torch.distributed.all_gather_object(updates, own)
         for update in updates:
             shortlist.visits.update(update)
+
+
+def share_kernels(fabric: Fabric) -> None:
+    """Makes all processes use the kernels that the first one measured to be the fastest, where processors are equal."""
+    if fabric.world_size > 1:
+        chosen = [choice.choices()]
+        torch.distributed.broadcast_object_list(chosen)
+        choice.restore(chosen[0])
 
 
 class Failed(Exception):

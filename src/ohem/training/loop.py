@@ -17,7 +17,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ohem.config.schema import Recipe
-from ohem.data.loader import Example, Examples, Stream, TrainingExamples, collate_list, positions, seed_of
+from ohem.data.loader import (
+    Example,
+    Examples,
+    Stream,
+    TrainingExamples,
+    collate_list,
+    describe_data_error,
+    positions,
+    seed_of,
+)
 from ohem.detection.detector import Detector
 from ohem.detection.draw import draw_hardest
 from ohem.detection.fast_rcnn import FastRCNN
@@ -30,13 +39,14 @@ from ohem.models.build import build_model, build_rpn_sampler, initialise
 from ohem.processes import Stopped, collect_signals
 from ohem.recorder import Recorder
 from ohem.training import checkpoint
-from ohem.training.distributed import Agreement, Fabric, Failed, agreed, describe, first_of, share_losses
+from ohem.training.distributed import Agreement, Fabric, Failed, agreed, describe, first_of, share_kernels, share_losses
 from ohem.training.hooks import Observer
 from ohem.training.logs import mining
 from ohem.training.logs.loggers import Loggers
 from ohem.training.logs.metrics_log import MetricsLog, RunningMeans
 from ohem.training.logs.progress import ProgressBar, print_next_steps
 from ohem.training.optimizer import build_optimizer, learning_rate
+from ohem.training.whole_batch import WholeBatch
 
 
 def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None:
@@ -64,6 +74,7 @@ def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None
         print(f"{run} has all of its {solver.steps} steps already: give more --solver.steps to train on")
     if fabric.is_global_zero:
         _print_kernels(trainer)
+    share_kernels(fabric)
     trainer.run_to(solver.steps)
     if fabric.is_global_zero:
         print_next_steps(run)
@@ -107,7 +118,9 @@ class Trainer:
         # By the prefix of its columns in metrics.csv.
         self.recorders = {"": self.recorder, **({"rpn_": rpn_recorder} if rpn_recorder else {})}
         torch.manual_seed(seed_of(recipe.solver.seed, Stream.INITIAL))
-        model = build_model(recipe, self.recorder, rpn_recorder)
+        # In its precision before weights are restored: a checkpoint in float64 must not be rounded.
+        model = fabric.strategy.precision.convert_module(build_model(recipe, self.recorder, rpn_recorder))
+        assert isinstance(model, Detector)
         resumed = self._find_checkpoint()
         if resumed is None:
             initialise(model, examples, recipe)
@@ -115,6 +128,8 @@ class Trainer:
             checkpoint.restore(model, resumed.state, run)
         self.detector: Detector = model
         mining.watch_classifier(self.recorder, model)
+        self.whole = WholeBatch(recipe, fabric, model)
+        self.recorder.sampler = self.whole.sampler(self.recorder.sampler)
         self.shortlist = model.shortlist if isinstance(model, FastRCNN) else None
         # A fused optimizer reads the weights once; but Fabric cannot clip gradients that a scaler still has to divide.
         self.scaled = getattr(fabric.strategy.precision, "scaler", None) is not None
@@ -272,7 +287,7 @@ class Trainer:
                 sequence, batch_sampler=positions_of_process, collate_fn=collate_list, num_workers=workers
             )
         except (InputError, OSError, MemoryError, RuntimeError) as error:
-            raise _describe_data_error(error) from error
+            raise describe_data_error(error) from error
 
     def train_step(self, batch: list[Example], statistics: bool) -> dict[str, float]:
         """Updates the weights once with the next of `batches`, and returns numbers to log.
@@ -294,7 +309,8 @@ class Trainer:
             if statistics:
                 before = time.perf_counter()
                 for prefix, recorder in self.recorders.items():
-                    numbers.add({f"{prefix}{name}": value for name, value in recorder.statistics().items()})
+                    mined = self.whole.statistics(recorder)
+                    numbers.add({f"{prefix}{name}": value for name, value in mined.items()})
                 statistics_seconds += time.perf_counter() - before
         limit = solver.clip if solver.clip > 0 else math.inf
         norm = cast(
@@ -317,15 +333,14 @@ class Trainer:
 
     def _pass(self, examples: Sequence[Example], passes: int) -> dict[str, float]:
         """Computes losses and gradients of `examples`, one of `passes` that are averaged; returns the losses."""
-        torch.manual_seed(seed_of(self.recipe.solver.seed, Stream.STEP, examples[0].position))
         mining.begin_step(self.recorder, self.detector, examples, self.step + 1)
-        with fast_linear(self.detector):
-            losses: dict[str, Tensor] = self.model(*self._inputs(examples))
+        with self.whole.step(examples), fast_linear(self.detector):
+            losses = self.whole.weighted(self.model(*self._inputs(examples)))
         loss = torch.stack(list(losses.values())).sum()
         ranked = (recorder.losses.sum() for recorder in self.recorders.values() if recorder.losses is not None)
         self._must_be_finite("loss", sum(ranked, loss), examples)
         self.fabric.backward(loss / passes)
-        return {"loss": loss.item(), **{name: value.item() for name, value in losses.items()}}
+        return self.whole.mean({"loss": loss.item(), **{name: value.item() for name, value in losses.items()}})
 
     def rank(self, batch: list[Example]) -> None:
         """Makes a visit of the images of `batch` without training on them: a shortlist remembers their losses."""
@@ -380,18 +395,3 @@ class Trainer:
             if self.step > self._saved:
                 self.save(agreement)
             raise Stopped(signum, self.step)
-
-
-def _describe_data_error(error: Exception) -> Exception:
-    """Returns an exception with a sentence for what the loader raised; a worker sends its traceback as the message."""
-    said = str(error).strip().splitlines() or [""]
-    if isinstance(error, InputError):
-        return InputError(said[-1].removeprefix("ohem.errors.InputError: "))
-    if isinstance(error, OSError):
-        return error if error.errno is not None else InputError(f"an image cannot be read ({said[-1]}): restore it")
-    if isinstance(error, MemoryError) or "DataLoader worker (pid" in said[0]:
-        return InputError(
-            f"there is not enough memory for the images ({said[-1] or 'MemoryError'}): lower --data.workers or "
-            "--solver.images, or leave out the largest images"
-        )
-    return error

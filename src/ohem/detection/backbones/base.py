@@ -100,6 +100,8 @@ class Backbone(nn.Module):
         self.register_buffer("input_std", torch.zeros(3))
         self.register_buffer("feature_scale", torch.ones(()))
         self.normalisation = normalisation
+        self.least_size = (0, 0)
+        """Lowest (height, width) to which images are padded: what other processes have in the same mini-batch."""
 
     @property
     def normalisation(self) -> Normalisation:
@@ -129,7 +131,8 @@ class Backbone(nn.Module):
         for image in images:
             if image.dtype != torch.uint8:  # images in 0-1, as for torchvision's detectors, would be black
                 raise ValueError(f"images must be uint8, 0 to 255, not {image.dtype}: give (image * 255).byte()")
-        height, width = (max(image.shape[i] for image in images) for i in (1, 2))
+        sizes = [self.least_size, *((image.shape[1], image.shape[2]) for image in images)]
+        height, width = (max(size[i] for size in sizes) for i in (0, 1))
         # In this layout, which the layers keep, convolutions on CPUs are up to twice as fast.
         batch = self.input_mean.new_zeros(len(images), 3, height, width).to(memory_format=torch.channels_last)
         for blob, image in zip(batch, images, strict=True):

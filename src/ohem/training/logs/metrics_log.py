@@ -27,7 +27,7 @@ class MetricsLog:
     """Writer of RUN/metrics.csv: one row every `log_every` steps. Rows after the step of a resumed run are dropped.
 
     COLUMNS come first, then all other logged numbers, such as the losses of torchvision's detectors. Of several
-    processes, the numbers are those of the first.
+    processes, the numbers are those of the whole mini-batch, and `seconds` those of the first.
 
     Args:
         run: folder of the run.

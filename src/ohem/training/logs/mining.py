@@ -17,6 +17,7 @@ from ohem.mining_log import LoggedImage, MiningLog
 from ohem.models.build import build_sampler
 from ohem.recorder import Recorder
 from ohem.samplers import NoiseAwareSampler
+from ohem.training.whole_batch import plain_sampler
 
 FOLDER = "mining"
 
@@ -50,8 +51,9 @@ def watch_classifier(recorder: Recorder, detector: Detector) -> None:
 
 def begin_step(recorder: Recorder, detector: Detector, examples: Sequence[Example], step: int) -> None:
     """Announces the next step to the samplers that count steps, and its images to a mining log."""
-    if isinstance(recorder.sampler, NoiseAwareSampler):
-        recorder.sampler.begin_step(step)
+    sampler = plain_sampler(recorder.sampler)
+    if isinstance(sampler, NoiseAwareSampler):
+        sampler.begin_step(step)
     if isinstance(recorder, MiningLog):
         recorder.begin_step([_logged(detector, example) for example in examples], step)
 

@@ -1,0 +1,146 @@
+"""Trainings in one, two and four real processes have the same weights, numbers and mining log.
+
+In float64, where rounding is too small to change which RoI is the harder one: in float32 two processes sum in another
+order than one, and after some steps another RoI is chosen, as with another number of threads.
+"""
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from PIL import Image
+
+from ohem.cli import main
+from ohem.config.schema import SamplerName
+from ohem.training.logs.metrics_log import read_metrics
+from tests.helpers.command_line import FORKS, ohem
+from tests.helpers.toy_data import edit_xml, make_toy, training
+from tests.training.test_loop import mined, weights
+
+FEW = ["--sampler.batch-size", 6]
+JOINT = ["--sampler.no-per-image"]
+MORE: dict[str, list[object]] = {"all": [], "ratio": [], "separate": [*FEW, *JOINT], "mmdetection": [*FEW, *JOINT]}
+# With dropout, each training draws random numbers.
+SAMPLERS: dict[str, list[object]] = {
+    **{
+        name: ["--sampler.name", name, *MORE.get(name, FEW)]
+        for name in get_args(SamplerName)
+        if name != "builtin"  # of torchvision's detectors
+    },
+    "ohem, joint": [*FEW, *JOINT],
+    "noise_aware, joint": ["--sampler.name", "noise_aware", "--sampler.warmup", 0, *FEW, *JOINT],
+    "loss layer": ["--model.implementation", "loss_layer", *FEW],
+    "shortlist": ["--model.shortlist", 8, *FEW],
+    "rescored": ["--model.rescore-top", 8, *FEW],
+    "accumulated": ["--solver.accumulate", *FEW, *JOINT],
+}
+LONG = ("release", "random")
+
+
+def options(data: Path, steps: int, more: Sequence[object]) -> list[object]:
+    return [
+        *training(data, steps=steps, images=4, test=None),
+        *["--run.precision", "64-true", "--model.dropout", 0.5, "--run.log-every", 2],
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns images of two sizes, so that those of a mini-batch are padded, with different numbers of RoIs."""
+    toy = make_toy(tmp_path_factory.mktemp("processes") / "toy", {"train": "abcdefgh"})
+    for stem in "adf":
+        path = toy / "JPEGImages" / f"{stem}.png"
+        wider = Image.new("RGB", (96, 64))
+        with Image.open(path) as image:
+            wider.paste(image)
+        wider.save(path)
+        edit_xml(toy, "<width>80<", "<width>96<", stem)
+    return toy
+
+
+def train_in(count: int, lines: Sequence[Sequence[object]], folder: Path) -> None:
+    """Trains by `lines`, arguments of `ohem train`, in turn, in `count` processes started as torchrun starts them."""
+    ports = []
+    for _ in lines:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            ports.append(server.getsockname()[1])
+    texts = [[str(part) for part in ("train", *line)] for line in lines]
+    processes = [FORKS.Process(target=_train, args=(texts, ports, rank, count, folder)) for rank in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    said = [(folder / f"{count}-{rank}.txt").read_text() for rank in range(count)]
+    assert [process.exitcode for process in processes] == [0] * count, "\n".join(said)
+
+
+def _train(lines: Sequence[list[str]], ports: Sequence[int], rank: int, count: int, folder: Path) -> None:
+    log = os.open(folder / f"{count}-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number in (1, 2):
+        os.dup2(log, number)
+    torch.set_num_threads(1)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
+    for line, port in zip(lines, ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
+        main(line)
+
+
+def assert_same(run: Path, one: Path) -> None:
+    """Checks the weights, the rows of metrics.csv and the tables of the mining log."""
+    values = weights(run)
+    for name, value in weights(one).items():
+        torch.testing.assert_close(values[name], value, rtol=1e-9, atol=1e-12, msg=lambda text: f"{run}: {text}")
+    for ours, theirs in zip(read_metrics(run), read_metrics(one), strict=True):
+        assert ours.keys() == theirs.keys()
+        for column in ours.keys() - {"seconds"}:
+            if ours[column] != theirs[column]:
+                assert float(ours[column]) == pytest.approx(float(theirs[column]), rel=1e-4), (run, column)
+    ours, theirs = (sorted_rows(mined(run)) for run in (run, one))
+    assert [row[:3] for row in ours] == [row[:3] for row in theirs], run
+
+
+def sorted_rows(table: dict[str, list[Any]]) -> list[tuple[Any, ...]]:
+    names = ["step", "image", "label", "x1", "y1", "x2", "y2"]
+    return sorted(
+        zip(*([round(v, 3) if isinstance(v, float) else v for v in table[name]] for name in names), strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def in_one(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a folder of runs in one process."""
+    folder = tmp_path_factory.mktemp("one")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for line in [*short_trainings(data, folder), *long_trainings(data, folder)]:
+        assert ohem("train", *line).code == 0, line
+    torch.set_num_threads(threads)
+    return folder
+
+
+def short_trainings(data: Path, folder: Path) -> list[list[object]]:
+    return [[folder / name, *options(data, 3, more)] for name, more in SAMPLERS.items()]
+
+
+def long_trainings(data: Path, folder: Path, steps: int = 50) -> list[list[object]]:
+    return [[folder / f"long {name}", *options(data, steps, SAMPLERS[name])] for name in LONG]
+
+
+def test_every_sampler_trains_in_two_processes_as_in_one(data: Path, in_one: Path, tmp_path: Path) -> None:
+    train_in(2, short_trainings(data, tmp_path), tmp_path)
+    for name in SAMPLERS:
+        assert_same(tmp_path / name, in_one / name)
+
+
+def test_long_trainings_are_resumed_in_another_number_of_processes(data: Path, in_one: Path, tmp_path: Path) -> None:
+    for steps, count in ((20, 4), (36, 2), (50, 4)):
+        train_in(count, long_trainings(data, tmp_path, steps), tmp_path)
+    for name in LONG:
+        assert_same(tmp_path / f"long {name}", in_one / f"long {name}")
