@@ -4,8 +4,9 @@ import contextlib
 import io
 import multiprocessing
 import os
+import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,6 +77,49 @@ class Forked:
             self.process.kill()  # or the tests would wait for it at their end
             raise AssertionError(f"it still ran after {seconds} seconds")
         return Result(self.process.exitcode, *(path.read_text() for path in self._output))
+
+
+def in_processes(count: int, lines: Sequence[Sequence[object]], folder: Path, status: int = 0) -> str:
+    """Runs commands in turn, each in `count` processes, which are started as torchrun starts them.
+
+    Args:
+        count: number of processes.
+        lines: arguments of `ohem`.
+        folder: an existing folder for the output.
+        status: exit status of the last command, which all processes must have; that of the others is 0.
+
+    Returns:
+        What the processes printed, one after the other.
+    """
+    ports = []
+    for _ in lines:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            ports.append(server.getsockname()[1])
+    texts = [[str(part) for part in line] for line in lines]
+    logs = [folder / f"{count}-{rank}.txt" for rank in range(count)]
+    processes = [FORKS.Process(target=_run_as, args=(texts, ports, rank, count, logs[rank])) for rank in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        process.kill()
+    said = "\n".join(log.read_text() for log in logs)
+    assert [process.exitcode for process in processes] == [status] * count, said
+    return said
+
+
+def _run_as(lines: Sequence[list[str]], ports: Sequence[int], rank: int, count: int, log: Path) -> None:
+    import torch
+
+    for number in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    torch.set_num_threads(1)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
+    for line, port in zip(lines, ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
+        main(line)
 
 
 def _run(

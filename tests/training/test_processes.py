@@ -4,8 +4,6 @@ In float64, where rounding is too small to change which RoI is the harder one: i
 order than one, and after some steps another RoI is chosen, as with another number of threads.
 """
 
-import os
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -14,10 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ohem.cli import main
 from ohem.config.schema import SamplerName
 from ohem.training.logs.metrics_log import read_metrics
-from tests.helpers.command_line import FORKS, ohem
+from tests.helpers.command_line import in_processes, ohem
 from tests.helpers.toy_data import edit_xml, make_toy, training
 from tests.training.test_loop import mined, weights
 
@@ -63,35 +60,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy
 
 
-def train_in(count: int, lines: Sequence[Sequence[object]], folder: Path) -> None:
-    """Trains by `lines`, arguments of `ohem train`, in turn, in `count` processes started as torchrun starts them."""
-    ports = []
-    for _ in lines:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            ports.append(server.getsockname()[1])
-    texts = [[str(part) for part in ("train", *line)] for line in lines]
-    processes = [FORKS.Process(target=_train, args=(texts, ports, rank, count, folder)) for rank in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    said = [(folder / f"{count}-{rank}.txt").read_text() for rank in range(count)]
-    assert [process.exitcode for process in processes] == [0] * count, "\n".join(said)
-
-
-def _train(lines: Sequence[list[str]], ports: Sequence[int], rank: int, count: int, folder: Path) -> None:
-    log = os.open(folder / f"{count}-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for number in (1, 2):
-        os.dup2(log, number)
-    torch.set_num_threads(1)
-    place = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    os.environ.update({name: str(value) for name, value in place.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
-    for line, port in zip(lines, ports, strict=True):
-        os.environ["MASTER_PORT"] = str(port)
-        main(line)
-
-
 def assert_same(run: Path, one: Path) -> None:
     """Checks the weights, the rows of metrics.csv and the tables of the mining log."""
     values = weights(run)
@@ -120,27 +88,27 @@ def in_one(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for line in [*short_trainings(data, folder), *long_trainings(data, folder)]:
-        assert ohem("train", *line).code == 0, line
+        assert ohem(*line).code == 0, line
     torch.set_num_threads(threads)
     return folder
 
 
 def short_trainings(data: Path, folder: Path) -> list[list[object]]:
-    return [[folder / name, *options(data, 3, more)] for name, more in SAMPLERS.items()]
+    return [["train", folder / name, *options(data, 3, more)] for name, more in SAMPLERS.items()]
 
 
 def long_trainings(data: Path, folder: Path, steps: int = 50) -> list[list[object]]:
-    return [[folder / f"long {name}", *options(data, steps, SAMPLERS[name])] for name in LONG]
+    return [["train", folder / f"long {name}", *options(data, steps, SAMPLERS[name])] for name in LONG]
 
 
 def test_every_sampler_trains_in_two_processes_as_in_one(data: Path, in_one: Path, tmp_path: Path) -> None:
-    train_in(2, short_trainings(data, tmp_path), tmp_path)
+    in_processes(2, short_trainings(data, tmp_path), tmp_path)
     for name in SAMPLERS:
         assert_same(tmp_path / name, in_one / name)
 
 
 def test_long_trainings_are_resumed_in_another_number_of_processes(data: Path, in_one: Path, tmp_path: Path) -> None:
     for steps, count in ((20, 4), (36, 2), (50, 4)):
-        train_in(count, long_trainings(data, tmp_path, steps), tmp_path)
+        in_processes(count, long_trainings(data, tmp_path, steps), tmp_path)
     for name in LONG:
         assert_same(tmp_path / f"long {name}", in_one / f"long {name}")

@@ -96,6 +96,7 @@ def evaluate(
     submit: Path | None = None,
     out: Path | None = None,
     curve: int = 0,
+    devices: str = "1",
     test: RunTest = TestConfig(),  # noqa: B008  frozen
 ) -> None:
     """Evaluate a run: print a table and write RUN/eval.json, and for COCO data RUN/detections.json.
@@ -116,17 +117,20 @@ def evaluate(
         File to write instead of RUN/eval.json.
     curve
         Evaluate this number of snapshots (--run.snapshot-every), evenly spread, and only write RUN/map_curve.json.
+    devices
+        Number of processes that share the images, one for each GPU; auto uses every GPU. With torchrun, the processes
+        that it started.
     """
     if curve:
         from ohem.evaluation.map_curve import evaluate_curve
 
-        if loss or submit or out:
-            raise InputError("--curve only writes RUN/map_curve.json: leave out --loss, --submit and --out")
+        if loss or submit or out or devices != "1":
+            raise InputError("--curve only writes RUN/map_curve.json: leave out --loss, --submit, --out and --devices")
         evaluate_curve(run, curve, data, metric, test)
         return
     from ohem.evaluation.evaluate import evaluate_run
 
-    evaluate_run(run, data, metric, loss, test, submit, out)
+    evaluate_run(run, data, metric, loss, test, submit, out, devices)
 
 
 @app.command

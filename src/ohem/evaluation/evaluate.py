@@ -5,14 +5,16 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from ohem.config.recipe_file import read_run
-from ohem.config.schema import MetricName, Recipe, TestConfig
+from ohem.config.schema import MetricName, Recipe, RunConfig, TestConfig
 from ohem.config.validation import check_recipe
 from ohem.data.dataset import DetectionSet
 from ohem.data.loader import ImagePyramid
@@ -31,9 +33,9 @@ from ohem.io.progress import tracked
 from ohem.models.build import as_fast_rcnn, build_model
 from ohem.samplers import AllSampler
 from ohem.training import checkpoint
-from ohem.training.distributed import Fabric
+from ohem.training.distributed import Fabric, compute_shared, first_process_first, launched, reported_once
 from ohem.training.fingerprints import digest_of_examples, digest_of_weights
-from ohem.training.roi_loss import loss_over_all
+from ohem.training.roi_loss import MeanLoss, loss_sums, sum_of
 from ohem.training.run_folder import check_sources
 
 
@@ -61,19 +63,22 @@ def load_detector(
     check_recipe(recipe)
     model = build_model(recipe, AllSampler())
     checkpoint.restore(model, state, run)
-    model.eval().to(_device(run, accelerator or recipe.run.accelerator))
+    accelerator = _accelerator(run, accelerator or recipe.run.accelerator)
+    model.eval().to(Fabric(accelerator=accelerator, devices=1).device)
     return model, recipe, state["step"]
 
 
-def _device(run: Path, accelerator: str) -> torch.device:
+def _accelerator(run: Path, accelerator: str) -> str:
+    """Returns `accelerator`, or "auto" with a warning if this machine does not have it."""
     try:
-        return Fabric(accelerator=accelerator, devices=1).device
+        Fabric(accelerator=accelerator, devices=1)
     except (ValueError, RuntimeError):
-        detections = Fabric(accelerator="auto", devices=1).device
+        device = Fabric(accelerator="auto", devices=1).device
         warnings.warn(
-            f"{run} was trained on {accelerator}, which this machine does not have: {detections} is used", stacklevel=3
+            f"{run} was trained on {accelerator}, which this machine does not have: {device} is used", stacklevel=3
         )
-        return detections
+        return "auto"
+    return accelerator
 
 
 @torch.inference_mode()
@@ -93,6 +98,7 @@ def evaluate_run(
     test: TestConfig | None = None,
     submit: Path | None = None,
     out: Path | None = None,
+    devices: str = "1",
 ) -> dict[str, Any]:
     """Evaluates the newest checkpoint of `run`, prints a table and writes RUN/eval.json.
 
@@ -107,6 +113,8 @@ def evaluate_run(
         test: replaces the test options of the recipe.
         submit: folder for the result files of the VOC server. Test images without annotations are not scored.
         out: JSON file to write instead of RUN/eval.json.
+        devices: number of processes, one for each GPU, which share the images; the first one writes. With torchrun,
+            the processes that it started.
 
     Returns:
         The content of the JSON file.
@@ -115,8 +123,25 @@ def evaluate_run(
         InputError: the run, the data or `test` is unfit, `submit` is given with data that are not in VOC layout, or
             `out` or `submit` would overwrite files that are no earlier results.
     """
+    accelerator = _accelerator(run, read_run(run).run.accelerator)
+    with launched(RunConfig(accelerator=accelerator, devices=devices)) as fabric, reported_once(fabric):
+        return _evaluate(run, sources, metric, loss, test, submit, out, accelerator, fabric)
+
+
+def _evaluate(
+    run: Path,
+    sources: Sequence[str],
+    metric: MetricName | None,
+    loss: bool,
+    test: TestConfig | None,
+    submit: Path | None,
+    out: Path | None,
+    accelerator: str,
+    fabric: Fabric,
+) -> dict[str, Any]:
     _check_places(submit, out)
-    model, recipe, step = load_detector(run, test)
+    model, recipe, step = load_detector(run, test, accelerator)
+    model.to(fabric.device)
     measured = as_fast_rcnn(model, "--loss") if loss else None
     if not sources:
         check_sources(run, recipe.data.test)
@@ -124,8 +149,12 @@ def evaluate_run(
     report_path = out or run / NAME
     check_outputs(report_path, submit, data)
     image_ids = _image_ids(data) if submit else []
-    detections, made = detect_all(model, data, recipe)
+    detections, made = detect_all(model, data, recipe, fabric)
     report = {"step": step, **made}
+    if measured and data.annotated:
+        report["loss_all_rois"] = _loss_of_training_data(run, measured, recipe, fabric)
+    if not fabric.is_global_zero:
+        return report
     if submit:
         write_submission(submit, image_ids, as_annotated(detections, data), data.classes)
         print(f"{submit}: the detections in {len(data)} images, one file for each of {len(data.classes)} classes")
@@ -134,8 +163,6 @@ def evaluate_run(
         return report
     figures, table = score(detections, data, metric or usual_metric(data))
     report = figures | report
-    if measured:
-        report["loss_all_rois"] = _loss_of_training_data(run, measured, recipe)
     write_report(report_path, report, detections, data)
     make_console().print(table)
     return report
@@ -151,18 +178,35 @@ def _check_places(submit: Path | None, out: Path | None) -> None:
         raise InputError(f"--submit {submit} is no folder: name another")
 
 
-def _loss_of_training_data(run: Path, model: FastRCNN, recipe: Recipe) -> float:
+def _loss_of_training_data(run: Path, model: FastRCNN, recipe: Recipe, fabric: Fabric) -> float:
     check_sources(run, recipe.data.train)
     examples = open_training_examples(recipe)
-    return loss_over_all(model, tracked(examples, "loss over all RoIs")).loss
+
+    def compute(places: range) -> Iterator[Tensor]:
+        shared = tracked(Subset(examples, places), "loss over all RoIs", enabled=fabric.is_global_zero)
+        return (loss_sums(model, example) for example in shared)
+
+    return MeanLoss.of(sum_of(compute_shared(fabric, len(examples), compute))).loss
 
 
-def detect_all(model: Detector, data: DetectionSet, recipe: Recipe) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
-    """Returns the detections in every image of `data`, and how they were made, for a report."""
-    examples = build_examples(data, recipe)
+def detect_all(
+    model: Detector, data: DetectionSet, recipe: Recipe, fabric: Fabric | None = None
+) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
+    """Returns the detections in every image of `data`, and how they were made, for a report.
+
+    The processes of `fabric` share the images, and each returns all detections.
+    """
+    build = partial(build_examples, data, recipe)
+    examples = build() if fabric is None else first_process_first(fabric, build)
     made_of = {"weights": digest_of_weights(model.state_dict()), "data": digest_of_examples(examples)}
     started = time.perf_counter()
-    detections = list(detect_images(model, tracked(build_pyramids(examples, recipe), "evaluating")))
+    pyramids = build_pyramids(examples, recipe)
+
+    def compute(places: range) -> Iterator[dict[str, Tensor]]:
+        enabled = fabric is None or fabric.is_global_zero
+        return detect_images(model, tracked(Subset(pyramids, places), "evaluating", enabled=enabled))
+
+    detections = list(compute(range(len(data)))) if fabric is None else compute_shared(fabric, len(data), compute)
     seconds = time.perf_counter() - started
     return detections, {
         "images": len(data),

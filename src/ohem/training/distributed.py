@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
@@ -113,6 +113,17 @@ def share_kernels(fabric: Fabric) -> None:
         choice.restore(chosen[0])
 
 
+@contextmanager
+def reported_once(fabric: Fabric) -> Iterator[None]:
+    """Lets the first process alone report bad input that all processes see; the others end with exit status 2."""
+    try:
+        yield
+    except InputError:
+        if fabric.is_global_zero:
+            raise
+        raise SystemExit(2) from None
+
+
 class Failed(Exception):
     """A failure between two steps, in this process or in another one.
 
@@ -158,6 +169,45 @@ class Agreement:
         if highest < _FAILED:
             return highest
         raise Failed(failure if failure and highest == number else SystemExit(2))
+
+
+def compute_shared(fabric: Fabric, count: int, compute: Callable[[range], Iterable[T]]) -> list[T]:
+    """Divides items among the processes, and returns the results of all, in order, in every process.
+
+    Args:
+        fabric: the processes, all of which must call it.
+        count: number of items.
+        compute: returns the results of the items at some places, in their order.
+
+    Raises:
+        Exception: that of `compute` in the first process that failed; SystemExit(2) in the others.
+    """
+    if fabric.world_size == 1:
+        return list(compute(range(count)))
+    agreement = Agreement(fabric, ())
+    own = agreement.attempt(lambda: list(compute(range(fabric.global_rank, count, fabric.world_size))))
+    try:
+        agreement.check()
+    except Failed as failed:
+        raise failed.error from None
+    parts: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(parts, own)
+    return [parts[place % fabric.world_size][place // fabric.world_size] for place in range(count)]
+
+
+def first_process_first(fabric: Fabric, action: Callable[[], T]) -> T:
+    """Returns what `action` returns; the others call it when the first process has made what they then find.
+
+    Raises:
+        Exception: that of the first process; SystemExit(2) in the others.
+    """
+    agreement = Agreement(fabric, ())
+    result = agreement.attempt(action) if fabric.is_global_zero else None
+    try:
+        agreement.check()
+    except Failed as failed:
+        raise failed.error from None
+    return cast(T, result) if fabric.is_global_zero else action()
 
 
 def first_of(fabric: Fabric) -> int:

@@ -50,10 +50,15 @@ class MeanLoss:
 
 def loss_over_all(model: FastRCNN, examples: Iterable[Example]) -> MeanLoss:
     """Computes the mean loss per RoI over all RoIs of `examples`, image by image, without dropout."""
+    return MeanLoss.of(sum_of(loss_sums(model, example) for example in examples))
+
+
+def sum_of(terms: Iterable[Tensor]) -> Tensor:
+    """Returns the sum (5,) of what `loss_sums` returned for some images, in their order."""
     total = torch.zeros(TERMS, dtype=torch.float64)
-    for example in examples:
-        total += loss_sums(model, example)
-    return MeanLoss.of(total)
+    for term in terms:
+        total += term
+    return total
 
 
 @torch.inference_mode()

@@ -1,0 +1,53 @@
+"""An evaluation in several real processes writes the files of one in a single process."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fuzz.commands import without_seconds
+from tests.helpers.command_line import in_processes, ohem
+from tests.helpers.toy_data import make_toy_coco, training_on
+
+DETECTIONS = "detections.json"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a run on data in COCO's format, of which an evaluation also writes the detections."""
+    folder = tmp_path_factory.mktemp("shared")
+    train, _ = make_toy_coco(folder / "coco")
+    # To test on the six images that it is trained on: two processes have three each, four have one or two.
+    assert ohem("train", folder / "run", *training_on(train, train, steps=3), "--test.score", 0.01).code == 0
+    return folder / "run"
+
+
+def results(run: Path) -> dict[str, Any]:
+    return {name: without_seconds(json.loads((run / name).read_text())) for name in ("eval.json", DETECTIONS)}
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_the_images_and_the_training_images_of_the_loss(run: Path, count: int, tmp_path: Path) -> None:
+    assert ohem("eval", run, "--loss").code == 0
+    expected = results(run)
+    assert expected["eval.json"]["images"] == 6
+    assert expected["eval.json"]["loss_all_rois"] > 0
+    for name in expected:
+        (run / name).unlink()
+    said = in_processes(count, [["eval", run, "--loss"]], tmp_path)
+    assert results(run) == expected
+    assert said.count("IoU") == 1, said  # the head of the table
+
+
+def test_an_image_that_one_process_cannot_read_is_said_once(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run.parent, tmp_path / "copy"))
+    sources = f"{copy / 'coco/train.json'}:{copy / 'coco/images'}"
+    image = copy / "coco" / "images" / "b.png"
+    image.write_bytes(image.read_bytes()[:-200])
+    said = in_processes(2, [["eval", run, "--data", sources, "--out", tmp_path / "out.json"]], tmp_path, status=2)
+    assert said.count("b.png is cut short") == 1, said
+    assert said.count("their proposals are made again") == 1, said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out.json").exists()
