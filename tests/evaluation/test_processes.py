@@ -51,3 +51,22 @@ def test_an_image_that_one_process_cannot_read_is_said_once(run: Path, tmp_path:
     assert said.count("their proposals are made again") == 1, said
     assert "Traceback" not in said
     assert not (tmp_path / "out.json").exists()
+
+
+def test_processes_share_the_images_to_detect_in(run: Path, tmp_path: Path) -> None:
+    images = sorted((run.parent / "coco/images").glob("[a-e].png"))
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert ohem("detect", run, *images, "--out", one, "--jobs", 1).code == 0
+    in_processes(2, [["detect", run, *images, "--out", two, "--jobs", 1]], tmp_path)
+    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    for path in one.iterdir():
+        assert path.read_bytes() == (two / path.name).read_bytes(), path.name
+    assert [entry["image"] for entry in json.loads((two / DETECTIONS).read_text())] == list(map(str, images))
+
+
+def test_a_file_that_cannot_be_written_is_said_once(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / DETECTIONS).mkdir(parents=True)
+    said = in_processes(2, [["detect", run, run.parent / "coco/images/a.png", "--out", out]], tmp_path, status=2)
+    assert said.count("ohem: ") == 1, said
+    assert "Traceback" not in said

@@ -160,6 +160,7 @@ def detect(
     out: Path,
     score: float = 0.5,
     jobs: int = -1,
+    devices: str = "1",
     test: RunTest = TestConfig(),  # noqa: B008  frozen
 ) -> None:
     """Detect objects in images: write pictures with boxes, names and scores, and detections.json.
@@ -178,10 +179,13 @@ def detect(
         Lowest score of a detection that is drawn. The JSON file has all detections.
     jobs
         Number of processes of selective search; -1 uses all cores.
+    devices
+        Number of processes that share the images, one for each GPU; auto uses every GPU. With torchrun, the processes
+        that it started.
     """
     from ohem.evaluation.detect import detect_files
 
-    detect_files(run, images, out, score, test, jobs)
+    detect_files(run, images, out, score, test, jobs, devices)
 
 
 @app.command

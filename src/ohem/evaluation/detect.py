@@ -5,8 +5,9 @@ selective search takes longer than the network.
 """
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,26 @@ from ohem.data.transforms import image_size, read_image
 from ohem.detection.draw import draw_detections
 from ohem.errors import InputError
 from ohem.evaluation.detections_file import NAME, images_of, publishing
-from ohem.evaluation.evaluate import detect_images, load_detector
+from ohem.evaluation.evaluate import detect_images, load_detector, of_processes
 from ohem.inputs.examples import sizes_to_test
 from ohem.io.files import atomic_write, check_output
 from ohem.io.locks import locked
 from ohem.proposals.parallel import check_jobs, proposals_in_order
 from ohem.proposals.selective_search import selective_search
+from ohem.training.distributed import compute_shared, first_process_first
 
 COMMENT = b"detections drawn by ohem"  # marks the JPEG files that a later call may overwrite
 FEW_PIXELS = 500_000  # of all images: selective search takes about two seconds, and the start of processes one
 
 
 def detect_files(
-    run: Path, files: Sequence[Path], out: Path, score: float, test: TestConfig | None = None, jobs: int = -1
+    run: Path,
+    files: Sequence[Path],
+    out: Path,
+    score: float,
+    test: TestConfig | None = None,
+    jobs: int = -1,
+    devices: str = "1",
 ) -> None:
     """Detects objects in `files` with the newest checkpoint of `run`; writes pictures and detections.json into `out`.
 
@@ -50,31 +58,48 @@ def detect_files(
         score: lowest score of a detection that is drawn.
         test: replaces the test options of the recipe.
         jobs: number of processes of selective search; -1 uses all cores. With 1, or few pixels, this process does it.
+        devices: number of processes that share the files, one for each GPU; the first one writes detections.json, at
+            the end. With torchrun, the processes that it started.
 
     Raises:
         InputError: no file is given, two have the same name, one is no image, or a file of another program would be
             overwritten: then nothing is written. Or an image is damaged after its header, or a process is killed:
             then the images before it are done.
     """
-    if not 0 <= score <= 1:
-        raise InputError(f"--score {score} is out of range: give 0 to 1")
-    check_jobs(jobs)
-    outputs = _outputs(files, out)
-    # A file that is no image is reported before anything is computed.
-    pixels = sum(height * width for height, width in map(image_size, files))
-    workers = min(jobs if jobs > 0 else cpu_count(), len(files)) if pixels > FEW_PIXELS else 1
-    model, recipe, _ = load_detector(run, test)
-    out.mkdir(parents=True, exist_ok=True)
-    with (
-        locked(out / f".{NAME}.lock", f"the folder {out}"),
-        publishing(out / NAME) as entries,
-        closing(_with_proposals(files, recipe.proposals, workers)) as images,
-    ):
-        for path, output, (image, proposals) in zip(files, outputs, images, strict=True):
-            (detections,) = detect_images(model, [_picture(str(path), image, proposals, recipe)])
-            save_picture(draw_confident(image, detections, recipe.data.classes, score), output)
-            entries.append(_entry(path, detections, recipe.data.classes))
-            print(f"{output}: {_count(detections['scores'], score)}", flush=True)
+    with of_processes(run, devices) as (fabric, accelerator), ExitStack() as stack:
+        if not 0 <= score <= 1:
+            raise InputError(f"--score {score} is out of range: give 0 to 1")
+        check_jobs(jobs)
+        outputs = _outputs(files, out)
+        # A file that is no image is reported before anything is computed.
+        pixels = sum(height * width for height, width in map(image_size, files))
+        workers = min(jobs if jobs > 0 else cpu_count(), len(files)) if pixels > FEW_PIXELS else 1
+        model, recipe, _ = load_detector(run, test, accelerator)
+        model.to(fabric.device)
+        out.mkdir(parents=True, exist_ok=True)
+        publish = first_process_first(fabric, partial(_publisher, stack, out, fabric.is_global_zero))
+        alone = fabric.world_size == 1  # then each image is published when it is done
+
+        def detect(places: range) -> Iterator[dict[str, Any]]:
+            own = [files[i] for i in places]
+            images = _with_proposals(own, recipe.proposals, max(1, workers // fabric.world_size))
+            with closing(images):
+                for i, (image, proposals) in zip(places, images, strict=True):
+                    (detections,) = detect_images(model, [_picture(str(files[i]), image, proposals, recipe)])
+                    save_picture(draw_confident(image, detections, recipe.data.classes, score), outputs[i])
+                    print(f"{outputs[i]}: {_count(detections['scores'], score)}", flush=True)
+                    yield _entry(files[i], detections, recipe.data.classes)
+
+        for entry in detect(range(len(files))) if alone else compute_shared(fabric, len(files), detect):
+            publish(entry)
+
+
+def _publisher(stack: ExitStack, out: Path, first: bool) -> Callable[[dict[str, Any]], None]:
+    """Returns what adds an entry to detections.json, which only the first process does."""
+    if not first:
+        return lambda _: None
+    stack.enter_context(locked(out / f".{NAME}.lock", f"the folder {out}"))
+    return stack.enter_context(publishing(out / NAME)).append
 
 
 def _count(scores: Tensor, score: float) -> str:

@@ -4,6 +4,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -123,9 +124,20 @@ def evaluate_run(
         InputError: the run, the data or `test` is unfit, `submit` is given with data that are not in VOC layout, or
             `out` or `submit` would overwrite files that are no earlier results.
     """
+    with of_processes(run, devices) as (fabric, accelerator):
+        return _evaluate(run, sources, metric, loss, test, submit, out, accelerator, fabric)
+
+
+@contextmanager
+def of_processes(run: Path, devices: str) -> Iterator[tuple[Fabric, str]]:
+    """Starts `devices` processes that use the detector of `run`, or joins those of torchrun.
+
+    Yields:
+        The processes, and the accelerator that they use. Bad input that all of them see is reported once.
+    """
     accelerator = _accelerator(run, read_run(run).run.accelerator)
     with launched(RunConfig(accelerator=accelerator, devices=devices)) as fabric, reported_once(fabric):
-        return _evaluate(run, sources, metric, loss, test, submit, out, accelerator, fabric)
+        yield fabric, accelerator
 
 
 def _evaluate(
