@@ -11,13 +11,10 @@ from typing import Any
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from ohem.cli import main
 from ohem.config.schema import SolverConfig
 from ohem.kernels import choice
 from ohem.mining_log import MiningLog
-from ohem.processes import SIGNALS
 from ohem.rois import RoIs
 from ohem.samplers import Losses
 from ohem.training import checkpoint, roi_loss, snapshots
@@ -177,20 +174,9 @@ def test_a_finished_run_is_left_alone(data: Path, tmp_path: Path) -> None:
     assert (run / "checkpoint.pt").read_bytes() == before
 
 
-def train_by_torchrun(run: Path, options: list[Any]) -> None:
-    """Trains in two processes of the launcher of torchrun, which are forks."""
-    config = LaunchConfig(1, 1, 2, run_id="test", rdzv_backend="c10d", rdzv_endpoint="localhost:0")
-    config.start_method = "forkserver"
-    handlers = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGHUP, signal.SIGQUIT)}
-    try:
-        elastic_launch(config, main)(["train", str(run), *map(str, options)])
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
 def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
-    one, two, torchrun = tmp_path / "one", tmp_path / "two", tmp_path / "torchrun"
+    """The two are started by `--devices`; test_processes and test_nodes start them as torchrun does."""
+    one, two = tmp_path / "one", tmp_path / "two"
     options = [
         *training(data, steps=5),
         "--solver.accumulate",
@@ -204,23 +190,22 @@ def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
     assert ohem("train", one, *options).code == 0
     line = [sys.executable, "-m", "ohem", "train", str(two), *map(str, options), "--devices", "2"]
     subprocess.run(line, env=ENVIRONMENT, check=True, capture_output=True, timeout=180)
-    train_by_torchrun(torchrun, options)
-    for run in (two, torchrun):
-        for name, value in weights(one).items():
-            torch.testing.assert_close(weights(run)[name], value, rtol=1e-4, atol=1e-5)
-        assert [row["step"] for row in read_metrics(run)] == ["5"]
-        assert visits(run) == visits(one)
-        ours, theirs = (
-            dict(zip(mined(r, "images")["image"], mined(r, "images")["visits"], strict=True)) for r in (run, one)
-        )
-        assert ours == theirs
-        for column in ("first_step", "steps", "minable"):
-            assert mined(run, "periods")[column] == mined(one, "periods")[column]
-        assert list(snapshots.list_snapshots(run)) == [4, 5]
-        assert len(list((run / TENSORBOARD).iterdir())) == 1  # of the first process
-        for ours, theirs in zip(roi_loss.read(run), roi_loss.read(one), strict=True):
-            assert (ours.step, ours.images, ours.rois) == (theirs.step, theirs.images, theirs.rois)
-            assert ours.loss == pytest.approx(theirs.loss, rel=1e-3)
+    trained = weights(two)
+    for name, value in weights(one).items():
+        torch.testing.assert_close(trained[name], value, rtol=1e-4, atol=1e-5)
+    assert [row["step"] for row in read_metrics(two)] == ["5"]
+    assert visits(two) == visits(one)
+    ours, theirs = (
+        dict(zip(mined(run, "images")["image"], mined(run, "images")["visits"], strict=True)) for run in (two, one)
+    )
+    assert ours == theirs
+    for column in ("first_step", "steps", "minable"):
+        assert mined(two, "periods")[column] == mined(one, "periods")[column]
+    assert list(snapshots.list_snapshots(two)) == [4, 5]
+    assert len(list((two / TENSORBOARD).iterdir())) == 1  # of the first process
+    for row, other in zip(roi_loss.read(two), roi_loss.read(one), strict=True):
+        assert (row.step, row.images, row.rois) == (other.step, other.images, other.rois)
+        assert row.loss == pytest.approx(other.loss, rel=1e-3)
 
 
 def test_images_that_processes_cannot_share(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
