@@ -38,7 +38,7 @@ class WholeNMS:
         return torch.cat([here[self._survivors(rois, values, here)][: self.batch_size] for here in by_image(rois)])
 
     def _survivors(self, rois: RoIs, losses: Tensor, here: Tensor) -> Tensor:
-        kept: Tensor = batched_nms(rois.boxes[here], losses[here], rois.images[here], 0.7)
+        kept: Tensor = batched_nms(rois.boxes[here].to(losses), losses[here], rois.images[here], 0.7)
         return kept
 
 
@@ -89,7 +89,7 @@ class PerImage(Plain):
     def read_only_losses(
         self, features: Tensor, rois: RoIs, cls_weight: float = 1.0, box_weight: float = 1.0
     ) -> Tensor:
-        losses = torch.zeros(len(rois), device=features.device)
+        losses = features.new_zeros(len(rois), dtype=torch.promote_types(features.dtype, torch.float32))
         for here in by_image(rois):
             for part in (here[rois.foreground[here]], here[~rois.foreground[here]]):
                 losses[part] = super().read_only_losses(features, rois[part], cls_weight, box_weight)

@@ -135,7 +135,10 @@ def of_processes(run: Path, devices: str) -> Iterator[tuple[Fabric, str]]:
     Yields:
         The processes, and the accelerator that they use. Bad input that all of them see is reported once.
     """
-    accelerator = _accelerator(run, read_run(run).run.accelerator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `load_detector` reads it again and warns
+        trained_on = read_run(run).run.accelerator
+    accelerator = _accelerator(run, trained_on)
     with launched(RunConfig(accelerator=accelerator, devices=devices)) as fabric, reported_once(fabric):
         yield fabric, accelerator
 
