@@ -30,7 +30,10 @@ def main() -> None:
     announce(f"a step of Faster R-CNN, {options.backbone}, {options.images} images of short side {options.short}")
     data = open_data([options.data], (), "--data")
     images, targets = _batch(data, options.images)
-    models = [_model(options, len(data.classes) + 1) for _ in range(2)]
+    device = torch.device(options.device)
+    images = [image.to(device) for image in images]
+    targets = [{name: value.to(device) for name, value in target.items()} for target in targets]
+    models = [_model(options, len(data.classes) + 1).to(device) for _ in range(2)]
     with_ohem(models[1], OHEMSampler(options.batch_size))
     methods = dict(zip(("torchvision", "with_ohem"), models, strict=True))
     steps = {name: partial(_step, model, _optimizer(model), images, targets) for name, model in methods.items()}
@@ -76,12 +79,15 @@ def _step(
     losses: dict[str, Tensor] = model(images, targets)
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
+    if images[0].device.type != "cpu":
+        torch.accelerator.synchronize()
 
 
 def _options() -> argparse.Namespace:
     parser = make_parser(__doc__, rounds=5)
     parser.set_defaults(short=320, long=640)
     parser.add_argument("--backbone", default="mobilenet_v3_large", choices=list(MODELS), help="network")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--images", type=int, default=2, help="images of a step")
     parser.add_argument("--batch-size", type=int, default=128, help="RoIs of an image that with_ohem trains on")
     return parser.parse_args()

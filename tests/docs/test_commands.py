@@ -72,8 +72,12 @@ def check_make(arguments: list[str]) -> None:
 
 
 def check_python(arguments: list[str]) -> None:
-    """Checks that the file or module exists, and has the options."""
+    """Checks that the file or module exists, and has the options; those after `--` are of a training."""
     is_module = arguments[0] == "-m"
+    if "--" in arguments:
+        end = arguments.index("--")
+        parse_options(arguments[end + 1 :], Recipe())
+        arguments = arguments[:end]
     spec = importlib.util.find_spec(arguments[1]) if is_module else None
     script = Path(spec.origin) if spec and spec.origin else ROOT / arguments[0]
     text = script.read_text() + (ROOT / "benchmarks" / "common.py").read_text()
