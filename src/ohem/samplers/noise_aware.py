@@ -24,8 +24,8 @@ class NoiseAwareSampler:
     object with `confidence`. This begins after `warmup` steps. Until then, hard background that is always labelled as
     background has been learned, whereas objects of which only some lack a box still resemble objects. On the generated
     scenes with 30 % of the boxes missing, a `confidence` of 0.3 after a quarter of the schedule adds 2.8 mAP to OHEM;
-    with all boxes it takes 2 away (docs/results/noise.md). With `confidence` 0 and `warmup` 0, background that overlaps no object is never trained on, as with the `bg_lo` of the
-    paper's baseline.
+    with all boxes it takes 2 away (docs/results/noise.md). With `confidence` 0 and `warmup` 0, background that overlaps
+    no object is never trained on, as with the `bg_lo` of the paper's baseline.
 
     Args:
         sampler: chooses among the other RoIs.
