@@ -1,9 +1,7 @@
 """Two agents of torchrun on the loopback interface stand for two machines that share a folder."""
 
 import os
-import signal
 import socket
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,13 +10,9 @@ import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ohem.cli import main
-from ohem.training import checkpoint
-from ohem.training.logs.metrics_log import read_metrics
 from tests.helpers.command_line import FORKS, ohem
 from tests.helpers.toy_data import make_toy, training
 from tests.training.test_processes import assert_same
-
-WORKER = "worker-{}.pid"
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +26,18 @@ def options(data: Path, steps: int) -> list[object]:
 
 
 def _agent(node: int, port: int, arguments: Sequence[str], folder: Path) -> None:
-    """Runs an agent with one worker, which it starts again twice at most."""
+    """Runs an agent with one worker."""
     for number in (1, 2):
         os.dup2(os.open(folder / f"agent-{node}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     config = LaunchConfig(
         2, 2, 1, run_id="test", rdzv_backend="c10d", rdzv_endpoint=f"localhost:{port}", max_restarts=2
     )
     config.start_method, config.monitor_interval = "forkserver", 0.1
-    elastic_launch(config, _worker)(list(arguments), str(folder / WORKER.format(node)))
+    elastic_launch(config, _worker)(list(arguments))
 
 
-def _worker(arguments: list[str], place: str) -> None:
+def _worker(arguments: list[str]) -> None:
     torch.set_num_threads(1)
-    Path(place).write_text(str(os.getpid()))
     main(arguments)
 
 
@@ -66,17 +59,8 @@ def end(agents: Sequence[FORKS.Process], folder: Path) -> None:  # type: ignore[
     assert [agent.exitcode for agent in agents] == [0, 0], "\n".join(p.read_text() for p in folder.glob("agent-*.txt"))
 
 
-def test_a_worker_that_is_killed_is_started_again_with_the_others(data: Path, tmp_path: Path) -> None:
-    steps, one, two = 40, tmp_path / "one", tmp_path / "two"
-    assert ohem("train", one, *options(data, steps)).code == 0
-    agents = start(["train", two, *options(data, steps)], tmp_path)
-    deadline = time.monotonic() + 60
-    while not checkpoint.exists(two) or len(read_metrics(two)) < 5:
-        assert time.monotonic() < deadline
-        assert all(agent.is_alive() for agent in agents), [p.read_text() for p in tmp_path.glob("agent-*.txt")]
-        time.sleep(0.01)
-    before = (tmp_path / WORKER.format(1)).read_text()
-    os.kill(int(before), signal.SIGKILL)
-    end(agents, tmp_path)
-    assert (tmp_path / WORKER.format(1)).read_text() != before
+def test_two_nodes_train_as_one_process(data: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert ohem("train", one, *options(data, 4)).code == 0
+    end(start(["train", two, *options(data, 4)], tmp_path), tmp_path)
     assert_same(two, one)
