@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from ohem.config.schema import SamplerName
+from ohem.training import roi_loss
 from ohem.training.logs.metrics_log import read_metrics
 from tests.helpers.command_line import in_processes, ohem
 from tests.helpers.toy_data import edit_xml, make_toy, training
@@ -41,7 +42,7 @@ LONG = ("release", "random")
 def options(data: Path, steps: int, more: Sequence[object]) -> list[object]:
     return [
         *training(data, steps=steps, images=4, test=None),
-        *["--run.precision", "64-true", "--model.dropout", 0.5, "--run.log-every", 2],
+        *["--run.precision", "64-true", "--model.dropout", 0.5, "--run.log-every", 2, "--run.loss-every", 4],
         *more,
     ]
 
@@ -70,6 +71,9 @@ def assert_same(run: Path, one: Path) -> None:
         for column in ours.keys() - {"seconds"}:
             if ours[column] != theirs[column]:
                 assert float(ours[column]) == pytest.approx(float(theirs[column]), rel=1e-4), (run, column)
+    for row, other in zip(roi_loss.read(run), roi_loss.read(one), strict=True):
+        assert (row.step, row.rois) == (other.step, other.rois)
+        assert row.loss == pytest.approx(other.loss, rel=1e-9), run
     ours, theirs = (sorted_rows(mined(run)) for run in (run, one))
     assert [row[:3] for row in ours] == [row[:3] for row in theirs], run
 

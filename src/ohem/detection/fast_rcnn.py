@@ -237,9 +237,8 @@ class FastRCNN(Detector):
         windows, which = _distinct(self.windows(rois))
         chunk = CHUNK if features.device.type == "cpu" else CHUNK_ON_GPU
         if not self._draws():
-            return torch.cat(
-                [self.backbone.roi_head(pooled) for pooled in self._pooled(features, windows, chunk)]
-            ), which
+            hidden = [self.backbone.roi_head(pooled) for pooled in self._pooled(features, windows, chunk)]
+            return torch.cat(hidden), which
         hidden = []
         for i, part in enumerate(torch.split(windows, _counts(windows[:, 0], len(features)))):
             alone = torch.cat([torch.zeros_like(part[:, :1]), part[:, 1:]], dim=1)

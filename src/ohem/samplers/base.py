@@ -51,11 +51,11 @@ def by_image(rois: RoIs) -> list[Tensor]:
     return list(torch.split(group.argsort(stable=True), counts.tolist())[:-1])
 
 
-def drawn_by_image(rois: RoIs) -> Iterator[tuple[int, Tensor]]:
-    """Yields the number of each image and what `by_image` returns for it, before whose draws it seeds them."""
-    for image, candidates in enumerate(by_image(rois)):
-        begin_image(image, Use.SAMPLER, candidates.device)
-        yield image, candidates
+def images_to_draw(rois: RoIs) -> Iterator[int]:
+    """Yields the number of each image, after beginning its random numbers."""
+    for image in range(rois.num_images):
+        begin_image(image, Use.SAMPLER, rois.boxes.device)
+        yield image
 
 
 def warn_of_nan(losses: Tensor) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ohem.checks import check_integer, check_number, check_share
 from ohem.rois import RoIs
-from ohem.samplers.base import Losses, drawn_by_image, minable
+from ohem.samplers.base import Losses, images_to_draw, minable
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class RandomSampler:
             raise ValueError(f"bg_lo {self.bg_lo} must not be above bg_hi {self.bg_hi}")
 
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
-        return torch.cat([self._choose(rois, rois.images == i) for i, _ in drawn_by_image(rois)])
+        return torch.cat([self._choose(rois, rois.images == i) for i in images_to_draw(rois)])
 
     def _choose(self, rois: RoIs, in_image: Tensor) -> Tensor:
         foreground = in_image & rois.foreground & (rois.ious >= self.fg_iou)
@@ -82,7 +82,7 @@ class IoUBalancedSampler:
         check_number("max_iou", self.max_iou, 1e-6, 1)
 
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
-        return torch.cat([self._choose(rois, rois.images == i) for i, _ in drawn_by_image(rois)])
+        return torch.cat([self._choose(rois, rois.images == i) for i in images_to_draw(rois)])
 
     def _choose(self, rois: RoIs, in_image: Tensor) -> Tensor:
         chosen = _draw(in_image & rois.foreground, round(self.fg_fraction * self.batch_size))

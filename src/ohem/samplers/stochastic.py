@@ -12,7 +12,7 @@ from torch import Tensor
 from ohem.checks import check_integer, check_number
 from ohem.mining import hard_examples
 from ohem.rois import RoIs
-from ohem.samplers.base import Losses, drawn_by_image, warn_of_nan
+from ohem.samplers.base import Losses, by_image, images_to_draw, warn_of_nan
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class RankSampler:
     def __call__(self, rois: RoIs, losses: Losses) -> Tensor:
         values = losses()
         warn_of_nan(values)
-        return torch.cat([self._choose(values, candidates) for _, candidates in drawn_by_image(rois)])
+        pools = zip(images_to_draw(rois), by_image(rois), strict=True)
+        return torch.cat([self._choose(values, candidates) for _, candidates in pools])
 
     def _choose(self, losses: Tensor, candidates: Tensor) -> Tensor:
         hardest_first = candidates[hard_examples(losses[candidates], len(candidates))]
@@ -63,9 +64,8 @@ class ProportionalSampler:
         values = losses()
         warn_of_nan(values)
         log_chances = values.float().log()
-        return torch.cat(
-            [candidates[_draw(log_chances[candidates], self.batch_size)] for _, candidates in drawn_by_image(rois)]
-        )
+        pools = zip(images_to_draw(rois), by_image(rois), strict=True)
+        return torch.cat([candidates[_draw(log_chances[candidates], self.batch_size)] for _, candidates in pools])
 
 
 def _draw(log_chances: Tensor, count: int) -> Tensor:

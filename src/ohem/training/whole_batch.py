@@ -52,8 +52,12 @@ class WholeBatch:
             sizes = torch.tensor([example.image.shape[1:] for example in examples]).amax(dim=0)
             largest = cast(Tensor, self.fabric.all_reduce(sizes.to(self.fabric.device), reduce_op="max"))
             self.detector.backbone.least_size = (int(largest[0]), int(largest[1]))
-        with seeded_images(seeds):
-            yield
+        try:
+            with seeded_images(seeds):
+                yield
+        finally:
+            if self.detector:  # images of an evaluation or a measurement are alone
+                self.detector.backbone.least_size = (0, 0)
 
     def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights the losses of this process, so that their mean over the processes is that over all RoIs."""
