@@ -100,8 +100,8 @@ class Backbone(nn.Module):
         self.register_buffer("input_std", torch.zeros(3))
         self.register_buffer("feature_scale", torch.ones(()))
         self.normalisation = normalisation
+        # Lowest (height, width) to which images are padded: what other processes have in the same mini-batch.
         self.least_size = (0, 0)
-        """Lowest (height, width) to which images are padded: what other processes have in the same mini-batch."""
 
     @property
     def normalisation(self) -> Normalisation:
