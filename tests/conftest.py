@@ -1,9 +1,9 @@
-"""Settings of every test: few threads, since two processes of many threads each crawl (see CONTRIBUTING.md).
+"""Settings of every test: one thread, since two processes of many threads each crawl (see CONTRIBUTING.md).
 
 The process that distributes the tests to others imports this too, so that slow imports are in the fixtures.
 """
 
-import os
+import gc
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,11 +17,22 @@ settings.register_profile("ohem", deadline=None, max_examples=50)
 settings.load_profile("ohem")
 
 
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector what was imported, which it would walk through again and again."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Lets modules be freed, as some want to be."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _few_threads() -> None:
+def _one_thread() -> None:
+    """Trains as the processes that tests start: another number of threads sums in another order."""
     import torch
 
-    torch.set_num_threads(1 if {"PYTEST_XDIST_WORKER", "OMP_NUM_THREADS"} & os.environ.keys() else 2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -23,19 +23,17 @@ from tests.fuzz.damage import damage
 from tests.fuzz.files import Fuzzer
 from tests.fuzz.isolation import here
 from tests.fuzz.world import KINDS, World
+from tests.helpers.command_line import Forked
 
 SEED = 0
 CASES = 46
 
 
 @pytest.fixture(scope="module")
-def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzer]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Fuzzer:
     world = World(tmp_path_factory.mktemp("fuzz"), leave_out=("reproduce", "demo"))
     world.make()
-    yield Fuzzer(world, here, SEED)
-    torch.set_num_threads(threads)
+    return Fuzzer(world, here, SEED)
 
 
 def test_damaged_files_end_in_a_sentence_or_in_the_same_result(fuzzer: Fuzzer) -> None:
@@ -45,8 +43,42 @@ def test_damaged_files_end_in_a_sentence_or_in_the_same_result(fuzzer: Fuzzer) -
     assert not faults, "\n".join(faults)
 
 
+class Fork:
+    """A command as a fork, as `Killer` needs it: an interpreter of its own takes 4 seconds to import PyTorch."""
+
+    def __init__(self, arguments: Sequence[object], folder: Path) -> None:
+        self.forked = Forked(*arguments, folder=folder, first=os.setsid)
+
+    @property
+    def pid(self) -> int:
+        return self.forked.process.pid or 0
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    def poll(self) -> int | None:
+        return self.forked.process.exitcode
+
+    def wait(self, seconds: float | None = None) -> int:
+        self.forked.process.join(seconds)
+        status = self.poll()
+        if status is None:
+            raise subprocess.TimeoutExpired("ohem", seconds or 0)
+        return status
+
+
+class ForkingKiller(kill.Killer):
+    """Kills forks, whose environment cannot be read: none of them may have children."""
+
+    def _start(self, arguments: Sequence[object]) -> tuple[Any, str]:
+        self.output = self.place / "stderr.txt"
+        return Fork(arguments, self.place), "none"
+
+
 def test_a_killed_training_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
-    killer = kill.Killer("train", tmp_path, signal.SIGKILL, Random(SEED))
+    Forked("recipes", folder=tmp_path).wait()  # or the first training would seem to take long, by imports
+    killer = ForkingKiller("train", tmp_path, signal.SIGKILL, Random(SEED))
     killer.seconds = (killer.begins + killer.seconds) / 2  # a second run may be faster, and end before it is killed
     killer.chain(2)
     assert killer.kills
