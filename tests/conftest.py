@@ -17,9 +17,15 @@ settings.register_profile("ohem", deadline=None, max_examples=50)
 settings.load_profile("ohem")
 
 
+def pytest_collection() -> None:
+    """Stops the garbage collector while all is imported."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Spares the garbage collector what was imported, which it would walk through again and again."""
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:

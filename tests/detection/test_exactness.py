@@ -36,7 +36,8 @@ def batch() -> tuple[list[Tensor], RoIs]:
     """Returns two photographs of blood cells, about 250 pixels high, and RoIs of 25 proposals each."""
     data: DetectionSet = open_dataset([f"{SHARED}/data/bccd:test"])
     names = data.ids[:2]
-    proposals = {name: selective_search(data.image(i).flip(0).permute(1, 2, 0).numpy()) for i, name in enumerate(names)}
+    pixels = [data.image(i).flip(0).permute(1, 2, 0).numpy() for i in range(len(names))]
+    proposals = {name: selective_search(image, width=250) for name, image in zip(names, pixels, strict=True)}
     examples = Examples(data, proposals, short=250, long=420, top=25)
     network_input = [examples[i] for i in range(2)]
     return [e.image for e in network_input], match(

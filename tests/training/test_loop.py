@@ -61,12 +61,12 @@ def visits(run: Path) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("recipe", ["demo-ohem", "demo-frcn"])
-def test_30_and_20_steps_are_50(data: Path, tmp_path: Path, recipe: str) -> None:
+def test_10_and_10_steps_are_20(data: Path, tmp_path: Path, recipe: str) -> None:
     straight, halved = tmp_path / "straight", tmp_path / "halved"
-    assert ohem("train", straight, *training(data, steps=50, recipe=recipe)).code == 0
-    assert ohem("train", halved, *training(data, steps=30, recipe=recipe)).code == 0
+    assert ohem("train", straight, *training(data, steps=20, recipe=recipe)).code == 0
+    assert ohem("train", halved, *training(data, steps=10, recipe=recipe)).code == 0
     assert not same(weights(straight), weights(halved))
-    assert ohem("train", halved, *training(data, steps=50, recipe=recipe)).code == 0
+    assert ohem("train", halved, *training(data, steps=20, recipe=recipe)).code == 0
     assert same(weights(straight), weights(halved))
     assert timeless(straight) == timeless(halved)
     for table in ("rows", "images", "periods"):
@@ -260,7 +260,7 @@ def test_boxes_keep_their_precision_where_the_arithmetic_is_mixed(
 
     monkeypatch.setattr(mining, "MiningLog", Keeper)
     for precision in ("32-true", "bf16-mixed"):
-        options = [{64: 600, 80: 1000}.get(word, word) for word in training(data, steps=1)]  # type: ignore[call-overload]
+        options = [{64: 300, 80: 500}.get(word, word) for word in training(data, steps=1)]  # type: ignore[call-overload]
         assert ohem("train", tmp_path / precision, *options, "--run.precision", precision).code == 0
     exact, mixed = seen
     assert mixed.boxes.dtype == torch.float32

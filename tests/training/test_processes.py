@@ -43,7 +43,7 @@ LONG = {"release": (20, 36, 50), "random": (4, 8, 10)}
 def options(data: Path, steps: int, more: Sequence[object]) -> list[object]:
     return [
         *training(data, steps=steps, images=4, test=None),
-        *["--run.precision", "64-true", "--model.dropout", 0.5, "--run.log-every", 2, "--run.loss-every", 4],
+        *["--run.precision", "64-true", "--model.dropout", 0.5, "--run.log-every", 2],
         *more,
     ]
 
@@ -96,12 +96,13 @@ def in_one(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def short_trainings(data: Path, folder: Path) -> list[list[object]]:
-    return [["train", folder / name, *options(data, 3, more)] for name, more in SAMPLERS.items()]
+    return [["train", folder / name, *options(data, 2, more)] for name, more in SAMPLERS.items()]
 
 
 def long_trainings(data: Path, folder: Path, part: int = -1) -> list[list[object]]:
     return [
-        ["train", folder / f"long {name}", *options(data, ends[part], SAMPLERS[name])] for name, ends in LONG.items()
+        ["train", folder / f"long {name}", *options(data, ends[part], SAMPLERS[name]), "--run.loss-every", 10]
+        for name, ends in LONG.items()
     ]
 
 
