@@ -101,7 +101,7 @@ def short_trainings(data: Path, folder: Path) -> list[list[object]]:
 
 def long_trainings(data: Path, folder: Path, part: int = -1) -> list[list[object]]:
     return [
-        ["train", folder / f"long {name}", *options(data, ends[part], SAMPLERS[name]), "--run.loss-every", 10]
+        ["train", folder / f"long {name}", *options(data, ends[part], SAMPLERS[name]), "--run.loss-every", 4]
         for name, ends in LONG.items()
     ]
 
