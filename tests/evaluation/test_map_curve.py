@@ -41,8 +41,8 @@ def points(run: Path) -> tuple[MapPoint, ...]:
 def count_evaluations(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Returns a list that gets an item for each set of weights that is evaluated."""
     evaluated: list[object] = []
-    measure = map_curve._measure_map
-    monkeypatch.setattr(map_curve, "_measure_map", lambda *given: evaluated.append(given) or measure(*given))
+    detect = map_curve.detect_shared
+    monkeypatch.setattr(map_curve, "detect_shared", lambda *given: evaluated.append(given) or detect(*given))
     return evaluated
 
 
@@ -156,5 +156,5 @@ def test_snapshot_that_cannot_be_used_is_reported(run: Path) -> None:
 
 def test_options_that_do_not_fit_are_reported(run: Path) -> None:
     assert "--curve -1 evaluates nothing" in sentence(ohem("eval", run, "--curve", -1))
-    for option in (["--loss"], ["--out", run / "other.json"], ["--submit", run / "submission"], ["--devices", 2]):
-        assert "leave out --loss, --submit, --out and --devices" in sentence(ohem("eval", run, "--curve", 8, *option))
+    for option in (["--loss"], ["--out", run / "other.json"], ["--submit", run / "submission"]):
+        assert "leave out --loss, --submit and --out" in sentence(ohem("eval", run, "--curve", 8, *option))

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from ohem.evaluation.map_curve import NAME as CURVE
+from ohem.training.roi_loss import NAME as LOSSES
 from tests.fuzz.commands import without_seconds
 from tests.helpers.command_line import in_processes, ohem
 from tests.helpers.toy_data import make_toy_coco, training_on
@@ -20,7 +22,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
     train, _ = make_toy_coco(folder / "coco")
     # To test on the six images that it is trained on: two processes have three each, four have one or two.
-    assert ohem("train", folder / "run", *training_on(train, train, steps=3), "--test.score", 0.01).code == 0
+    options = ["--test.score", 0.01, "--run.snapshot-every", 1]
+    assert ohem("train", folder / "run", *training_on(train, train, steps=3), *options).code == 0
     return folder / "run"
 
 
@@ -62,6 +65,21 @@ def test_processes_share_the_images_to_detect_in(run: Path, tmp_path: Path) -> N
     for path in one.iterdir():
         assert path.read_bytes() == (two / path.name).read_bytes(), path.name
     assert [entry["image"] for entry in json.loads((two / DETECTIONS).read_text())] == list(map(str, images))
+
+
+def test_processes_share_the_images_of_every_snapshot(run: Path, tmp_path: Path) -> None:
+    lines = [["loss", run], ["eval", run, "--curve", 3]]
+    written, said = [], []
+    for count in (1, 3):
+        for name in (LOSSES, CURVE, "eval.json"):
+            (run / name).unlink(missing_ok=True)
+        said.append(in_processes(count, lines, tmp_path))
+        written.append([(run / name).read_text() for name in (LOSSES, CURVE)])
+    assert written[0] == written[1]
+    assert written[0][0].count("train.json") == 3
+    assert [point["step"] for point in json.loads(written[0][1])["points"]] == [1, 2, 3]
+    assert [text.count("SGD step") for text in said] == [2, 2], said
+    assert not any("Traceback" in text for text in said)
 
 
 def test_a_file_that_cannot_be_written_is_said_once(run: Path, tmp_path: Path) -> None:

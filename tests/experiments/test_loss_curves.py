@@ -230,9 +230,10 @@ def test_snapshot_of_another_detector_is_reported(run: Path) -> None:
     assert f"{run}: step 5 is of another detector" in sentence(ohem("loss", run))
 
 
-def test_unknown_device_is_reported(run: Path) -> None:
+def test_a_device_that_this_machine_does_not_have_is_replaced(run: Path) -> None:
     path = run / "recipe.yaml"
     text = path.read_text().replace("accelerator: cpu", "accelerator: abacus")
     path.write_text(text.partition("checksum")[0])
-    assert "abacus" in sentence(ohem("loss", run))
+    with pytest.warns(UserWarning, match="was trained on abacus, which this machine does not have"):
+        assert ohem("loss", run).code == 0
     assert checkpoint.exists(run)

@@ -68,7 +68,7 @@ class Recorded:
     ) -> None:
         self.tested.append((run, test, metric))
 
-    def _measure(self, runs: Sequence[Path], *_: object) -> None:
+    def _measure(self, runs: Sequence[Path], *_: object, **__: object) -> None:
         self.tested += [(run, self.trained[run].test, None) for run in runs]
 
 

@@ -124,9 +124,9 @@ def evaluate(
     if curve:
         from ohem.evaluation.map_curve import evaluate_curve
 
-        if loss or submit or out or devices != "1":
-            raise InputError("--curve only writes RUN/map_curve.json: leave out --loss, --submit, --out and --devices")
-        evaluate_curve(run, curve, data, metric, test)
+        if loss or submit or out:
+            raise InputError("--curve only writes RUN/map_curve.json: leave out --loss, --submit and --out")
+        evaluate_curve(run, curve, data, metric, test, devices)
         return
     from ohem.evaluation.evaluate import evaluate_run
 
@@ -134,7 +134,7 @@ def evaluate(
 
 
 @app.command
-def loss(*runs: Path, data: tuple[str, ...] = (), plot: Path | None = None) -> None:
+def loss(*runs: Path, data: tuple[str, ...] = (), plot: Path | None = None, devices: str = "1") -> None:
     """Measure the mean loss over all RoIs at every snapshot of runs (figure 3 of the paper), and print a table.
 
     Parameters
@@ -146,10 +146,13 @@ def loss(*runs: Path, data: tuple[str, ...] = (), plot: Path | None = None) -> N
         Data sets to measure on. Default: the training data of each run, with its negatives.
     plot
         .svg or .png file for a chart of all runs. Runs whose names differ only in a trailing -SEED are one method.
+    devices
+        Number of processes that share the images, one for each GPU; auto uses every GPU. With torchrun, the processes
+        that it started.
     """
     from ohem.experiments.loss_curves import compare_losses
 
-    compare_losses(runs, data, plot)
+    compare_losses(runs, data, plot, devices=devices)
 
 
 @app.command

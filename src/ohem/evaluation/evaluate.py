@@ -18,7 +18,7 @@ from ohem.config.recipe_file import read_run
 from ohem.config.schema import MetricName, Recipe, RunConfig, TestConfig
 from ohem.config.validation import check_recipe
 from ohem.data.dataset import DetectionSet
-from ohem.data.loader import ImagePyramid
+from ohem.data.loader import ImagePyramid, ImagePyramids
 from ohem.data.voc import VOCDetection
 from ohem.detection.detector import Detector
 from ohem.detection.fast_rcnn import FastRCNN
@@ -36,7 +36,7 @@ from ohem.samplers import AllSampler
 from ohem.training import checkpoint
 from ohem.training.distributed import Fabric, compute_shared, first_process_first, launched, reported_once
 from ohem.training.fingerprints import digest_of_examples, digest_of_weights
-from ohem.training.roi_loss import MeanLoss, loss_sums, sum_of
+from ohem.training.roi_loss import loss_over_all
 from ohem.training.run_folder import check_sources
 
 
@@ -195,13 +195,7 @@ def _check_places(submit: Path | None, out: Path | None) -> None:
 
 def _loss_of_training_data(run: Path, model: FastRCNN, recipe: Recipe, fabric: Fabric) -> float:
     check_sources(run, recipe.data.train)
-    examples = open_training_examples(recipe)
-
-    def compute(places: range) -> Iterator[Tensor]:
-        shared = tracked(Subset(examples, places), "loss over all RoIs", enabled=fabric.is_global_zero)
-        return (loss_sums(model, example) for example in shared)
-
-    return MeanLoss.of(sum_of(compute_shared(fabric, len(examples), compute))).loss
+    return loss_over_all(model, open_training_examples(recipe), fabric=fabric).loss
 
 
 def detect_all(
@@ -215,13 +209,7 @@ def detect_all(
     examples = build() if fabric is None else first_process_first(fabric, build)
     made_of = {"weights": digest_of_weights(model.state_dict()), "data": digest_of_examples(examples)}
     started = time.perf_counter()
-    pyramids = build_pyramids(examples, recipe)
-
-    def compute(places: range) -> Iterator[dict[str, Tensor]]:
-        enabled = fabric is None or fabric.is_global_zero
-        return detect_images(model, tracked(Subset(pyramids, places), "evaluating", enabled=enabled))
-
-    detections = list(compute(range(len(data)))) if fabric is None else compute_shared(fabric, len(data), compute)
+    detections = detect_shared(model, build_pyramids(examples, recipe), "evaluating", fabric)
     seconds = time.perf_counter() - started
     return detections, {
         "images": len(data),
@@ -229,6 +217,18 @@ def detect_all(
         "test": asdict(recipe.test),
         **made_of,
     }
+
+
+def detect_shared(
+    model: Detector, pyramids: ImagePyramids, title: str, fabric: Fabric | None = None
+) -> list[dict[str, Tensor]]:
+    """Returns the detections in every image, as `detect_images` does; the processes of `fabric` share the images."""
+
+    def compute(places: range) -> Iterator[dict[str, Tensor]]:
+        enabled = fabric is None or fabric.is_global_zero
+        return detect_images(model, tracked(Subset(pyramids, places), title, enabled=enabled))
+
+    return list(compute(range(len(pyramids)))) if fabric is None else compute_shared(fabric, len(pyramids), compute)
 
 
 def _image_ids(data: DetectionSet) -> list[str]:

@@ -1,17 +1,18 @@
 """`ohem eval --curve`: the mAP of a run at some of its snapshots, and RUN/map_curve.json, which keeps it."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ohem.config.schema import MetricName, TestConfig
 from ohem.data.dataset import DetectionSet
-from ohem.data.loader import ImagePyramid
 from ohem.detection.detector import Detector
 from ohem.errors import InputError
-from ohem.evaluation.evaluate import detect_images, load_detector
+from ohem.evaluation.evaluate import detect_shared, load_detector, of_processes
 from ohem.evaluation.report import DIGEST, digest_of_content, is_report, read_json, read_report
 from ohem.evaluation.report import NAME as REPORT
 from ohem.evaluation.score_report import score, usual_metric
@@ -20,8 +21,8 @@ from ohem.io.console import make_console, make_table
 from ohem.io.files import check_output, remove_leftovers
 from ohem.io.json_files import write_json
 from ohem.io.numbers import format_number
-from ohem.io.progress import tracked
 from ohem.training import snapshots
+from ohem.training.distributed import Fabric, first_process_first, of_first
 from ohem.training.fingerprints import digest_of_examples, digest_of_weights
 from ohem.training.run_folder import check_sources
 
@@ -99,6 +100,7 @@ def evaluate_curve(
     sources: Sequence[str] = (),
     metric: MetricName | None = None,
     test: TestConfig | None = None,
+    devices: str = "1",
 ) -> MapCurve:
     """Evaluates snapshots of `run` and its newest checkpoint, prints a table and writes RUN/map_curve.json.
 
@@ -111,33 +113,52 @@ def evaluate_curve(
         sources: data sets; the test data of the run if empty.
         metric: by default the metric of the data's format.
         test: replaces the test options of the recipe.
+        devices: as of `evaluate_run`.
 
     Raises:
         InputError: the run, a snapshot, the data, `count` or `test` is unfit.
     """
     if count < 1:
         raise InputError(f"--curve {count} evaluates nothing: give 1 or more")
-    model, recipe, last = load_detector(run, test)
+    with of_processes(run, devices) as (fabric, accelerator):
+        return _evaluate(run, count, sources, metric, test, accelerator, fabric)
+
+
+def _evaluate(
+    run: Path,
+    count: int,
+    sources: Sequence[str],
+    metric: MetricName | None,
+    test: TestConfig | None,
+    accelerator: str,
+    fabric: Fabric,
+) -> MapCurve:
+    model, recipe, last = load_detector(run, test, accelerator)
+    model.to(fabric.device)
     if not sources:
         check_sources(run, recipe.data.test)
     data = open_recipe_data(recipe, sources or recipe.data.test, "--data")
     check_output(run / NAME, data.files())
-    examples = build_examples(data, recipe)
+    examples = first_process_first(fabric, lambda: build_examples(data, recipe))
     test_options = json.loads(json.dumps(asdict(recipe.test)))  # a file has lists where the recipe has tuples
     curve = MapCurve(metric or usual_metric(data), test_options, digest_of_examples(examples))
     files = {step: path for step, path in snapshots.list_snapshots(run).items() if step < last}
     steps = spread([*files, last], count)
-    points = {point.step: point for point in _known_points(run, curve) if point.step in steps}
+    points = {point.step: point for point in of_first(fabric, [*_known_points(run, curve)]) if point.step in steps}
+    first = fabric.is_global_zero
     for step in reversed(steps):  # the model has the weights of the checkpoint already
         if step != last:
             _load_snapshot(model, files[step])
         weights = digest_of_weights(model.state_dict())
         if step not in points or points[step].weights != weights:
-            pyramids = tracked(build_pyramids(examples, recipe), f"{run.name}, step {step}")
-            points[step] = MapPoint(step, _measure_map(model, pyramids, data, curve.metric), weights)
+            pyramids = build_pyramids(examples, recipe)
+            detections = detect_shared(model, pyramids, f"{run.name}, step {step}", fabric)
+            points[step] = MapPoint(step, _map(detections, data, curve.metric) if first else None, weights)
         curve = replace(curve, points=tuple(points[step] for step in sorted(points)))
-        write_curve(run / NAME, curve)
-    _print(curve, run)
+        if first:
+            write_curve(run / NAME, curve)
+    if first:
+        _print(curve, run)
     return curve
 
 
@@ -152,10 +173,8 @@ def _known_points(run: Path, curve: MapCurve) -> Iterator[MapPoint]:
             yield MapPoint(report["step"], report["map"], report["weights"])
 
 
-def _measure_map(
-    model: Detector, pyramids: Iterable[ImagePyramid], data: DetectionSet, metric: MetricName
-) -> float | None:
-    figures, _ = score(list(detect_images(model, pyramids)), data, metric)
+def _map(detections: list[dict[str, Tensor]], data: DetectionSet, metric: MetricName) -> float | None:
+    figures, _ = score(detections, data, metric)
     value: float | None = figures["map"]
     return value
 

@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from ohem.config.recipe_file import read_run
 from ohem.errors import InputError
+from ohem.evaluation.evaluate import of_processes
 from ohem.experiments import charts
 from ohem.inputs.examples import build_examples, open_recipe_data, open_training_data
 from ohem.io.console import make_console
 from ohem.io.files import check_output, remove_leftovers
-from ohem.io.progress import tracked
 from ohem.models.build import as_fast_rcnn, build_model
 from ohem.samplers import AllSampler
 from ohem.training import checkpoint, roi_loss, snapshots
-from ohem.training.distributed import launched
+from ohem.training.distributed import Fabric, first_process_first, of_first
 from ohem.training.fingerprints import digest_of_examples, digest_of_weights
 from ohem.training.roi_loss import LossRow, loss_over_all
 
@@ -42,6 +42,7 @@ def compare_losses(
     sources: Sequence[str] = (),
     plot: Path | None = None,
     names: Mapping[str, str] | None = None,
+    devices: str = "1",
 ) -> list[Curve]:
     """Measures missing losses, writes them into RUN/loss_all.csv, prints a table of all runs and draws a chart.
 
@@ -50,6 +51,7 @@ def compare_losses(
         sources: data to measure on; by default the training data of each run.
         plot: file of the chart, .svg or .png; None: no chart.
         names: folder name of a run without its -SEED -> its label in the chart.
+        devices: number of processes that share the images; the first one writes. With torchrun, those that it started.
 
     Returns:
         The losses of each run.
@@ -64,16 +66,24 @@ def compare_losses(
         raise InputError(f"{twice} is given twice: name each run once")
     if plot is not None:
         charts.check_place(plot)
-    opened = [_OpenRun(run, sources) for run in runs]  # all before the first is measured, which may take long
-    if plot is not None:
-        check_output(plot, chain.from_iterable(run.inputs for run in opened))
-    curves = [run.measure() for run in opened]
+    # Nothing is trained here, so the processes and the precision of the trainings do not matter.
+    with of_processes(runs[0], devices) as (fabric, _):
+        # All are opened before the first is measured, which may take long.
+        opened = first_process_first(fabric, lambda: [_OpenRun(run, sources) for run in runs])
+        if plot is not None:
+            check_output(plot, chain.from_iterable(run.inputs for run in opened))
+        curves = [run.measure(fabric) for run in opened]
+        if fabric.is_global_zero:
+            _report(curves, plot, names or {})
+    return curves
+
+
+def _report(curves: Sequence[Curve], plot: Path | None, names: Mapping[str, str]) -> None:
     _print(curves)
     if plot is not None:
         remove_leftovers(plot.parent)
-        charts.save(charts.loss_curves(by_method(curves, names or {})), plot)
+        charts.save(charts.loss_curves(by_method(curves, names)), plot)
         print(f"{plot}: the chart")
-    return curves
 
 
 def by_method(curves: Sequence[Curve], known: Mapping[str, str]) -> dict[str, list[list[tuple[int, float]]]]:
@@ -114,30 +124,31 @@ class _OpenRun:
         self.inputs = list(data.files())
         self.examples = build_examples(data, self.recipe)
 
-    def measure(self) -> Curve:
+    def measure(self, fabric: Fabric) -> Curve:
         """Returns the losses at every snapshot and the newest checkpoint, and those that the training measured."""
         digest = digest_of_examples(self.examples)
-        before = roi_loss.read(self.run)
-        self._measure_missing(digest)
-        after = roi_loss.read(self.run)
-        self._warn_of_others(digest, before, after)
+        before = of_first(fabric, roi_loss.read(self.run))
+        self._measure_missing(digest, before, fabric)
+        after = of_first(fabric, roi_loss.read(self.run))
+        if fabric.is_global_zero:
+            self._warn_of_others(digest, before, after)
         rows = [row for row in after if row.data_digest == digest]
         return Curve(self.run, self.data, {row.step: row.loss for row in sorted(rows, key=lambda row: row.step)})
 
-    def _measure_missing(self, data_digest: str) -> None:
-        # Nothing is trained here, so the processes and the precision of the training do not matter.
-        with launched(replace(self.recipe.run, devices="1", precision="32-true")) as fabric:
-            model = as_fast_rcnn(build_model(self.recipe, AllSampler()), "ohem loss").to(fabric.device)
-            for step, load in self._weights().items():
-                weights = load()
-                digest = digest_of_weights(weights)
-                if roi_loss.is_measured(self.run, step, data_digest, digest):
-                    continue
-                try:
-                    model.load_state_dict(weights)
-                except RuntimeError as error:
-                    raise InputError(f"{self.run}: step {step} is of another detector: remove its snapshot") from error
-                mean = loss_over_all(model, tracked(self.examples, f"{self.run.name}, step {step}"))
+    def _measure_missing(self, data_digest: str, known: Sequence[LossRow], fabric: Fabric) -> None:
+        model = as_fast_rcnn(build_model(self.recipe, AllSampler()), "ohem loss").to(fabric.device)
+        measured = {(row.step, row.data_digest, row.weights_digest) for row in known}
+        for step, load in self._weights().items():
+            weights = load()
+            digest = digest_of_weights(weights)
+            if (step, data_digest, digest) in measured:
+                continue
+            try:
+                model.load_state_dict(weights)
+            except RuntimeError as error:
+                raise InputError(f"{self.run}: step {step} is of another detector: remove its snapshot") from error
+            mean = loss_over_all(model, self.examples, f"{self.run.name}, step {step}", fabric)
+            if fabric.is_global_zero:
                 row = LossRow(step, self.data, **asdict(mean), data_digest=data_digest, weights_digest=digest)
                 roi_loss.add_row(self.run, row)
 

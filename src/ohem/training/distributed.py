@@ -108,9 +108,7 @@ def share_losses(shortlist: Shortlist, fabric: Fabric) -> None:
 def share_kernels(fabric: Fabric) -> None:
     """Makes all processes use the kernels that the first one measured to be the fastest, where processors are equal."""
     if fabric.world_size > 1:
-        chosen = [choice.choices()]
-        torch.distributed.broadcast_object_list(chosen)
-        choice.restore(chosen[0])
+        choice.restore(of_first(fabric, choice.choices()))
 
 
 @contextmanager
@@ -208,6 +206,14 @@ def first_process_first(fabric: Fabric, action: Callable[[], T]) -> T:
     except Failed as failed:
         raise failed.error from None
     return cast(T, result) if fabric.is_global_zero else action()
+
+
+def of_first(fabric: Fabric, value: T) -> T:
+    """Returns the value of the first process."""
+    values: list[Any] = [value]
+    if fabric.world_size > 1:
+        torch.distributed.broadcast_object_list(values)
+    return cast(T, values[0])
 
 
 def first_of(fabric: Fabric) -> int:

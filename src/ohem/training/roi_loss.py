@@ -15,13 +15,16 @@ from typing import get_type_hints
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
-from ohem.data.loader import Example
+from ohem.data.loader import Example, Examples
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.errors import InputError
 from ohem.io.csv_files import DamagedCSV, parse_rows, read_text
 from ohem.io.files import atomic_write, remove_leftovers
+from ohem.io.progress import tracked
 from ohem.rois import IGNORE, match
+from ohem.training.distributed import Fabric, compute_shared
 
 NAME = "loss_all.csv"
 TERMS = 5  # numbers that `loss_sums` gives
@@ -48,9 +51,28 @@ class MeanLoss:
         return cls(int(images), int(rois), *(loss / max(rois, 1) for loss in losses))
 
 
-def loss_over_all(model: FastRCNN, examples: Iterable[Example]) -> MeanLoss:
-    """Computes the mean loss per RoI over all RoIs of `examples`, image by image, without dropout."""
-    return MeanLoss.of(sum_of(loss_sums(model, example) for example in examples))
+def loss_over_all(
+    model: FastRCNN,
+    examples: Examples | Sequence[Example],
+    title: str = "loss over all RoIs",
+    fabric: Fabric | None = None,
+) -> MeanLoss:
+    """Computes the mean loss per RoI over all RoIs of `examples`, image by image, without dropout.
+
+    Args:
+        model: the detector.
+        examples: the images, which the processes share.
+        title: text of the progress.
+        fabric: the processes, all of which must call it; None: this one alone.
+    """
+
+    def compute(places: range) -> Iterator[Tensor]:
+        shared = Subset(examples, places)  # type: ignore[arg-type]  # a list does as well
+        enabled = fabric is None or fabric.is_global_zero
+        return (loss_sums(model, example) for example in tracked(shared, title, enabled=enabled))
+
+    every = range(len(examples))
+    return MeanLoss.of(sum_of(compute(every) if fabric is None else compute_shared(fabric, len(every), compute)))
 
 
 def sum_of(terms: Iterable[Tensor]) -> Tensor:
