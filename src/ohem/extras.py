@@ -12,6 +12,7 @@ EXTRAS = {
     "cv2": ("OpenCV", "train"),
     "cyclopts": ("cyclopts", "train"),
     "defusedxml": ("defusedxml", "train"),
+    "distributed": ("Dask", "cluster"),
     "filelock": ("filelock", "train"),
     "hotcoco": ("hotcoco", "train"),
     "jinja2": ("Jinja", "experiments"),

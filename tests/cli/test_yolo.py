@@ -91,7 +91,7 @@ def test_methods_are_compared_with_negatives_of_their_own(
     """Checks the proposals that are made in advance, and that changed negatives of one method are noticed."""
     planned: list[tuple[str, list[str]]] = []
 
-    def run_jobs(jobs: Sequence[Job], parallel: int, first: list[str]) -> None:
+    def run_jobs(jobs: Sequence[Job], parallel: int, first: list[str], cluster: str | None) -> None:
         planned.append((jobs[0].data_digest, first))
         raise InputError("planned")
 

@@ -41,9 +41,9 @@ def test_parallel_jobs_have_different_gpus(monkeypatch: pytest.MonkeyPatch, tmp_
         runner, "_python_command", lambda arguments: [sys.executable, "-c", code.format(out, arguments[0])]
     )
     jobs = [Job(tmp_path / name, [name], {tmp_path / f"{name}.json": ["unused"]}) for name in "abc"]
-    running = [runner._RunningJob(job, 3, slot) for slot, job in enumerate(jobs)]
-    for job in running:
-        job.process.wait()
+    with runner._places(out, 3, None) as places:
+        for slot, job in enumerate(jobs):
+            places.start(job, range(slot))
     assert [Path(f"{out}-{name}").read_text() for name in "abc"] == ["4", "7", "4"]
 
 
@@ -167,7 +167,7 @@ def test_recipes_have_the_paper_results_of_the_tables() -> None:
 def test_table_contains_the_results_of_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands run in this process, on toy data."""
 
-    def in_this_process(jobs: Sequence[Job], parallel: int, first: Sequence[str]) -> None:
+    def in_this_process(jobs: Sequence[Job], parallel: int, first: Sequence[str], cluster: str | None) -> None:
         for command in [first, *(command for job in jobs for command in job.remaining())]:
             assert ohem(*command).code == 0, command
 

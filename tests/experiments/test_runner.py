@@ -1,8 +1,8 @@
 """Jobs: finished work is not repeated, and an interrupted command can be resumed."""
 
 import signal
-import sys
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,11 +48,11 @@ def test_job_without_reports_has_no_map(tmp_path: Path) -> None:
     ids=["progress", "hint", "nothing"],
 )
 def test_last_line_of_a_log_is_printed_once(
-    output: str, news: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    output: str, news: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(runner, "_python_command", lambda arguments: [sys.executable, "-c", f"print({output!r})"])
-    job = runner._RunningJob(Job(tmp_path / "run", ["train"]), 2, 0)
-    job.process.wait()
+    log = tmp_path / "run.log"
+    log.write_text(output)
+    job = runner._RunningJob(Job(tmp_path / "run", ["train"]), 0, log, Future())
     for _ in range(2):
         job.print_news()
     assert capsys.readouterr().err == news

@@ -8,6 +8,7 @@ import subprocess
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -342,13 +343,30 @@ class _Subprocess:
         return _Ended(command)
 
 
+class _Here(Executor):
+    """Runs a job at once: signals can be handled in the main thread alone."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        """Returns a future that is done."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments, **options))
+        except Exception as error:  # noqa: BLE001  as an executor does
+            future.set_exception(error)
+        return future
+
+
 @contextmanager
 def children_in_this_process() -> Iterator[None]:
     """Makes `ohem compare` and `ohem reproduce` start no Python processes, which would take most of the time."""
     runner: Any = importlib.import_module("ohem.experiments.runner")
-    before, poll = runner.subprocess, runner.POLL_SECONDS
-    runner.subprocess, runner.POLL_SECONDS = _Subprocess(), 0.0
+    changes = {"subprocess": _Subprocess(), "ThreadPoolExecutor": _Here}
+    before = {name: getattr(runner, name) for name in changes}
+    vars(runner).update(changes)
     try:
         yield
     finally:
-        runner.subprocess, runner.POLL_SECONDS = before, poll
+        vars(runner).update(before)

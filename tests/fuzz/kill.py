@@ -35,6 +35,7 @@ from tests.helpers.toy_data import make_toy, make_toy_coco, training, training_o
 
 MARK = "OHEM_FUZZ_MARK"
 CHAIN = 5
+PICTURES = 40
 GONE_SECONDS = 5.0
 LIMIT_SECONDS = 180.0
 # These files hold seconds or times of day.
@@ -60,19 +61,14 @@ def _toy(folder: Path) -> None:
     make_toy(folder / "data")
 
 
-def _many(folder: Path) -> None:
+def make_pictures(folder: Path, count: int = PICTURES) -> None:
     """Makes images that keep selective search busy for some seconds."""
-    make_voc(
-        folder / "data", {f"{i:02}": (150, 200, [("a", 5, 5, 60, 60, 0)]) for i in range(PICTURES)}, {"train": STEMS}
-    )
+    stems = [f"{i:02}" for i in range(count)]
+    make_voc(folder / "data", {stem: (150, 200, [("a", 5, 5, 60, 60, 0)]) for stem in stems}, {"train": stems})
     random = np.random.default_rng(1)
     for path in sorted((folder / "data/JPEGImages").iterdir()):  # noise alone gives no regions
         coarse = Image.fromarray(random.integers(0, 256, (15, 20, 3), dtype=np.uint8))
         coarse.resize((200, 150), Image.Resampling.BICUBIC).save(path)
-
-
-PICTURES = 40
-STEMS = [f"{i:02}" for i in range(PICTURES)]
 
 
 def _tested(folder: Path) -> None:
@@ -112,13 +108,13 @@ def _training_on_many(folder: Path) -> list[object]:
 
 
 def _detect(folder: Path) -> list[object]:
-    images = [folder / "data" / "JPEGImages" / f"{stem}.png" for stem in STEMS]
+    images = [folder / "data" / "JPEGImages" / f"{i:02}.png" for i in range(PICTURES)]
     return ["detect", folder / "run", *images, "--jobs", 2, "--out", folder / "out"]
 
 
 SCENARIOS: dict[str, Scenario] = {
     "train": Scenario(_train, _toy),
-    "propose": Scenario(lambda folder: ["propose", f"{folder / 'data'}:train", "--jobs", 2], _many),
+    "propose": Scenario(lambda folder: ["propose", f"{folder / 'data'}:train", "--jobs", 2], make_pictures),
     "eval": Scenario(
         lambda folder: ["eval", folder / "run", "--loss"], _tested, lambda folder: [_short_training(folder)]
     ),
@@ -132,7 +128,7 @@ SCENARIOS: dict[str, Scenario] = {
         _coco,
         lambda folder: [["train", folder / "run", *training_on(*_on_coco(folder), steps=20), "--test.score", 0.01]],
     ),
-    "detect": Scenario(_detect, _many, lambda folder: [_training_on_many(folder)]),
+    "detect": Scenario(_detect, make_pictures, lambda folder: [_training_on_many(folder)]),
     "compare": Scenario(_compare, _toy),
 }
 # Shares of the kills; the commands that do most get most.

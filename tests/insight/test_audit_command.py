@@ -247,7 +247,7 @@ def test_images_are_judged_by_detectors_that_did_not_see_them(tmp_path: Path, mo
 
     commands: list[list[str]] = []
 
-    def run_here(jobs: list[runner.Job], parallel: int, first: list[str]) -> None:
+    def run_here(jobs: list[runner.Job], parallel: int, first: list[str], cluster: str | None) -> None:
         for command in [first, *(line for job in jobs for line in job.remaining())]:
             commands.append([str(argument) for argument in command])
             assert ohem(*command).code == 0

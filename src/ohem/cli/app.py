@@ -12,6 +12,12 @@ METRIC_HELP = (
 )
 Metric = Annotated[MetricName | None, Parameter(help=METRIC_HELP)]
 
+CLUSTER_HELP = (
+    "Address of a Dask scheduler, such as tcp://10.0.0.1:8786, whose workers do the work and see the same folders; "
+    "local: start workers on this machine."
+)
+Cluster = Annotated[str | None, Parameter(help=CLUSTER_HELP)]
+
 # Help does not show the defaults of these classes: the recipe or the run gives the value of an option.
 Settings = Annotated[Recipe, Parameter(name="*", show_default=False)]
 RunTest = Annotated[TestConfig, Parameter(show_default=False)]

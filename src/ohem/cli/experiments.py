@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from ohem.bench.methods import BACKBONES, BENCH_METHODS, BenchMethod
 from ohem.bootstrap.config import BootstrapConfig
-from ohem.cli.app import Metric, RunTest, Settings, app
+from ohem.cli.app import Cluster, Metric, RunTest, Settings, app
 from ohem.config.methods import METHODS
 from ohem.config.paper_data import PaperData
 from ohem.config.resolve import DEFAULT_RECIPE
@@ -27,6 +27,7 @@ def compare(
     methods: Annotated[tuple[str, ...], Parameter(help=METHODS_HELP)] = ("frcn", "ohem"),
     seeds: int = 3,
     jobs: int = 1,
+    cluster: Cluster = None,
     recipe: str = DEFAULT_RECIPE,
     config: Path | None = None,
     metric: Metric = None,
@@ -54,7 +55,7 @@ def compare(
     """
     from ohem.experiments.compare import compare as run_comparison
 
-    run_comparison(out, recipe, settings, methods, seeds, jobs, metric, curve)
+    run_comparison(out, recipe, settings, methods, seeds, jobs, metric, curve, cluster)
 
 
 @app.command
@@ -68,6 +69,7 @@ def reproduce(
     networks: tuple[Literal["vggm", "vgg16"], ...] = ("vggm", "vgg16"),
     seeds: int = 1,
     jobs: int = 1,
+    cluster: Cluster = None,
     dry_run: bool = False,
 ) -> None:
     """Run the rows of a table or figure of the paper, and print our results next to those of the paper.
@@ -94,7 +96,16 @@ def reproduce(
     from ohem.experiments.reproduce import reproduce as run_table
 
     run_table(
-        table, out, data, small=small, networks=networks, seeds=seeds, jobs=jobs, dry_run=dry_run, options=options
+        table,
+        out,
+        data,
+        small=small,
+        networks=networks,
+        seeds=seeds,
+        jobs=jobs,
+        cluster=cluster,
+        dry_run=dry_run,
+        options=options,
     )
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ohem.cli.app import RunTest, Settings, app
+from ohem.cli.app import Cluster, RunTest, Settings, app
 from ohem.config.schema import Recipe, TestConfig
 from ohem.errors import InputError
 
@@ -78,6 +78,7 @@ def audit(
     config: Path | None = None,
     folds: int = 3,
     jobs: int = 1,
+    cluster: Cluster = None,
     run: Path | None = None,
     detections: Path | None = None,
     apply: Path | None = None,
@@ -122,5 +123,5 @@ def audit(
     from ohem.insight.suspects.command import Judge, audit_annotations
 
     audit_annotations(
-        sources, out or Path("runs/audit"), Judge(recipe, run, detections), settings, folds, jobs, pictures
+        sources, out or Path("runs/audit"), Judge(recipe, run, detections), settings, folds, jobs, pictures, cluster
     )

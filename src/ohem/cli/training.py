@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ohem.cli.app import Metric, RunTest, Settings, app
+from ohem.cli.app import Cluster, Metric, RunTest, Settings, app
 from ohem.config.recipes import list_recipes, named_recipe
 from ohem.config.resolve import format_recipe
 from ohem.config.schema import ProposalConfig, Recipe, TestConfig
@@ -39,6 +39,7 @@ def demo(
 def propose(
     *sources: str,
     negatives: tuple[str, ...] = (),
+    cluster: Cluster = None,
     settings: Annotated[ProposalConfig, Parameter(name="*")] = ProposalConfig(),  # noqa: B008  frozen
 ) -> None:
     """Make the proposals of data sets by selective search, and keep them with the data.
@@ -52,7 +53,7 @@ def propose(
     """
     from ohem.inputs.propose import make_proposals
 
-    make_proposals(sources, negatives, settings)
+    make_proposals(sources, negatives, settings, cluster)
 
 
 @app.command

@@ -34,6 +34,7 @@ def compare(
     jobs: int,
     metric: str | None = None,
     curve: int = 0,
+    cluster: str | None = None,
 ) -> list[MethodSummary]:
     """Trains and evaluates every method with every seed, prints a table, and writes compare.json and compare.html.
 
@@ -47,6 +48,7 @@ def compare(
         metric: metric of the evaluation; by default that of the data.
         curve: number of points of the curve of mAP against seconds. The trainings keep so many snapshots, unless
             `recipe.run.snapshot_every` has another number of them. 0: no curve.
+        cluster: address of a Dask scheduler whose workers do the runs, as `ohem.cluster.executor_on` takes it.
 
     Raises:
         InputError: a method, a number or the data cannot be used, or a run failed.
@@ -66,7 +68,7 @@ def compare(
     plan = _Plan(out, name, recipe, metric, curve)
     runs = [replace(plan.job(method, seed), data_digest=digest) for seed in numbers for method in compared]
     with sole_writer(out, "the comparison"):
-        run_jobs(runs, jobs, _propose_command(shared))
+        run_jobs(runs, jobs, _propose_command(shared), cluster)
         return _report(plan, compared, numbers)
 
 

@@ -34,6 +34,7 @@ def reproduce(
     networks: Sequence[str],
     seeds: int,
     jobs: int,
+    cluster: str | None = None,
     dry_run: bool,
     options: Sequence[str],
 ) -> None:
@@ -47,6 +48,7 @@ def reproduce(
         networks: networks of the paper, "vggm" and "vgg16"; unused if `small`.
         seeds: number of runs of each row.
         jobs: number of runs at the same time.
+        cluster: address of a Dask scheduler whose workers do the runs, as `ohem.cluster.executor_on` takes it.
         dry_run: whether to print the commands and run nothing.
         options: options of `ohem train` for every training, as arguments.
 
@@ -77,7 +79,7 @@ def reproduce(
     with sole_writer(out, "the folder of runs"):
         sources = dict.fromkeys(source for run in runs for source in (*run.recipe.data.train, *run.recipe.data.test))
         propose = propose_command(sources, runs[0].recipe.data.negatives, runs[0].recipe.proposals)
-        run_jobs(_with_digests(planned, runs, out, numbers), jobs, propose)
+        run_jobs(_with_digests(planned, runs, out, numbers), jobs, propose, cluster)
         _report(name, out, runs, numbers, small)
 
 

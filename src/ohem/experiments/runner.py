@@ -1,17 +1,25 @@
-"""Runs trainings and their evaluations as separate commands, several at the same time, and each of them only once."""
+"""Runs trainings and their evaluations as separate commands, several at the same time, and each of them only once.
+
+They run on this machine, or on the workers of a Dask cluster that sees the same folders.
+"""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from statistics import fmean
+from uuid import uuid4
 
 import torch
 
+from ohem.cluster import executor_on, result_of
 from ohem.errors import InputError
 from ohem.evaluation.map_curve import NAME as MAP_CURVE
 from ohem.evaluation.report import read_report
@@ -145,7 +153,7 @@ def format_time_left(seconds: float) -> str:
     return f"about {hours} h {minutes} min left" if hours else f"about {minutes} min left"
 
 
-def run_jobs(jobs: Sequence[Job], parallel: int, first: Sequence[str]) -> None:
+def run_jobs(jobs: Sequence[Job], parallel: int, first: Sequence[str], cluster: str | None = None) -> None:
     """Runs what remains of `jobs`, and prints one line for each run that is done.
 
     With one job at a time the output of its commands is printed; with several, it is in the file RUN.log of each, and
@@ -155,6 +163,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int, first: Sequence[str]) -> None:
         jobs: the runs.
         parallel: number of runs at the same time.
         first: arguments of a command to run before them, which makes what they share; none if empty.
+        cluster: address of a Dask scheduler whose workers do the jobs, as `executor_on` takes it.
 
     Raises:
         InputError: a command failed. The others are stopped, with their checkpoints written.
@@ -166,28 +175,33 @@ def run_jobs(jobs: Sequence[Job], parallel: int, first: Sequence[str]) -> None:
     progress = Progress(len(jobs), parallel, finished=len(jobs) - len(waiting))
     if progress.finished:
         print(f"{progress.finished} of {progress.total} runs are done already", flush=True)
+    if not waiting:
+        return
+    with collect_signals() as received, _places(waiting[0].run, parallel, cluster) as places:
+        if first:
+            run_command([*first, "--cluster", cluster] if cluster else first)
+        if places.logged:
+            print(f"the output of each run is in its log file, such as {_log_file(waiting[0].run)}", flush=True)
+        _run_all(waiting, places, progress, received)
+
+
+def _run_all(waiting: list[Job], places: "_Places", progress: Progress, received: Sequence[int]) -> None:
     running: list[_RunningJob] = []
-    with collect_signals() as received:
-        try:
-            if waiting and first:
-                run_command(first)
-            if waiting and parallel > 1:
-                print(f"the output of each run is in its log file, such as {_log_file(waiting[0].run)}", flush=True)
-            clock = LineClock()
-            while waiting or running:
-                if received:
-                    print(f"ohem: stopped by {signal.Signals(received[0]).name}: repeat the command to continue")
-                    raise SystemExit(128 + received[0])
-                while waiting and len(running) < parallel:
-                    slot = min(set(range(parallel)) - {job.slot for job in running})
-                    running.append(_RunningJob(waiting.pop(0), parallel, slot))
-                time.sleep(POLL_SECONDS)
-                if not received:
-                    running = _advance(running, progress)
-                    _print_news(running, clock)
-        finally:
-            for job in running:
-                job.stop()
+    clock = LineClock()
+    try:
+        while waiting or running:
+            if received:
+                print(f"ohem: stopped by {signal.Signals(received[0]).name}: repeat the command to continue")
+                raise SystemExit(128 + received[0])
+            while waiting and len(running) < places.count:
+                running.append(places.start(waiting.pop(0), {job.slot for job in running}))
+            wait([job.future for job in running], POLL_SECONDS, FIRST_COMPLETED)
+            if not received:
+                running = _advance(running, progress)
+                _print_news(running, clock)
+    finally:
+        places.stop.touch()
+        wait([job.future for job in running])
 
 
 def run_command(arguments: Sequence[str]) -> None:
@@ -195,9 +209,11 @@ def run_command(arguments: Sequence[str]) -> None:
     _print_with_time(format_command(arguments))
     status = subprocess.run(_python_command(arguments), check=False, env=_child_environment()).returncode
     if status:
-        raise InputError(
-            f"`{format_command(arguments)}` ended with status {status}: correct that and repeat the command"
-        )
+        raise InputError(_describe_failure(arguments, status))
+
+
+def _describe_failure(arguments: Sequence[str], status: int, reason: str = "") -> str:
+    return f"`{format_command(arguments)}` ended with status {status}{reason}: correct that and repeat the command"
 
 
 def _print_with_time(text: str) -> None:
@@ -213,90 +229,149 @@ def _child_environment() -> dict[str, str]:
     return {**os.environ, PARENT: str(os.getpid()), WAIT: str(WAIT_SECONDS)}
 
 
-class _RunningJob:
-    """A job under way, one of `parallel`: its commands one after the other."""
+class _Places:
+    """Threads of this process, or workers of Dask, that do jobs.
 
-    def __init__(self, job: Job, parallel: int, slot: int) -> None:
-        self.job, self.parallel, self.slot, self.remaining = job, parallel, slot, job.remaining()
-        self.started = time.monotonic()
-        self.log = _log_file(job.run) if parallel > 1 else None
-        if self.log:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            self.log.unlink(missing_ok=True)
+    Args:
+        executor: it runs functions there.
+        count: number of jobs that it is given at a time.
+        local: whether the jobs run on this machine, which they share.
+        stop: a file that all of them see; once it exists, the jobs end, with their checkpoints written.
+    """
+
+    def __init__(self, executor: Executor, count: int, local: bool, stop: Path) -> None:
+        self.executor, self.count, self.local, self.stop = executor, count, local, stop
+
+    @property
+    def logged(self) -> bool:
+        """Whether the output of a job is in its log file."""
+        return self.count > 1 or not self.local
+
+    def start(self, job: Job, used: Container[int]) -> "_RunningJob":
+        """Starts `job`; `used` are the slots of those that run."""
+        slot = next(slot for slot in count() if slot not in used)
+        log = _log_file(job.run).absolute() if self.logged else None
+        if log:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.unlink(missing_ok=True)
+        environment = _share_of_machine(self.count, slot) if self.local and self.logged else {}
+        future = self.executor.submit(_do, _with_whole_paths(job), log, self.stop, environment, Path.cwd())
+        return _RunningJob(job, slot, log, future)
+
+
+@contextmanager
+def _places(run: Path, parallel: int, cluster: str | None) -> Iterator[_Places]:
+    folder = run.absolute().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    stop = folder / f".stop-{uuid4().hex}"
+    try:
+        if cluster is None:
+            with ThreadPoolExecutor(parallel) as threads:
+                yield _Places(threads, parallel, True, stop)
+        else:
+            with executor_on(cluster, parallel) as workers:
+                yield _Places(workers, sys.maxsize, False, stop)
+    finally:
+        stop.unlink(missing_ok=True)
+
+
+def _with_whole_paths(job: Job) -> Job:
+    """Returns `job` for a process in another folder. The arguments of the commands stay, since marks have them."""
+    evaluations = {file.absolute(): arguments for file, arguments in job.evaluations.items()}
+    return replace(job, run=job.run.absolute(), evaluations=evaluations)
+
+
+def _do(job: Job, log: Path | None, stop: Path, environment: Mapping[str, str], folder: Path) -> str:
+    """Runs the remaining commands of `job` in `folder`; returns why it failed, or "" if it did not."""
+    for arguments in job.remaining():
+        _print_with_time(format_command(arguments))
+        status = _run_until(stop, arguments, log, {**_child_environment(), **environment}, folder)
+        if stop.exists():
+            return ""
+        if status:
+            line = _last_line(log).removeprefix("ohem: ")
+            return _describe_failure(arguments, status, f" ({line})" if line else "")
+        job.mark_done(arguments)
+    return ""
+
+
+def _run_until(
+    stop: Path, arguments: Sequence[str], log: Path | None, environment: Mapping[str, str], folder: Path
+) -> int:
+    """Runs a command; once the file `stop` exists, sends SIGTERM and waits until it has written its checkpoint."""
+    with log.open("ab") if log else nullcontext() as output:
+        process = subprocess.Popen(
+            _python_command(arguments), stdout=output, stderr=output, env=dict(environment), cwd=folder
+        )
+    while True:
+        try:
+            return process.wait(POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            if stop.exists():
+                process.terminate()
+                return process.wait()
+
+
+def _share_of_machine(jobs: int, slot: int) -> dict[str, str]:
+    """Returns variables that give a job one GPU and its share of the cores.
+
+    Processes with more threads than cores slow each other down.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    environment = {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    if "," in gpus:  # otherwise every job would take the first
+        names = gpus.split(",")
+        environment["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]
+    return environment
+
+
+class _RunningJob:
+    """A job under way."""
+
+    def __init__(self, job: Job, slot: int, log: Path | None, future: "Future[str]") -> None:
+        self.job, self.slot, self.log, self.future = job, slot, log, future
         self.news = ""
-        self.process = self._start()
+        self._begun: float | None = None if log else time.monotonic()
+
+    @property
+    def begun(self) -> float | None:
+        """Time when it was seen to run; None while it waits for a worker."""
+        if self._begun is None and self.log and self.log.exists():
+            self._begun = time.monotonic()
+        return self._begun
 
     @property
     def seconds(self) -> float:
         """Seconds since its start."""
-        return time.monotonic() - self.started
-
-    def advance(self) -> bool:
-        """Starts the next command if the present one has ended; returns False after the last."""
-        status = self.process.poll()
-        if status is None:
-            return True
-        if status:
-            line = self._last_line_of_log().removeprefix("ohem: ")
-            reason = f" ({line})" if line else ""
-            raise InputError(
-                f"`{format_command(self.remaining[0])}` ended with status {status}{reason}: "
-                "correct that and repeat the command"
-            )
-        self.job.mark_done(self.remaining.pop(0))
-        if self.remaining:
-            self.process = self._start()
-        return bool(self.remaining)
+        return 0.0 if self.begun is None else time.monotonic() - self.begun
 
     def print_news(self) -> None:
         """Prints the last line of the log to standard error, if it is another than the last time."""
-        line = self._last_line_of_log()
+        line = _last_line(self.log)
         if line != self.news and not line.startswith(" "):  # not a hint, which a run prints at its end
             print(f"{self.job.run.name}: {line}", file=sys.stderr, flush=True)
             self.news = line
 
-    def stop(self) -> None:
-        """Sends SIGTERM to the command, and waits until it has written its checkpoint."""
-        self.process.terminate()
-        self.process.wait()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        _print_with_time(format_command(self.remaining[0]))
-        command = _python_command(self.remaining[0])
-        if self.log is None:
-            return subprocess.Popen(command, env=_child_environment())
-        with self.log.open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, env=self._environment())
-
-    def _environment(self) -> dict[str, str]:
-        """Returns variables that give the job one GPU and its share of the cores.
-
-        Processes with more threads than cores slow each other down.
-        """
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment = {"OMP_NUM_THREADS": str(max(1, cores // self.parallel)), **_child_environment()}
-        gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-        if "," in gpus:  # otherwise every job would take the first
-            names = gpus.split(",")
-            environment["CUDA_VISIBLE_DEVICES"] = names[self.slot % len(names)]
-        return environment
-
-    def _last_line_of_log(self) -> str:
-        if self.log is None:
-            return ""
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+def _last_line(log: Path | None) -> str:
+    if log is None or not log.exists():
+        return ""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 def _advance(running: Sequence[_RunningJob], progress: Progress) -> list[_RunningJob]:
-    """Starts the next commands, prints a line for each run that is done, and returns the other runs."""
-    unfinished = [job for job in running if job.advance()]
+    """Prints a line for each run that is done, and returns the others; raises `InputError` if one failed."""
+    unfinished = [job for job in running if not job.future.done()]
+    elapsed = [job.seconds for job in unfinished if job.begun is not None]
     for job in running:
         if job not in unfinished:
+            failure = result_of(job.future)
+            if failure:
+                raise InputError(failure)
             progress.finish(job.seconds)
-            _print_with_time(
-                progress.describe(job.job.run.name, job.job.maps(), [other.seconds for other in unfinished])
-            )
+            _print_with_time(progress.describe(job.job.run.name, job.job.maps(), elapsed))
     return unfinished
 
 

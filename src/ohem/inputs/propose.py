@@ -1,16 +1,22 @@
 """`ohem propose`: makes the proposals of data sets in advance."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from ohem.config.schema import ProposalConfig
 from ohem.config.validation import check_ranges, is_region_file
 from ohem.errors import InputError
 from ohem.inputs.datasets import open_data
 from ohem.inputs.proposals import build_proposals
+from ohem.proposals.parallel import proposed_on
 
 
-def make_proposals(sources: Sequence[str], negatives: Sequence[str], config: ProposalConfig) -> None:
+def make_proposals(
+    sources: Sequence[str], negatives: Sequence[str], config: ProposalConfig, cluster: str | None = None
+) -> None:
     """Makes the proposals of `sources` and of the folders `negatives`, and reads them once.
+
+    The workers of the Dask scheduler at the address `cluster` make them, as `ohem.cluster.executor_on` takes it.
 
     Raises:
         InputError: there is no source, the data cannot be used, or proposals are damaged.
@@ -20,7 +26,8 @@ def make_proposals(sources: Sequence[str], negatives: Sequence[str], config: Pro
         raise InputError("--mode none makes no proposals: give fast or quality")
     data = [open_data([source], (), "ohem propose") for source in sources] or [open_data((), (), "ohem propose")]
     data[-1].add_negatives([place for place in negatives if not is_region_file(place)])
-    for dataset in data:
-        proposals = build_proposals(dataset, config)
-        for name in dataset.ids:
-            proposals[name]  # raises `InputError` if they are damaged
+    with nullcontext() if cluster is None else proposed_on(cluster, config.jobs):
+        for dataset in data:
+            proposals = build_proposals(dataset, config)
+            for name in dataset.ids:
+                proposals[name]  # raises `InputError` if they are damaged

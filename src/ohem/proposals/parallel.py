@@ -11,9 +11,10 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,13 +25,17 @@ from joblib.externals.loky import ProcessPoolExecutor
 from joblib.parallel import BACKENDS, get_active_backend
 from numpy.typing import NDArray
 
+from ohem.cluster import executor_on, result_of
 from ohem.errors import InputError
 from ohem.images.read import read_rgb
 from ohem.proposals.selective_search import Mode, opencv, selective_search
 
 WATCH_SECONDS = 0.5
 START_SECONDS = 1.0
+BEGUN = 1000
+"""Highest number of images that a cluster is given at a time."""
 Task = Future[tuple[str, NDArray[np.float32]]]
+_cluster: ContextVar[Executor | None] = ContextVar("cluster", default=None)
 
 
 def check_jobs(jobs: int) -> None:
@@ -40,10 +45,26 @@ def check_jobs(jobs: int) -> None:
 
 
 @contextmanager
+def proposed_on(address: str, jobs: int) -> Iterator[None]:
+    """Makes `results_of` use the workers of a Dask scheduler, as `executor_on` takes it, which see the same files."""
+    with executor_on(address, jobs) as executor:
+        token = _cluster.set(executor)
+        try:
+            yield
+        finally:
+            _cluster.reset(token)
+
+
+@contextmanager
 def results_of(
     todo: Mapping[str, Path], mode: Mode, seed: int, jobs: int, width: int = 0
 ) -> Iterator[Iterable[tuple[str, NDArray[np.float32]]]]:
     """Yields (id, boxes) as they are finished, in any order. An error or a signal ends the workers."""
+    executor = _cluster.get()
+    if executor is not None:
+        with _sigterm_raises():
+            yield _results_on(executor, [(name, path.absolute(), mode, seed, width) for name, path in todo.items()])
+        return
     with _sigterm_raises(), _killed_worker_raises("--jobs (--proposals.jobs), and repeat the command to resume"):
         results = Parallel(n_jobs=jobs, return_as="generator_unordered", **_for_processes())(
             delayed(propose)(image_id, image, mode, seed, width) for image_id, image in todo.items()
@@ -54,6 +75,19 @@ def results_of(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of joblib, about tasks that are dropped
                 results.close()
+
+
+def _results_on(
+    executor: Executor, arguments: Iterable[tuple[str, Path, Mode, int, int]]
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yields the results of `propose`; at most `BEGUN` tasks are on their way, so that few are lost by a signal."""
+    begun: set[Task] = set()
+    for given in arguments:
+        begun.add(executor.submit(propose, *given))
+        if len(begun) == BEGUN:
+            done, begun = wait(begun, return_when=FIRST_COMPLETED)
+            yield from map(result_of, done)
+    yield from map(result_of, as_completed(begun))
 
 
 @contextmanager

@@ -53,6 +53,7 @@ def audit_annotations(
     folds: int = 3,
     jobs: int = 1,
     pictures: int = 300,
+    cluster: str | None = None,
 ) -> list[dict[str, Any]]:
     """Judges every annotation of `sources`, and writes the suspects into the folder `out`.
 
@@ -64,6 +65,7 @@ def audit_annotations(
         folds: number of folds.
         jobs: number of trainings at the same time.
         pictures: highest number of suspects in the page.
+        cluster: address of a Dask scheduler whose workers do the trainings, as `ohem.cluster.executor_on` takes it.
 
     Returns:
         The suspects of audit.json, most suspect first.
@@ -80,7 +82,7 @@ def audit_annotations(
     import_extra("jinja2", "the page of ohem audit")
     _check_folder(out)
     with sole_writer(out, "the audit"):
-        data, detections = _detections(sources, out, judge, recipe, folds, jobs)
+        data, detections = _detections(sources, out, judge, recipe, folds, jobs, cluster)
         mined = {} if judge.run is None else read_mined(judge.run, data)
         suspects = audit_mined([data.target(i) for i in range(len(data))], detections, mined)
         rows = as_rows(suspects, data)
@@ -102,10 +104,16 @@ def _check_folder(out: Path) -> None:
 
 
 def _detections(
-    sources: Sequence[str], out: Path, judge: Judge, recipe: Recipe, folds: int, jobs: int
+    sources: Sequence[str],
+    out: Path,
+    judge: Judge,
+    recipe: Recipe,
+    folds: int,
+    jobs: int,
+    cluster: str | None,
 ) -> tuple[DetectionSet, Detections]:
     if judge.recipe is not None:
-        return detect_out_of_fold(sources, out, judge.recipe, recipe, folds, jobs)
+        return detect_out_of_fold(sources, out, judge.recipe, recipe, folds, jobs, cluster)
     if judge.run is not None:
         model, of_run, _ = load_detector(judge.run)
         data = open_recipe_data(of_run, sources, "ohem audit SOURCE")

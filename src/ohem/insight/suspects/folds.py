@@ -36,7 +36,13 @@ def folds_of(names: Sequence[str], folds: int, seed: int) -> list[int]:
 
 
 def detect_out_of_fold(
-    sources: Sequence[str], out: Path, name: str, recipe: Recipe, folds: int, jobs: int
+    sources: Sequence[str],
+    out: Path,
+    name: str,
+    recipe: Recipe,
+    folds: int,
+    jobs: int,
+    cluster: str | None = None,
 ) -> tuple[DetectionSet, list[dict[str, Tensor]]]:
     """Trains a detector without each fold, OUT/fold-1 and so on, and detects objects in the images of the fold.
 
@@ -49,6 +55,7 @@ def detect_out_of_fold(
         recipe: options of the trainings.
         folds: number of folds.
         jobs: number of trainings at the same time.
+        cluster: address of a Dask scheduler whose workers do the trainings, as `ohem.cluster.executor_on` takes it.
 
     Returns:
         The data set and the detections in each of its images.
@@ -72,7 +79,8 @@ def detect_out_of_fold(
         changed = replace(recipe, data=replace(recipe.data, leave_out=str(file)))
         runs.append((run, inside, Job(run, train_command(run, name, changed))))
     own_proposals = recipe.proposals.mode == "none"
-    run_jobs([job for *_, job in runs], jobs, [] if own_proposals else propose_command(sources, (), recipe.proposals))
+    propose = [] if own_proposals else propose_command(sources, (), recipe.proposals)
+    run_jobs([job for *_, job in runs], jobs, propose, cluster)
     detections: dict[int, dict[str, Tensor]] = {}
     for run, inside, _ in runs:
         detections.update(zip(inside, _detect(run, data.part(inside)), strict=True))

@@ -1,0 +1,95 @@
+"""Work on a Dask cluster of real processes: the same files as here, also where a worker is killed."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ohem import cluster
+from ohem.errors import InputError
+from ohem.experiments.runner import Job, run_jobs
+from ohem.proposals.shards import Shards
+from tests.fuzz.kill import make_pictures
+from tests.helpers.command_line import ohem, sentence
+from tests.helpers.toy_data import training
+
+distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def dask() -> Iterator[distributed.LocalCluster]:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as started:
+        yield started
+
+
+def proposals(data: Path) -> bytes:
+    (file,) = (data / "Proposals").glob("*.safetensors")
+    return file.read_bytes()
+
+
+def kill_one(dask: distributed.LocalCluster, data: Path) -> None:
+    """Kills a worker once the first boxes are there."""
+    while not list((data / "Proposals").glob("*.parts/*")):
+        time.sleep(0.01)
+    os.kill(next(iter(dask.workers.values())).pid, signal.SIGKILL)
+
+
+def test_proposals_are_those_of_one_process_though_a_worker_is_killed(
+    dask: distributed.LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ohem.proposals.generate.PART_SECONDS", 0.0)
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        make_pictures(folder, 12)
+    assert ohem("propose", f"{here / 'data'}:train", "--jobs", 1).code == 0
+    killer = threading.Thread(target=kill_one, args=(dask, there / "data"))
+    killer.start()
+    done = ohem("propose", f"{there / 'data'}:train", "--cluster", dask.scheduler_address)
+    killer.join()
+    assert done.code == 0, done.err
+    first, second = (Shards(next((folder / "data/Proposals").glob("*.safetensors"))) for folder in (here, there))
+    assert dict(first.digests) == dict(second.digests)
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_jobs_run_on_workers_and_a_failure_is_a_sentence(
+    dask: distributed.LocalCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [tmp_path / name for name in "ab"]
+    run_jobs([Job(run, ["recipes", "demo-ohem"]) for run in runs], 1, [], dask.scheduler_address)
+    assert all("detector: fast_rcnn" in run.with_suffix(".log").read_text() for run in runs)
+    assert "(2 of 2 runs)" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"`ohem recipes none` ended with status 2 \(.*none.*\)"):
+        run_jobs([Job(runs[0], ["recipes", "none"])], 1, [], dask.scheduler_address)
+    assert not list(tmp_path.glob(".stop*"))
+
+
+def test_a_signal_stops_the_jobs_on_workers(dask: distributed.LocalCluster, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def stop() -> None:
+        while not (run / "metrics.csv").exists():
+            time.sleep(0.05)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    line = ["train", run, *training(data, steps=10**6), "--run.log-every", 1]
+    with pytest.raises(SystemExit) as stopped:
+        run_jobs([Job(run, [str(word) for word in line])], 1, [], dask.scheduler_address)
+    stopper.join()
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert (run / "checkpoint.pt").exists()
+    assert "stopped by SIGTERM after step" in (tmp_path / "run.log").read_text()
+
+
+def test_no_scheduler_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
+    make_pictures(tmp_path, 1)
+    for address in ("tcp://127.0.0.1:9", "nowhere", "http:/x"):
+        line = ["propose", f"{tmp_path / 'data'}:train", "--cluster", address]
+        assert f"--cluster {address}: no Dask scheduler answers there" in sentence(ohem(*line))
