@@ -54,6 +54,8 @@ def use_every_public_name() -> set[str]:
     assert isinstance(rois, ohem.RoIs)
     losses, groups = torch.rand(60), torch.zeros(60, dtype=torch.int64)
     assert torch.equal(ohem.hard_examples(losses, 5), ohem.hard_rois(losses, corners, groups, 5, nms_iou=None))
+    near = ohem.hard_negatives(corners[:5], corners[:5], corners, 2)
+    assert ohem.triplet_losses(corners[:5], corners[:5], corners[near]).shape == near.shape == (5, 2)
     ohem.OHEMLoss(torch.nn.CrossEntropyLoss(reduction="none"))(torch.randn(8, 3), torch.randint(3, (8,)))
     log = ohem.MiningLog(ohem.AllSampler(), "unused")
     log.begin_step([ohem.LoggedImage("image", targets[0]["boxes"])])
@@ -72,7 +74,7 @@ def use_every_public_name() -> set[str]:
         "with_ohem",
         "match",
     }
-    return used | {"hard_examples", "hard_rois", *samplers}
+    return used | {"hard_examples", "hard_negatives", "hard_rois", "triplet_losses", *samplers}
 
 
 if __name__ == "__main__":

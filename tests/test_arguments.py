@@ -144,6 +144,26 @@ ENTRIES: dict[str, Entry] = {
         },
     ),
     "hard_examples": Entry({"losses": FLOATS, "k": 2}, {"losses": (INTS, FLOATS[None], *TENSOR), "k": COUNT_OR_0}),
+    "hard_negatives": Entry(
+        {"anchors": BOXES, "positives": BOXES, "pool": BOXES, "k": 2},
+        {
+            "anchors": (BOXES[:3], BOXES[:, :3], BOXES.long(), *TENSOR),
+            "positives": (BOXES[:3], BOXES[:, :3], BOXES.long(), *TENSOR),
+            "pool": (BOXES[:, :3], BOXES.long(), *TENSOR),
+            "k": COUNT_OR_0,
+            "allowed": (BOXES, torch.ones(2, 2, dtype=torch.bool), *(wrong for wrong in TENSOR if wrong is not None)),
+            "margin": ("1", None, NAN, True),
+        },
+    ),
+    "triplet_losses": Entry(
+        {"anchors": BOXES, "positives": BOXES, "negatives": BOXES[:, None]},
+        {
+            "anchors": (BOXES[:3], BOXES[:, :3], BOXES.long(), *TENSOR),
+            "positives": (BOXES[:3], BOXES[:, :3], BOXES.long(), *TENSOR),
+            "negatives": (BOXES, BOXES[:3, None], BOXES[:, None].long(), *TENSOR),
+            "margin": ("1", None, NAN, True),
+        },
+    ),
     "hard_rois": Entry(
         {"losses": FLOATS, "boxes": BOXES, "groups": INTS, "k": 2},
         {

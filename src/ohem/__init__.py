@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from ohem.integrations import with_ohem as with_ohem
     from ohem.losses import OHEMLoss as OHEMLoss
     from ohem.mining import hard_examples as hard_examples
+    from ohem.mining import hard_negatives as hard_negatives
     from ohem.mining import hard_rois as hard_rois
+    from ohem.mining import triplet_losses as triplet_losses
     from ohem.mining_log import LoggedImage as LoggedImage
     from ohem.mining_log import MiningLog as MiningLog
     from ohem.recorder import Recorder as Recorder
@@ -51,8 +53,10 @@ _MODULES = {
     "RoIs": "ohem.rois",
     "with_ohem": "ohem.integrations",
     "hard_examples": "ohem.mining",
+    "hard_negatives": "ohem.mining",
     "hard_rois": "ohem.mining",
     "match": "ohem.rois",
+    "triplet_losses": "ohem.mining",
 }
 __all__ = sorted(_MODULES)
 

@@ -4,15 +4,18 @@ Losses are always ranked in float32, since half precision makes thousands of dis
 lower index wins, so that the choice is the same in every run and on every device. NaN ranks after all numbers: it is
 chosen only where nothing else is left, and the caller must report it.
 
-Shapes: R: RoIs or examples   k: number to keep
+Shapes: R: RoIs or examples   k: number to keep   N: anchors of triplets   P: pool of negatives   D: features
 """
+
+import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 from torchvision.ops import nms
 
 from ohem.boxes import check_boxes, pairwise_iou
-from ohem.checks import check_integer, check_share, check_tensor, is_false
+from ohem.checks import check_integer, check_number, check_share, check_tensor, is_false
 
 # The k hardest RoIs after NMS are first searched among FIRST * k: of real RoIs, NMS keeps half.
 FIRST = 4
@@ -76,6 +79,75 @@ def hard_rois(losses: Tensor, boxes: Tensor, groups: Tensor, k: int, nms_iou: fl
         if len(kept) >= k or size >= len(losses):
             return hardest[kept[:k].to(hardest.device)]
         size *= 4
+
+
+def triplet_losses(anchors: Tensor, positives: Tensor, negatives: Tensor, margin: float = 0.5) -> Tensor:
+    """Returns the losses of triplets: max(0, distance to the positive - distance to the negative + margin).
+
+    The distance is 1 - cosine, as Wang and Gupta (ICCV 2015, section 4.1) have it, whose hard negatives the paper
+    describes in section 2.
+
+    Args:
+        anchors: (N, D) features, any floating dtype.
+        positives: (N, D) features that must be near to those of the anchors.
+        negatives: (N, K, D) features of K negatives of each anchor.
+        margin: by how much a negative must be farther than the positive.
+
+    Returns:
+        (N, K) losses, with gradients.
+
+    Raises:
+        TypeError: a tensor is not floating, or `margin` is no number.
+        ValueError: the shapes do not agree, or `margin` is not finite.
+    """
+    check_tensor("anchors", anchors, ("N", "D"), "floating")
+    check_tensor("positives", positives, tuple(anchors.shape), "floating")
+    check_tensor("negatives", negatives, (len(anchors), "K", anchors.shape[1]), "floating")
+    check_number("margin", margin)
+    near = cosine_similarity(anchors, positives, dim=1)
+    return (cosine_similarity(anchors[:, None], negatives, dim=2) - near[:, None] + margin).clamp(min=0)
+
+
+def hard_negatives(
+    anchors: Tensor,
+    positives: Tensor,
+    pool: Tensor,
+    k: int,
+    allowed: Tensor | None = None,
+    margin: float = 0.5,
+) -> Tensor:
+    """Returns, for each anchor, the indices of the `k` negatives of a pool with the highest triplet losses.
+
+    Wang and Gupta (ICCV 2015, section 4.2) train on random negatives first, and then on the 4 of highest loss in the
+    mini-batch; the paper names this in section 2. Losses are those of `triplet_losses`, in float32. Of equal losses the
+    lower index wins, also of those that are 0. NaN and negatives that are not allowed are never chosen.
+
+    Args:
+        anchors: (N, D) features, any floating dtype.
+        positives: (N, D) features, one positive for each anchor.
+        pool: (P, D) features to choose negatives from, such as all of the mini-batch.
+        k: number of negatives for each anchor, at least 0.
+        allowed: (N, P) bool, False where the pool's example is no negative of the anchor; None: all are.
+        margin: as for `triplet_losses`.
+
+    Returns:
+        (N, min(k, P)) int64 indices, hardest first; -1 where fewer are allowed.
+
+    Raises:
+        TypeError: a tensor is of another dtype, or a number of another type.
+        ValueError: the shapes do not agree, or a number is out of range.
+    """
+    check_tensor("anchors", anchors, ("N", "D"), "floating")
+    check_tensor("positives", positives, tuple(anchors.shape), "floating")
+    check_tensor("pool", pool, ("P", anchors.shape[1]), "floating")
+    check_integer("k", k)
+    if allowed is not None:
+        check_tensor("allowed", allowed, (len(anchors), len(pool)), "bool")
+    every = pool.detach().float()[None].expand(len(anchors), -1, -1)
+    losses = triplet_losses(anchors.detach().float(), positives.detach().float(), every, margin)
+    excluded = losses.isnan() if allowed is None else losses.isnan() | ~allowed
+    ordered, order = losses.masked_fill(excluded, -math.inf).sort(dim=1, descending=True, stable=True)
+    return order.masked_fill(ordered == -math.inf, -1)[:, :k]
 
 
 def exact(boxes: Tensor) -> Tensor:

@@ -35,6 +35,12 @@ def test_plain_loop_learns_the_rare_label() -> None:
     assert load("plain_loop").main(steps=60) > 0.9
 
 
+@pytest.mark.parametrize("miner", [None, "BatchHardMiner"])
+def test_embedding_of_digits_is_trained_on_hard_triplets(miner: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load("hard_triplets").main(steps=40, random_steps=10, miner=miner) > 0.85
+    assert "of the triplets violate" in capsys.readouterr().out
+
+
 def test_unet_of_smp_detects_the_disc(capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from the import of segmentation_models_pytorch
