@@ -18,22 +18,22 @@ GPU = "GPU"
 
 
 @contextmanager
-def executor_on(address: str, jobs: int = 1) -> Iterator[Executor]:
+def executor_on(address: str, jobs: int = 1, *, gpus: bool = True) -> Iterator[Executor]:
     """Yields an executor whose tasks run on the workers of a Dask scheduler.
 
-    A task whose worker is lost is done again by another one. Where workers have the resource "GPU", a task takes one.
+    A task whose worker is lost is done again by another one.
 
     Args:
         address: of the scheduler, such as tcp://10.0.0.1:8786; "local" starts workers on this machine.
         jobs: number of the workers of "local", one task each; -1: one for each core.
+        gpus: whether a task takes a GPU, where workers have the resource "GPU".
 
     Raises:
         InputError: Dask is not installed, or there is no scheduler at `address`.
     """
     distributed = import_extra("distributed", "--cluster")
     with _client(distributed, address, jobs) as client:
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        resources = {GPU: 1} if any(GPU in worker["resources"] for worker in workers) else None
+        resources = {GPU: 1} if gpus and _has_gpus(client) else None
         executor = client.get_executor(pure=False, resources=resources)
         try:
             yield executor
@@ -54,12 +54,20 @@ def result_of(task: "Future[T]") -> T:
         ) from error
 
 
+def _has_gpus(client: Any) -> bool:
+    try:
+        info = client.scheduler_info(n_workers=-1)
+    except TypeError:  # before 2025.4 it was all of them
+        info = client.scheduler_info()
+    return any(GPU in worker["resources"] for worker in info["workers"].values())
+
+
 @contextmanager
 def _client(distributed: Any, address: str, jobs: int) -> Iterator[Any]:
     if address == LOCAL:
         workers = jobs if jobs > 0 else os.cpu_count()
         with (
-            distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+            distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as cluster,
             distributed.Client(cluster) as client,
         ):
             yield client

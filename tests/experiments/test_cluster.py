@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ distributed = pytest.importorskip("distributed")
 
 @pytest.fixture(scope="module")
 def dask() -> Iterator[distributed.LocalCluster]:
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as started:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as started:
         yield started
 
 
@@ -85,6 +85,35 @@ def test_a_signal_stops_the_jobs_on_workers(dask: distributed.LocalCluster, data
     assert stopped.value.code == 128 + signal.SIGTERM
     assert (run / "checkpoint.pt").exists()
     assert "stopped by SIGTERM after step" in (tmp_path / "run.log").read_text()
+
+
+def test_tasks_take_a_gpu_where_workers_have_some() -> None:
+    options = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": ":0"}
+    with distributed.LocalCluster(**options, resources={cluster.GPU: 1}) as started:
+        for gpus, most in ((True, 1), (False, 2)):
+            with cluster.executor_on(started.scheduler_address, gpus=gpus) as executor:
+                lock, running, seen = threading.Lock(), [0], []
+
+                def work(lock=lock, running=running, seen=seen) -> None:  # type: ignore[no-untyped-def]
+                    with lock:
+                        running[0] += 1
+                        seen.append(running[0])
+                    time.sleep(0.3)
+                    with lock:
+                        running[0] -= 1
+
+                TASKS["work"] = work
+                for task in [executor.submit(_call) for _ in range(2)]:
+                    task.result()
+                assert max(seen) == most
+
+
+TASKS: dict[str, Callable[[], None]] = {}
+"""What workers in this process call, since they would get a copy of a function with locks."""
+
+
+def _call() -> None:
+    TASKS["work"]()
 
 
 def test_no_scheduler_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

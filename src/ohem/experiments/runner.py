@@ -284,6 +284,8 @@ def _with_whole_paths(job: Job) -> Job:
 def _do(job: Job, log: Path | None, stop: Path, environment: Mapping[str, str], folder: Path) -> str:
     """Runs the remaining commands of `job` in `folder`; returns why it failed, or "" if it did not."""
     for arguments in job.remaining():
+        if stop.exists():
+            break
         _print_with_time(format_command(arguments))
         status = _run_until(stop, arguments, log, {**_child_environment(), **environment}, folder)
         if stop.exists():
@@ -365,6 +367,7 @@ def _advance(running: Sequence[_RunningJob], progress: Progress) -> list[_Runnin
     """Prints a line for each run that is done, and returns the others; raises `InputError` if one failed."""
     unfinished = [job for job in running if not job.future.done()]
     elapsed = [job.seconds for job in unfinished if job.begun is not None]
+    progress.parallel = max(progress.parallel, len(elapsed))  # workers of a cluster are counted when they begin
     for job in running:
         if job not in unfinished:
             failure = result_of(job.future)

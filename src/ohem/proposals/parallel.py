@@ -47,7 +47,7 @@ def check_jobs(jobs: int) -> None:
 @contextmanager
 def proposed_on(address: str, jobs: int) -> Iterator[None]:
     """Makes `results_of` use the workers of a Dask scheduler, as `executor_on` takes it, which see the same files."""
-    with executor_on(address, jobs) as executor:
+    with executor_on(address, jobs, gpus=False) as executor:
         token = _cluster.set(executor)
         try:
             yield
