@@ -43,7 +43,7 @@ def test_the_default_metric_of_a_format(coco: DetectionSet, voc: DetectionSet) -
 
 def test_coco_reports_twelve_figures(coco: DetectionSet) -> None:
     report, table = score(all_blue(coco), coco, "coco")
-    assert list(report) == ["metric", "map", "ap", *OTHERS, *RECALLS, "false_positives_per_image"]
+    assert list(report) == ["metric", "map", "ap", *OTHERS, *RECALLS, "background_share", "false_positives_per_image"]
     assert report["map"] == pytest.approx(50)
     assert report["ap"] == pytest.approx({"blue": 100, "red": 0})
     assert (report["ap_large"], report["ar_large"], report["metric"]) == (None, None, "coco")
@@ -72,6 +72,7 @@ def test_metrics_score_data_of_the_other_format(coco: DetectionSet, voc: Detecti
         "metric": "voc07",
         "map": 50,
         "ap": {"blue": 100, "red": 0},
+        "background_share": {"blue": 0, "red": 0},
         "false_positives_per_image": None,  # half of the objects are detected
     }
     assert table.row_count == 3

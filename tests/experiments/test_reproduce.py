@@ -193,6 +193,12 @@ def test_table_contains_the_results_of_the_runs(tmp_path: Path, monkeypatch: pyt
     for name, value in evaluation["ap"].items():  # the last column of the second table
         (line,) = [line for line in result.out.splitlines() if name in line.split()]
         assert line.split()[-2] == f"{value:.1f}"
+    study = ohem("reproduce", "categories", *options)  # trains with --metric voc07 what table 4 trained
+    assert study.code == 0, study
+    content = json.loads((tmp_path / "out" / "categories.json").read_text())["small"]
+    assert {one["name"] for one in content["classes"]} == set(evaluation["ap"])
+    assert all(one["mined"] > 0 and one["background"] is not None for one in content["classes"])
+    assert (tmp_path / "out" / "categories.svg").exists()
 
 
 @pytest.mark.parametrize(

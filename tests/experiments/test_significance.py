@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ohem.experiments.significance import mean_of, paired, student
+from ohem.experiments.significance import mean_of, paired, rank_correlation, student
 
 
 def test_mean_and_standard_error() -> None:
@@ -58,3 +58,25 @@ def test_unequal_numbers_of_values_are_refused() -> None:
 def test_student_widens_with_confidence_and_narrows_with_seeds() -> None:
     assert student(0.95, 2) == pytest.approx(4.3027, abs=1e-4)
     assert student(0.99, 2) > student(0.95, 2) > student(0.95, 9) > 1.96
+
+
+def test_rank_correlation_by_hand() -> None:
+    """Of the 24 orders of four values, two have a correlation of 1 or -1."""
+    rising = rank_correlation([1, 2, 3, 40], [0.1, 0.2, 7, 8])
+    assert rising is not None
+    assert (rising.rho, rising.n) == (pytest.approx(1), 4)
+    assert rising.p == pytest.approx(2 / 24, abs=0.01)
+    falling = rank_correlation([1, 2, 3, 40], [8, 7, 0.2, 0.1])
+    assert falling is not None
+    assert falling.rho == pytest.approx(-1)
+    # Ranks 1, 2.5, 2.5, 4 and 1, 2, 3, 4: 1 - 6 * 0.5 / 60, corrected for the tie.
+    tied = rank_correlation([5, 6, 6, 7], [1, 2, 3, 4])
+    assert tied is not None
+    assert tied.rho == pytest.approx(4.5 / math.sqrt(4.5 * 5))
+
+
+def test_rank_correlation_of_too_little_is_unknown() -> None:
+    assert rank_correlation([1, 2, 3], [1, 2, 3]) is None
+    assert rank_correlation([1, 1, 1, 1], [1, 2, 3, 4]) is None
+    with pytest.raises(ValueError, match="pairs"):
+        rank_correlation([1, 2, 3, 4], [1, 2, 3])

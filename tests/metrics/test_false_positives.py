@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ohem.metrics.false_positives import false_positives_per_image
+from ohem.metrics.false_positives import background_shares, false_positives_per_image
 from ohem.metrics.voc import evaluate
 
 Images = list[dict[str, Any]]
@@ -128,3 +128,34 @@ def _iou(a: list[float], b: list[float]) -> float:
     width, height = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
     area = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return width * height / (area - width * height)
+
+
+def test_background_among_the_best_detections_by_hand() -> None:
+    """Of the two best detections of class 1, which has two objects, one is background; of class 2, one is a part."""
+    detected = [
+        detections((BOX, 1, 0.9), (ELSEWHERE, 1, 0.8), (BOX, 1, 0.7), (ELSEWHERE, 3, 0.9)),
+        detections(([0.0, 0.0, 10.0, 4.0], 2, 0.9), (ELSEWHERE, 2, 0.3)),
+    ]
+    truth = [objects((BOX, 1)), objects((BOX, 1), ([20.0, 0.0, 30.0, 10.0], 2))]
+    shares = background_shares(detected, truth, classes=4)
+    assert shares[:2] == [0.5, 0]
+    assert np.isnan(shares[2:]).all()  # no object
+    # An object of another class, and an ignored one, is no background.
+    assert background_shares([detections((BOX, 1, 0.9))], [objects((BOX, 2), (ELSEWHERE, 1))], classes=1 + 1)[0] == 0
+    ignored = [objects((ELSEWHERE, 1), (BOX, 1), ignore=1)]
+    assert background_shares([detections((ELSEWHERE, 1, 0.9))], ignored, classes=1) == [0]
+    assert background_shares([], [], classes=1) == [pytest.approx(math.nan, nan_ok=True)]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_background_shares_are_those_of_a_perfect_detector_and_of_one_without_objects(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    corners = random.uniform(0, 50, (5, 2))
+    boxes = np.concatenate([corners, corners + random.uniform(1, 20, (5, 2))], axis=1)
+    labels = random.integers(1, 3, 5)
+    truth = [{"boxes": boxes, "labels": labels}]
+    right = [{"boxes": boxes, "labels": labels, "scores": random.random(5)}]
+    wrong = [{"boxes": boxes + 1000, "labels": labels, "scores": random.random(5)}]
+    present = np.bincount(labels, minlength=3)[1:] > 0
+    assert np.array_equal(background_shares(right, truth, classes=2), np.where(present, 0, np.nan), equal_nan=True)
+    assert np.array_equal(background_shares(wrong, truth, classes=2), np.where(present, 1, np.nan), equal_nan=True)

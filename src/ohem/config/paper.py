@@ -184,4 +184,9 @@ TABLES: dict[str, PaperTable] = {
             TableRow("OHEM", "voc07", "ohem"),
         ),
     ),
+    "categories": PaperTable(
+        "Gain of OHEM by class",
+        (TableRow("FRCN, bg_lo 0.1", "voc07", "frcn"), TableRow("OHEM", "voc07", "ohem")),
+        networks=("vggm", "vgg16"),
+    ),
 }

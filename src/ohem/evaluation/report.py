@@ -93,6 +93,8 @@ def _fault(report: Any) -> str:
         return "loss_all_rois is no number"
     if not _is_number(report.get("false_positives_per_image") or 0):
         return "false_positives_per_image is no number"
+    if not _are_shares(report.get("background_share", {})):
+        return "background_share holds something else than shares"
     written = report.get(DIGEST, "" if "weights" in report else None)  # older versions wrote neither
     if written not in (None, digest_of_content({name: value for name, value in report.items() if name != DIGEST})):
         return "its content does not match its digest"
@@ -110,6 +112,10 @@ def _is_number(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and _is_number(value) and value >= 0
+
+
+def _are_shares(value: Any) -> bool:
+    return isinstance(value, dict) and all(v is None or (_is_number(v) and 0 <= v <= 1) for v in value.values())
 
 
 def _is_percentage(value: Any) -> bool:

@@ -12,7 +12,7 @@ from ohem.data.dataset import DetectionSet
 from ohem.data.voc import VOCDetection
 from ohem.io.console import make_table
 from ohem.metrics import coco, voc
-from ohem.metrics.false_positives import RECALL, false_positives_per_image
+from ohem.metrics.false_positives import RECALL, background_shares, false_positives_per_image
 
 
 def usual_metric(data: DetectionSet) -> MetricName:
@@ -28,7 +28,8 @@ def score(
     The metrics of VOC count crowds as `difficult` objects, those of COCO count `difficult` objects as crowds.
 
     Returns:
-        `metric`, `map`, `ap` of each class, `false_positives_per_image` and more, and a table.
+        `metric`, `map`, `ap` of each class, `false_positives_per_image`, `background_share` of each class and more, and
+        a table.
     """
     targets = [data.target(i) for i in range(len(data))]
     false_positives = false_positives_per_image(detections, targets, classes=len(data.classes))
@@ -41,6 +42,8 @@ def score(
         report, table = _report(metric, voc_result.map, voc_result.ap), _voc_table(voc_result)
     caption = f"false positives per image at {RECALL:.0%} recall: {_count(false_positives)}"
     table.caption, table.min_width = caption, len(caption)  # on one line
+    shares = background_shares(detections, targets, classes=len(data.classes))
+    report["background_share"] = {name: _or_null(share) for name, share in zip(data.classes, shares, strict=True)}
     return report | {"false_positives_per_image": _or_null(false_positives)}, table
 
 

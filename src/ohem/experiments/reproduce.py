@@ -11,13 +11,18 @@ from ohem.config.schema import DataConfig
 from ohem.config.validation import check_recipe
 from ohem.data.sources import FORMS
 from ohem.errors import InputError
+from ohem.experiments.categories.facts import Category, describe_categories
+from ohem.experiments.categories.report import as_json as as_json_of_categories
+from ohem.experiments.categories.report import category_chart, category_table, sentences
+from ohem.experiments.charts import save
 from ohem.experiments.commands import format_command, propose_command, seeds_from
 from ohem.experiments.loss_curves import compare_losses
 from ohem.experiments.plan import PlannedRun, plan_table
-from ohem.experiments.reproduce_report import as_json, make_tables
+from ohem.experiments.reproduce_report import Results, as_json, make_tables
 from ohem.experiments.results import RunResult, read_result
 from ohem.experiments.runner import Job, run_command, run_jobs
 from ohem.inputs.datasets import open_data
+from ohem.inputs.examples import open_training_data
 from ohem.inputs.negatives import add_negatives
 from ohem.io.console import make_console
 from ohem.io.json_files import write_json
@@ -105,6 +110,9 @@ def _report(name: str, out: Path, runs: Sequence[PlannedRun], seeds: Sequence[in
         _figure(out, runs, seeds)
         return
     results = {run: _results(run, out, seeds) for run in runs}
+    if name == "categories":
+        _study_categories(out, results, seeds)
+        return
     make_console().print(*make_tables(TABLES[name], results, small), sep="\n")
     write_json(out / f"{name}.json", as_json(TABLES[name], results))
 
@@ -114,6 +122,21 @@ def _figure(out: Path, runs: Sequence[PlannedRun], seeds: Sequence[int]) -> None
     folders = [run.folder(out, seed) for run in runs for seed in seeds]
     curves = compare_losses(folders, (), out / "figure3.svg", {run.name: run.row.label for run in runs})
     write_json(out / "figure3.json", {curve.run.name: curve.losses for curve in curves})
+
+
+def _study_categories(out: Path, results: Results, seeds: Sequence[int]) -> None:
+    """Prints the classes with their gains, for each network, and writes them as a chart and as JSON."""
+    networks: dict[str, list[Category]] = {}
+    for network in dict.fromkeys(run.network for run in results):
+        base, ohem = (run for run in results if run.network == network)
+        train = open_training_data(ohem.recipe)
+        folders = [ohem.folder(out, seed) for seed in seeds]
+        networks[network] = describe_categories(train, results[base], results[ohem], folders)
+        make_console().print(category_table(networks[network], f"{TABLES['categories'].title}, {network}"))
+        print(*sentences(networks[network]), sep="\n")
+    write_json(out / "categories.json", {name: as_json_of_categories(classes) for name, classes in networks.items()})
+    save(category_chart(networks), out / "categories.svg")
+    print(f"{out / 'categories.svg'}: the gain of each class against its properties")
 
 
 def _bench(out: Path, data: PaperData, small: bool, dry_run: bool, options: Sequence[str]) -> None:

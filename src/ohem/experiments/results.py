@@ -1,7 +1,7 @@
 """Results of runs, and of methods over their seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -34,6 +34,8 @@ class RunResult:
         map_curve: mAP at the steps that were evaluated, first step first; the last point is the final evaluation.
         false_positives: number per image at 80 % recall; None if the detector does not have this recall, or an earlier
             version evaluated the run.
+        background: share of background among the best detections of each class, as `background_shares` computes it;
+            None for a class without objects. Empty if an earlier version evaluated the run.
     """
 
     map: float | None
@@ -44,6 +46,7 @@ class RunResult:
     curve: Sequence[tuple[int, float]]
     map_curve: Sequence[CurvePoint] = ()
     false_positives: float | None = None
+    background: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ def read_result(run: Path, file: Path, curve: Path | None = None) -> RunResult:
         ap=report["ap"],
         loss=report.get("loss_all_rois"),
         false_positives=report.get("false_positives_per_image"),
+        background=report.get("background_share", {}),
         seconds=median(float(row["seconds"]) for row in rows),
         mined={name: fmean(float(row[name]) for row in last) for name in columns},
         curve=[(int(row["step"]), float(row["loss"])) for row in rows],

@@ -1,9 +1,12 @@
-"""Means, paired differences and their confidence intervals over a few seeds. Pure functions."""
+"""Means, paired differences and their confidence intervals over a few seeds, and rank correlations. Pure functions."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ohem.extras import import_extra
 from ohem.io.numbers import format_number
@@ -77,3 +80,44 @@ def student(confidence: float, degrees: int) -> float:
         degrees: degrees of freedom.
     """
     return float(import_extra("scipy.stats", "comparing").t.ppf(0.5 + confidence / 2, degrees))
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rank correlation of `n` pairs.
+
+    `p` is the probability that pairs without any relation have one at least as strong, estimated with 9,999
+    permutations.
+    """
+
+    rho: float
+    p: float
+    n: int
+
+
+PERMUTATIONS = 9_999
+
+
+def rank_correlation(values: Sequence[float], others: Sequence[float]) -> Correlation | None:
+    """Computes Spearman's rank correlation; None if there are fewer than four pairs, or all values are equal.
+
+    Raises:
+        ValueError: unequal numbers of values.
+        InputError: SciPy is not installed.
+    """
+    if len(values) != len(others):
+        raise ValueError(f"values and others must be pairs, not {len(values)} and {len(others)}")
+    if len(values) < 4 or len(set(values)) == 1 or len(set(others)) == 1:
+        return None
+    rankdata = import_extra("scipy.stats", "comparing").rankdata
+    ranks, other_ranks = (_standardised(rankdata(numbers)) for numbers in (values, others))
+    rho = float(ranks @ other_ranks)
+    shuffled = np.random.default_rng(0).permuted(np.tile(ranks, (PERMUTATIONS, 1)), axis=1)
+    as_strong = np.count_nonzero(np.abs(shuffled @ other_ranks) >= abs(rho) - 1e-9)
+    return Correlation(rho, (1 + int(as_strong)) / (1 + PERMUTATIONS), len(values))
+
+
+def _standardised(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+    centred = ranks - ranks.mean()
+    result: NDArray[np.float64] = centred / np.linalg.norm(centred)
+    return result

@@ -1,4 +1,4 @@
-"""False positives per image at a recall: what hard negatives are mined for (one point of the FROC curve).
+"""False positives: those per image at a recall (one point of the FROC curve), and those that are background.
 
 D: detections of all images   G: ground-truth boxes of all images
 """
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ohem.checks import check_integer, check_share
-from ohem.metrics.matching import classify_detections, match_all
+from ohem.metrics.inputs import pairs
+from ohem.metrics.matching import classify_detections, match_all, overlaps
 
 RECALL = 0.8
 """Recall at which `ohem eval` counts false positives."""
@@ -59,3 +60,51 @@ def false_positives_per_image(
     scores = matches.scores[order]
     last = np.searchsorted(-scores, -scores[enough[0]], side="right") - 1
     return float(np.cumsum(wrong)[last]) / images
+
+
+def background_shares(
+    predictions: Iterable[Mapping[str, Any]],
+    targets: Iterable[Mapping[str, Any]],
+    iou: float = 0.5,
+    background_iou: float = 0.1,
+    *,
+    classes: int,
+) -> list[float]:
+    """Computes how much background is taken for each class.
+
+    Of the n best detections of a class that has n objects, which are all true positives of a perfect detector, it is
+    the share of false positives that overlap no object, of any class. Ignored objects do not count among the n, and a
+    detection of one is no false positive.
+
+    Args:
+        predictions, targets: as for `voc.evaluate`.
+        iou: a detection is correct if its IoU with a box is strictly above this.
+        background_iou: highest IoU of the background with an object; TIDE's (Bolya et al., ECCV 2020).
+        classes: number of classes.
+
+    Returns:
+        The share of each class 1..K, 0 to 1; NaN for a class without objects. If there are fewer detections than
+        objects, it is the share of n all the same.
+
+    Raises:
+        ValueError: as `voc.evaluate` does, or a number is out of range.
+    """
+    check_share("iou", iou)
+    check_share("background_iou", background_iou)
+    check_integer("classes", classes)
+    predictions, targets = list(predictions), list(targets)
+    matches, labels, ignore, _ = match_all(predictions, targets, classes)
+    shared = (
+        overlaps(prediction.boxes, target.boxes).max(axis=1, initial=0)
+        for prediction, target in pairs(predictions, targets, classes)
+    )
+    is_background = np.concatenate([np.zeros(0), *shared]) <= background_iou
+    shares = []
+    for label in range(1, classes + 1):
+        objects = int(np.count_nonzero(~ignore & (labels == label)))
+        detected = np.flatnonzero(matches.labels == label)
+        order = detected[np.argsort(-matches.scores[detected], kind="stable")]
+        _, wrong = classify_detections(matches, order, ignore, iou)
+        count = np.count_nonzero((wrong & is_background[order])[:objects])
+        shares.append(count / objects if objects else float("nan"))
+    return shares

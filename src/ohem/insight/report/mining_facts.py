@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ohem.insight.mining_tables import Columns, read_tables
 from ohem.mining_log import COLUMNS
+from ohem.mining_log.tables import Columns, read_tables
 
 MOMENTS = 5
 """Moments of a training whose hardest RoIs the report draws: its first fifth to its last."""

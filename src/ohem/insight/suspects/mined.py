@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from ohem.data.dataset import DetectionSet
-from ohem.insight.mining_tables import Columns, read_tables
 from ohem.insight.suspects.evidence import logit, sigmoid
 from ohem.insight.suspects.scores import LEAST, Suspect, audit
 from ohem.metrics.inputs import Floats, Ints
+from ohem.mining_log.tables import Columns, read_tables
 
 _DEEPER = 0.01
 """The log may raise the scores of suspects that are less likely by this factor than those that are kept."""
