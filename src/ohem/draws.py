@@ -4,8 +4,8 @@ What is drawn for an image depends on a seed of its own, not on the images befor
 that share a mini-batch draw what one process draws.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from enum import IntEnum
 
@@ -23,13 +23,25 @@ class Use(IntEnum):
 
 
 @contextmanager
-def seeded_images(seeds: Sequence[int]) -> Iterator[None]:
-    """Gives each image of the mini-batch, in order, a seed of its own in this context."""
+def seeded_images(seeds: Sequence[int] | None) -> Iterator[None]:
+    """Gives each image of the mini-batch, in order, a seed of its own in this context; None gives none a seed."""
     token = _seeds.set(seeds)
     try:
         yield
     finally:
         _seeds.reset(token)
+
+
+@contextmanager
+def seeds_of_images(images: Sequence[int]) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Makes these `images` of the mini-batch, in this order, all images of it in this context, with their seeds.
+
+    Yields:
+        A function that returns a context in which the mini-batch is the whole one again.
+    """
+    seeds = _seeds.get()
+    with seeded_images(None if seeds is None else [seeds[image] for image in images]):
+        yield lambda: seeded_images(seeds)
 
 
 def is_seeded() -> bool:

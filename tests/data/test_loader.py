@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ohem.data.loader import Example, Examples, ImagePyramids, TrainingExamples, make_pyramid, prepare_example
+from ohem.data.loader import (
+    Example,
+    Examples,
+    ImagePyramids,
+    TrainingExamples,
+    TrainingPyramids,
+    collate_list,
+    make_pyramid,
+    prepare_example,
+)
 from ohem.data.transforms import resize, scale_factor
 
 SCALES = (24, 32, 48)
@@ -146,3 +155,15 @@ def test_boxes_are_resized_and_the_area_is_removed() -> None:
         "ignore": [True],
     }
     assert example.proposals.tolist() == [[0, 0, 100, 80]]
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000))
+def test_a_training_pyramid_has_all_sizes_of_an_image(seed: int, position: int) -> None:
+    pyramid = TrainingPyramids(sequence(seed))[position]
+    assert [min(example.image.shape[1:]) for example in pyramid] == [24, 32, 40]  # the long side is 60
+    drawn = sequence(seed)[position]
+    assert sum(same(drawn, example) for example in pyramid) == 1
+    assert {(example.id, example.position, example.mirrored_width) for example in pyramid} == {
+        (drawn.id, position, drawn.mirrored_width)
+    }
+    assert [len(collate_list([pyramid, pyramid])), len(collate_list([drawn]))] == [2 * len(SCALES), 1]

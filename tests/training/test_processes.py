@@ -21,6 +21,10 @@ from tests.training.test_loop import mined, weights
 
 FEW = ["--sampler.batch-size", 6]
 JOINT = ["--sampler.no-per-image"]
+RANKED_FIRST = ["--solver.accumulate", "--solver.rank-first"]
+PYRAMID = ["--data.scales", 48, 64, "--data.pyramid"]
+LOSS_LAYER = ["--model.implementation", "loss_layer"]
+WITHOUT_DROPOUT = ["--model.dropout", 0]
 MORE: dict[str, list[object]] = {"all": [], "ratio": [], "separate": [*FEW, *JOINT], "mmdetection": [*FEW, *JOINT]}
 # With dropout, each training draws random numbers.
 SAMPLERS: dict[str, list[object]] = {
@@ -31,10 +35,16 @@ SAMPLERS: dict[str, list[object]] = {
     },
     "ohem, joint": [*FEW, *JOINT],
     "noise_aware, joint": ["--sampler.name", "noise_aware", "--sampler.warmup", 0, *FEW, *JOINT],
-    "loss layer": ["--model.implementation", "loss_layer", *FEW],
+    "loss layer": [*LOSS_LAYER, *FEW],
     "shortlist": ["--model.shortlist", 8, *FEW],
     "rescored": ["--model.rescore-top", 8, *FEW],
     "accumulated": ["--solver.accumulate", *FEW, *JOINT],
+    "ranked first": [*RANKED_FIRST, *FEW, *JOINT],
+    "pyramid": [*PYRAMID, *FEW],
+    "pyramid, joint": [*PYRAMID, *FEW, *JOINT, *WITHOUT_DROPOUT],
+    "pyramid, ranked first": [*PYRAMID, *RANKED_FIRST, *FEW],
+    "pyramid, loss layer": [*PYRAMID, *RANKED_FIRST, *FEW, *JOINT, *WITHOUT_DROPOUT, *LOSS_LAYER],
+    "pyramid, random": [*PYRAMID, *RANKED_FIRST, *FEW, "--sampler.name", "random"],
 }
 LONG = {"release": (20, 36, 50), "random": (4, 8, 10)}
 """Steps after which trainings go on in another number of processes, and their last; rows are of 2 steps."""
@@ -43,7 +53,8 @@ LONG = {"release": (20, 36, 50), "random": (4, 8, 10)}
 def options(data: Path, steps: int, more: Sequence[object]) -> list[object]:
     return [
         *training(data, steps=steps, images=4, test=None),
-        *["--run.precision", "64-true", "--model.dropout", 0.5, "--run.log-every", 2],
+        *["--run.precision", "64-true", "--run.log-every", 2],
+        *([] if "--model.dropout" in more else ["--model.dropout", 0.5]),
         *more,
     ]
 
@@ -110,6 +121,27 @@ def test_every_sampler_trains_in_two_processes_as_in_one(data: Path, in_one: Pat
     in_processes(2, short_trainings(data, tmp_path), tmp_path)
     for name in SAMPLERS:
         assert_same(tmp_path / name, in_one / name)
+
+
+@pytest.mark.parametrize(
+    ("passes", "together"),
+    [
+        ("ranked first", "ohem, joint"),
+        ("pyramid, ranked first", "pyramid"),
+        ("pyramid, loss layer", "pyramid, joint"),
+    ],
+)
+def test_images_that_pass_one_by_one_are_mined_together(in_one: Path, passes: str, together: str) -> None:
+    """All RoIs of the mini-batch are ranked first, with the random numbers that one pass of all images has for dropout.
+
+    Dropout in the loss layer draws for all RoIs.
+    """
+    ours, theirs = (weights(in_one / name) for name in (passes, together))
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-9, atol=1e-12, msg=lambda text: f"{passes}: {text}")
+    for ours_row, row in zip(read_metrics(in_one / passes), read_metrics(in_one / together), strict=True):
+        assert float(ours_row["loss"]) == pytest.approx(float(row["loss"]), rel=1e-9)
+        assert ours_row["chosen"] == row["chosen"]
 
 
 def test_long_trainings_are_resumed_in_another_number_of_processes(data: Path, in_one: Path, tmp_path: Path) -> None:

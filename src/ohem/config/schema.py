@@ -111,6 +111,8 @@ class DataConfig:
     scales: tuple[int, ...] = ()
     """Multi-scale training (M): lengths of the short side, one of which is drawn at random for each image. Default: the
     single length --data.short."""
+    pyramid: bool = False
+    """Train on each image in all lengths of --data.scales in every step. The sampler chooses among the RoIs of all."""
     flip: bool = True
     """Mirror half of the images at random."""
     workers: int = 0
@@ -209,6 +211,9 @@ class SolverConfig:
     """Number of images of a mini-batch (N), over all processes."""
     accumulate: bool = False
     """Add the gradients of N passes of one image each, instead of one pass of N images. It needs less memory."""
+    rank_first: bool = False
+    """With --solver.accumulate: rank the RoIs of all images of the mini-batch before the passes that train, so that the
+    sampler chooses as in one pass of N images. The convolutional network runs once more on each image."""
     seed: int = 0
     """Seed of the initial weights, the order of the images, flips, sampling and dropout."""
 

@@ -111,6 +111,7 @@ def _check_detector(recipe: Recipe) -> None:
         raise InputError(f"--model.backbone {model.backbone} does not fit {name}: give {known}")
     _check_rpn(recipe)
     if model.detector == "fast_rcnn":
+        _check_selection(recipe)
         if recipe.sampler.name == "builtin":
             raise InputError(
                 f"--sampler.name builtin is for torchvision's detectors, not for {name}: give another sampler"
@@ -133,6 +134,20 @@ def _check_detector(recipe: Recipe) -> None:
         raise InputError(
             f"the batch norm of {name} needs several images: give --solver.images 2 or more, not accumulated"
         )
+
+
+def _check_selection(recipe: Recipe) -> None:
+    """Raises `InputError` if options of the selection over the whole mini-batch do not fit."""
+    data, solver = recipe.data, recipe.solver
+    if data.pyramid and len(data.scales) < 2:
+        raise InputError("--data.pyramid needs several sizes: name two or more short sides with --data.scales")
+    if solver.rank_first and not solver.accumulate:
+        raise InputError("--solver.rank-first is for --solver.accumulate: without it, all RoIs are ranked together")
+    if data.pyramid and solver.accumulate and not solver.rank_first:
+        raise InputError("--data.pyramid with --solver.accumulate needs --solver.rank-first: add it")
+    option = "--data.pyramid" if data.pyramid else "--solver.rank-first"
+    if recipe.model.shortlist and (data.pyramid or solver.rank_first):
+        raise InputError(f"{option} ranks all RoIs, and --model.shortlist does not: leave one of them out")
 
 
 def is_region_file(place: str) -> bool:
@@ -160,6 +175,7 @@ def _of_fast_rcnn(recipe: Recipe) -> dict[str, bool]:
         "model.box-normalisation": recipe.model.box_normalisation != "fixed",
         "proposals.files": bool(recipe.proposals.files),
         "data.scales": bool(recipe.data.scales),
+        "solver.rank-first": recipe.solver.rank_first,
         "test.scales": bool(recipe.test.scales),
         "test.iterations": recipe.test.iterations > 1,
         "test.voting": recipe.test.voting,

@@ -3,7 +3,7 @@
 Position p of a run is its p-th image: step x N + place in the mini-batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -164,9 +164,15 @@ class TrainingExamples(Dataset[Example]):
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def __getitem__(self, position: int) -> Example:
+        return self._example(position, self.scales[seed_of(self.seed, Stream.SCALE, position) % len(self.scales)])
+
+    def in_all_sizes(self, position: int) -> Iterator[Example]:
+        """Yields the image at `position` with each of `scales` as its short side."""
+        return (self._example(position, short) for short in self.scales)
+
+    def _example(self, position: int, short: int) -> Example:
         epoch, offset = divmod(position, len(self.examples))
         mirrored = self.flips and bool(seed_of(self.seed, Stream.FLIP, position) & 1)
-        short = self.scales[seed_of(self.seed, Stream.SCALE, position) % len(self.scales)]
         return self.examples.example(int(self._order(epoch)[offset]), position, mirrored, short)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
@@ -175,6 +181,16 @@ class TrainingExamples(Dataset[Example]):
             drawn = np.random.default_rng(seed_of(self.seed, Stream.ORDER, epoch)).permutation(len(self.examples))
             self._orders = {**dict(list(self._orders.items())[-1:]), epoch: drawn}
         return self._orders[epoch]
+
+
+class TrainingPyramids(Dataset[list[Example]]):
+    """The same sequence, with each image in all sizes: the short sides `scales` of `sequence`."""
+
+    def __init__(self, sequence: TrainingExamples) -> None:
+        self.sequence = sequence
+
+    def __getitem__(self, position: int) -> list[Example]:
+        return list(self.sequence.in_all_sizes(position))
 
 
 class ImagePyramids(Dataset[ImagePyramid]):
@@ -203,9 +219,9 @@ def positions(first_step: int, last_step: int, images: int, rank: int = 0, world
     return [list(range(step * images + rank, (step + 1) * images, world)) for step in range(first_step, last_step)]
 
 
-def collate_list(examples: Sequence[Example]) -> list[Example]:
+def collate_list(examples: Sequence[Example | list[Example]]) -> list[Example]:
     """Collates to a list, since images of a mini-batch have different sizes and numbers of boxes."""
-    return list(examples)
+    return [one for item in examples for one in (item if isinstance(item, list) else [item])]
 
 
 def describe_data_error(error: Exception) -> Exception:

@@ -159,7 +159,7 @@ class FastRCNN(Detector):
         targets = read_targets(targets, len(images), num_classes=self.num_classes)
         rois = match(proposals, targets, mean=self.box_mean, std=self.box_std)  # first: a GPU has nothing to wait for
         features = self.backbone(images)
-        always = _background(targets)
+        always = background_regions(targets)
         if self.implementation == "loss_layer":
             return self._loss_layer(features, rois, always)
         rois, losses = self._to_rank(features, rois, targets)
@@ -334,7 +334,7 @@ def _distinct(windows: Tensor) -> tuple[Tensor, Tensor]:
     return ((numbers[:, None] >> places) % 2**BITS + lowest).to(windows), which
 
 
-def _background(targets: Sequence[Mapping[str, Any]]) -> RoIs | None:
+def background_regions(targets: Sequence[Mapping[str, Any]]) -> RoIs | None:
     """Returns the regions that are always trained on; None if no target has some."""
     if not any("background" in target for target in targets):
         return None

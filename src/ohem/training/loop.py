@@ -22,6 +22,7 @@ from ohem.data.loader import (
     Examples,
     Stream,
     TrainingExamples,
+    TrainingPyramids,
     collate_list,
     describe_data_error,
     positions,
@@ -41,7 +42,9 @@ from ohem.recorder import Recorder
 from ohem.training import checkpoint
 from ohem.training.distributed import Agreement, Fabric, Failed, agreed, describe, first_of, share_kernels, share_losses
 from ohem.training.hooks import Observer
+from ohem.training.joint import Choice, choose, replayed
 from ohem.training.logs import mining
+from ohem.training.logs.evidence import evidence
 from ohem.training.logs.loggers import Loggers
 from ohem.training.logs.metrics_log import MetricsLog, RunningMeans
 from ohem.training.logs.progress import ProgressBar, print_next_steps
@@ -229,7 +232,8 @@ class Trainer:
             self._observe(observer, last, agreement)
 
     def _log_picture(self, batch: Sequence[Example]) -> None:
-        examples = batch[-1:] if self.recipe.solver.accumulate else batch[:4]  # of the last pass; they fit a screen
+        count = self.recorder.rois.num_images if self.recorder.rois else 0  # of the last pass
+        examples = batch[-count:][:4]  # they fit a screen
         images = [self.detector.network_image(example.image) for example in examples]
         picture = draw_hardest(self.recorder, images, [e.id for e in examples], self.recipe.data.classes)
         self.loggers.log_picture(picture, self.step)
@@ -281,10 +285,10 @@ class Trainer:
         positions_of_process = positions(self.step, last, solver.images, fabric.global_rank, fabric.world_size)
         config = self.recipe.data
         sequence = TrainingExamples(self.examples, seed=solver.seed, flips=config.flip, scales=config.scales)
-        workers = config.workers
+        dataset = TrainingPyramids(sequence) if config.pyramid else sequence
         try:
             yield from DataLoader(
-                sequence, batch_sampler=positions_of_process, collate_fn=collate_list, num_workers=workers
+                dataset, batch_sampler=positions_of_process, collate_fn=collate_list, num_workers=config.workers
             )
         except (InputError, OSError, MemoryError, RuntimeError) as error:
             raise describe_data_error(error) from error
@@ -303,10 +307,16 @@ class Trainer:
             group["lr"] = rate * group["factor"]
         passes = [[example] for example in batch] if solver.accumulate else [batch]
         numbers, statistics_seconds = RunningMeans(), 0.0
+        choice = self._choose(batch) if solver.rank_first else None
         for i, examples in enumerate(passes):
-            with self.fabric.no_backward_sync(self.model, enabled=i < len(passes) - 1):
-                numbers.add(self._pass(examples, len(passes)))
-            if statistics:
+            last = i == len(passes) - 1
+            with self.fabric.no_backward_sync(self.model, enabled=not last):
+                if choice is None:
+                    numbers.add(self._pass(examples, len(passes)))
+                else:
+                    with replayed(cast(FastRCNN, self.detector), choice.keep[i]):
+                        numbers.add(self._pass(examples, len(passes), batch, choice.trained_on))
+            if statistics and (last or not choice):
                 before = time.perf_counter()
                 for prefix, recorder in self.recorders.items():
                     mined = self.whole.statistics(recorder)
@@ -331,11 +341,24 @@ class Trainer:
             "seconds": time.perf_counter() - started - statistics_seconds,
         }
 
-    def _pass(self, examples: Sequence[Example], passes: int) -> dict[str, float]:
-        """Computes losses and gradients of `examples`, one of `passes` that are averaged; returns the losses."""
-        mining.begin_step(self.recorder, self.detector, examples, self.step + 1)
-        with self.whole.step(examples), fast_linear(self.detector):
-            losses = self.whole.weighted(self.model(*self._inputs(examples)))
+    def _choose(self, batch: Sequence[Example]) -> Choice:
+        """Chooses the RoIs of `batch` before the passes over its images."""
+        mining.begin_step(self.recorder, self.detector, batch, self.step + 1)
+        with self.whole.step(batch, batch), self.fabric.autocast():
+            return choose(cast(FastRCNN, self.detector), *self._inputs(batch))
+
+    def _pass(
+        self, examples: Sequence[Example], passes: int, batch: Sequence[Example] = (), trained_on: int | None = None
+    ) -> dict[str, float]:
+        """Computes losses and gradients of `examples`, one of `passes` that are averaged; returns the losses.
+
+        `trained_on` RoIs of `batch` were chosen before.
+        """
+        if trained_on is None:
+            mining.begin_step(self.recorder, self.detector, examples, self.step + 1)
+        with self.whole.step(examples, batch), fast_linear(self.detector):
+            computed = self.model(*self._inputs(examples))
+        losses = self.whole.weighted(computed, trained_on, passes)
         loss = torch.stack(list(losses.values())).sum()
         ranked = (recorder.losses.sum() for recorder in self.recorders.values() if recorder.losses is not None)
         self._must_be_finite("loss", sum(ranked, loss), examples)
@@ -360,7 +383,7 @@ class Trainer:
         if not highest:
             return
         path = self.run / f"non-finite-{self.fabric.global_rank}.json"
-        write_json(path, self._evidence(examples))
+        write_json(path, evidence(self.recorder, self.step + 1, examples))
         if highest != number:
             raise SystemExit(2)  # another process reports it
         weights = self.recipe.model.weights
@@ -369,26 +392,6 @@ class Trainer:
             f"the {what} is not finite at step {self.step + 1}, image {', '.join(e.id for e in examples)}: {check}"
             f"lower --solver.lr or set --solver.clip, and see the RoIs in {path}; the last checkpoint is kept"
         )
-
-    def _evidence(self, examples: Sequence[Example]) -> dict[str, object]:
-        """Returns images and RoIs of a pass whose loss is not finite, for JSON; boxes in resized pixels."""
-        record = self.recorder
-        rois = (
-            []
-            if record.rois is None
-            else torch.cat(
-                [record.rois.images[:, None], record.rois.labels[:, None], record.rois.boxes], dim=1
-            ).tolist()
-        )
-        return {
-            "step": self.step + 1,
-            "images": [e.id for e in examples],
-            "scales": [e.scale for e in examples],
-            "columns": ["image", "label", "x1", "y1", "x2", "y2"],
-            "rois": rois,
-            "chosen": [] if record.chosen is None else record.chosen.tolist(),
-            "losses": [] if record.losses is None else [str(value) for value in record.losses.tolist()],
-        }
 
     def _observe(self, observer: Observer, last: int, agreement: Agreement) -> None:
         if signum := observer(self.step, last):

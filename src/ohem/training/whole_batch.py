@@ -1,7 +1,8 @@
 """What the processes of a training exchange, so that together they train as one process does.
 
 The images of a mini-batch are dealt to the processes in turns (`positions`): image j of process r is image
-j x processes + r of the mini-batch. With gradients accumulated image by image, each image is a mini-batch of its own.
+j x processes + r of the mini-batch. With gradients accumulated image by image, each image is a mini-batch of its own,
+unless the RoIs of all are ranked first.
 
 Shapes: R: RoIs of this process
 """
@@ -22,6 +23,7 @@ from ohem.recorder import Recorder
 from ohem.rois import RoIs
 from ohem.samplers import Losses, NoiseAwareSampler, OHEMSampler, RoISampler
 from ohem.training.distributed import Fabric
+from ohem.training.joint import PyramidSampler
 
 
 class WholeBatch:
@@ -37,19 +39,30 @@ class WholeBatch:
         self.recipe, self.fabric = recipe, fabric
         # Other detectors pad, draw and count by themselves.
         self.detector = detector if isinstance(detector, FastRCNN) else None
-        self.shared = fabric.world_size > 1 and not recipe.solver.accumulate
+        solver = recipe.solver
+        self.shared = fabric.world_size > 1 and (not solver.accumulate or solver.rank_first)
+        self.pyramid: PyramidSampler | None = None
 
     def sampler(self, sampler: RoISampler) -> RoISampler:
         """Returns `sampler`, or what lets it choose among the RoIs of all processes if it compares those of images."""
-        return GatheredSampler(sampler, self.fabric) if self.shared and _compares_images(sampler) else sampler
+        shared = GatheredSampler(sampler, self.fabric) if self.shared and _compares_images(sampler) else sampler
+        if not self.recipe.data.pyramid:
+            return shared
+        self.pyramid = PyramidSampler(shared)
+        return self.pyramid
 
     @contextmanager
-    def step(self, examples: Sequence[Example]) -> Iterator[None]:
-        """Begins the random numbers of each of `examples`, and pads them as in the whole mini-batch."""
+    def step(self, examples: Sequence[Example], batch: Sequence[Example] = ()) -> Iterator[None]:
+        """Begins the random numbers of each of `examples`, and pads them as in the whole mini-batch.
+
+        Images of `batch`, of this process, pass one by one, but are padded as if they passed together.
+        """
         seeds = [seed_of(self.recipe.solver.seed, Stream.STEP, example.position) for example in examples]
         seed(seeds[0], self.fabric.device)
-        if self.shared and self.detector:
-            sizes = torch.tensor([example.image.shape[1:] for example in examples]).amax(dim=0)
+        if self.pyramid:
+            self.pyramid.begin(examples)
+        if (self.shared or batch) and self.detector:
+            sizes = torch.tensor([example.image.shape[1:] for example in batch or examples]).amax(dim=0)
             largest = cast(Tensor, self.fabric.all_reduce(sizes.to(self.fabric.device), reduce_op="max"))
             self.detector.backbone.least_size = (int(largest[0]), int(largest[1]))
         try:
@@ -59,12 +72,22 @@ class WholeBatch:
             if self.detector:  # images of an evaluation or a measurement are alone
                 self.detector.backbone.least_size = (0, 0)
 
-    def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights the losses of this process, so that their mean over the processes is that over all RoIs."""
-        if not (self.shared and self.detector):
+    def weighted(
+        self, losses: Mapping[str, Tensor], trained_on: int | None = None, passes: int = 1
+    ) -> dict[str, Tensor]:
+        """Weights the losses of this process, so that their mean over the processes is that over all RoIs.
+
+        Args:
+            losses: of a pass.
+            trained_on: number of RoIs that this process trains on in `passes` passes over the mini-batch, of which this
+                is one; None: a pass has a mini-batch of its own.
+            passes: their number, equal in all processes.
+        """
+        if self.detector is None or (trained_on is None and not self.shared):
             return dict(losses)
         own = self.detector.trained_on
-        count = torch.tensor(own, dtype=torch.float64, device=self.fabric.device)
+        total = own if trained_on is None else trained_on / passes
+        count = torch.tensor(total, dtype=torch.float64, device=self.fabric.device)
         mean = float(cast(Tensor, self.fabric.all_reduce(count, reduce_op="mean")))
         return {name: value * (own / mean if own else 0.0) for name, value in losses.items()}
 
@@ -80,7 +103,8 @@ class WholeBatch:
         """Returns the statistics of the last mini-batch over all processes, all of which must call it."""
         if not self.shared or recorder.rois is None or recorder.chosen is None:
             return self.mean(recorder.statistics())
-        whole = Recorder(plain_sampler(recorder.sampler))
+        # Those of a pyramid are of another frame than its NMS, whose survivors are not counted.
+        whole = Recorder(self.pyramid or plain_sampler(recorder.sampler))
         gathered = _Gathered(recorder.rois, self.fabric)
         whole.rois = gathered.rois
         whole.chosen = gathered.join(_mask(recorder.chosen, recorder.rois)).nonzero().squeeze(1)
@@ -110,8 +134,10 @@ class GatheredSampler:
 
 
 def plain_sampler(sampler: RoISampler) -> RoISampler:
-    """Returns the sampler of a `GatheredSampler`, or the sampler itself."""
-    return sampler.sampler if isinstance(sampler, GatheredSampler) else sampler
+    """Returns the sampler of the recipe, without those around it."""
+    while isinstance(sampler, GatheredSampler | PyramidSampler):
+        sampler = sampler.sampler
+    return sampler
 
 
 def _compares_images(sampler: RoISampler) -> bool:

@@ -130,3 +130,19 @@ def test_devices_must_fit_the_machine(run: Path, data: Path, option: list[str]) 
     text = sentence(ohem("train", run, *options, *option))
     assert "do not fit this machine" in text
     assert option[1] in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.pyramid"], "name two or more short sides with --data.scales"),
+        (["--solver.rank-first"], "--solver.rank-first is for --solver.accumulate"),
+        (["--data.pyramid", "--data.scales", 48, 64, "--solver.accumulate"], "needs --solver.rank-first: add it"),
+        (["--data.pyramid", "--data.scales", 48, 64, "--model.shortlist", 99], "--data.pyramid ranks all RoIs"),
+        (["--solver.rank-first", "--solver.accumulate", "--model.shortlist", 99], "--solver.rank-first ranks all RoIs"),
+    ],
+)
+def test_selection_over_a_mini_batch_needs_options_that_fit(
+    options: list[object], message: str, run: Path, data: Path
+) -> None:
+    assert message in sentence(ohem("train", run, *training(data), *options))
