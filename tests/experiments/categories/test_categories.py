@@ -92,3 +92,6 @@ def test_outputs_hold_all_classes() -> None:
     assert [one["name"] for one in content["classes"]] == ["g", "f", "e", "d", "c", "a_$b"]
     text = svg(category_chart({"small": CLASSES}))
     assert all(one.name in text for one in CLASSES)
+    several = svg(category_chart({"vggm": CLASSES, "vgg16": CLASSES}))
+    assert "vggm" not in text
+    assert "vggm" in several

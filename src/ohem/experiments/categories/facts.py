@@ -45,6 +45,7 @@ PROPERTIES: Mapping[str, tuple[str, Callable[[Category], float | None]]] = {
     "background": ("background among the best detections of FRCN, %", lambda category: category.background),
     "mined": ("foreground of the class in what OHEM mines, %", lambda category: category.mined),
     "taken_for": ("mined background that is taken for the class, %", lambda category: category.taken_for),
+    "base_ap": ("AP of FRCN", lambda category: category.base_ap.mean if category.base_ap else None),
 }
 """What may explain a gain: name, label, value of a class."""
 

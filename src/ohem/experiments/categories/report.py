@@ -26,16 +26,16 @@ LEVEL = 0.05
 def category_table(categories: Sequence[Category], title: str) -> Table:
     """Returns a table of all classes, the highest gain first."""
     table = make_table(
-        "class", "objects", "size %", "background %", "mined %", "taken for %", "AP, FRCN", "AP, OHEM", "gain",
-        title=title,
-    )  # fmt: skip
+        "class", "objects", "size", "background", "mined", "taken for", "FRCN", "OHEM", "gain", title=title
+    )
+    table.caption = "size, background, mined, taken as: %; FRCN, OHEM: AP"
     for one in by_gain(categories):
         values = (one.size, one.background, one.mined, one.taken_for)
         table.add_row(
             one.name,
             str(one.objects),
             *("" if value is None else format_number(value) for value in values),
-            *("" if mean is None else str(mean) for mean in (one.base_ap, one.ap)),
+            *("" if mean is None else format_number(mean.mean) for mean in (one.base_ap, one.ap)),
             "" if one.gain is None else format_number(one.gain.mean, sign=True),
         )
     return table
@@ -98,14 +98,14 @@ def category_chart(networks: Mapping[str, Sequence[Category]]) -> Figure:
                         axes.annotate(folded(one.name), (number, one.gain.mean), **place)
             axes.margins(x=0.15, y=0.15)
             axes.spines[["top", "right"]].set_visible(False)
-        _draw_legend(figure.axes[-1], list(networks))
+        if len(networks) > 1:
+            _draw_legend(figure, list(networks))
     figure.supylabel("gain of OHEM in AP (points)", fontsize="medium")
     return figure
 
 
-def _draw_legend(axes: Any, networks: Sequence[str]) -> None:
-    """Draws the names of the networks in the last, empty part of the chart."""
-    axes.axis("off")
-    for colour, name in zip(COLOURS, networks, strict=False):
-        axes.plot([], [], "o", color=colour, label=folded(name))
-    axes.legend(frameon=False, loc="center")
+def _draw_legend(figure: Figure, networks: Sequence[str]) -> None:
+    """Draws the names of the networks above the chart."""
+    axes = figure.axes[0]
+    points = [axes.plot([], [], "o", color=colour)[0] for colour, _ in zip(COLOURS, networks, strict=False)]
+    figure.legend(points, list(map(folded, networks)), frameon=False, loc="outside upper center", ncols=len(points))
