@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 EXTRAS = {
+    "aiohttp": ("aiohttp", "remote"),
     "cv2": ("OpenCV", "train"),
     "cyclopts": ("cyclopts", "train"),
     "defusedxml": ("defusedxml", "train"),
     "distributed": ("Dask", "cluster"),
     "filelock": ("filelock", "train"),
+    "fsspec": ("fsspec", "remote"),
     "hotcoco": ("hotcoco", "train"),
     "jinja2": ("Jinja", "experiments"),
     "joblib": ("joblib", "train"),
@@ -28,7 +30,7 @@ EXTRAS = {
     "yaml": ("PyYAML", "train"),
 }
 """Package as Python imports it -> its name, and the extra."""
-WITHOUT_EXTRA = {"mlflow": "MLflow", "wandb": "Weights & Biases"}
+WITHOUT_EXTRA = {"gcsfs": "gcsfs", "mlflow": "MLflow", "s3fs": "s3fs", "wandb": "Weights & Biases"}
 """Package that no extra installs -> its name."""
 
 

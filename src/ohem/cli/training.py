@@ -160,7 +160,7 @@ def loss(*runs: Path, data: tuple[str, ...] = (), plot: Path | None = None, devi
 def detect(
     run: Path,
     /,
-    *images: Path,
+    *images: str,
     out: Path,
     score: float = 0.5,
     jobs: int = -1,
@@ -176,7 +176,7 @@ def detect(
     run
         Folder of the run.
     images
-        Image files.
+        Image files, which may be remote or in archives.
     out
         Folder for the pictures and detections.json.
     score
@@ -188,8 +188,9 @@ def detect(
         that it started.
     """
     from ohem.evaluation.detect import detect_files
+    from ohem.io.archives import local_file
 
-    detect_files(run, images, out, score, test, jobs, devices)
+    detect_files(run, [local_file(image) for image in images], out, score, test, jobs, devices)
 
 
 @app.command

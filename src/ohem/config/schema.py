@@ -91,7 +91,7 @@ class DataConfig:
 
     train: tuple[str, ...] = ()
     """Data sets to train on: FOLDER:SPLIT (VOC layout), ANNOTATIONS.json:IMAGES (COCO) or data.yaml:SPLIT (YOLO).
-    Several are concatenated."""
+    Several are concatenated. They may be remote (https://, s3://, gs://) or in zip and tar archives."""
     negatives: tuple[str, ...] = ()
     """Folders of images without any object, which are trained as background; folders below them are searched too. And
     files of `ohem hard`: their regions of training images are trained on at each visit of the image."""

@@ -13,8 +13,11 @@ from pathlib import Path
 from ohem.data.annotations.findings import Findings, Note
 from ohem.data.annotations.table import AnnotationTable
 from ohem.data.coco_index import read_indexed
+from ohem.data.coco_json import image_names
 from ohem.data.dataset import DetectionSet, Source
 from ohem.errors import InputError
+from ohem.io.archives import local_file, unpacked, without_chains
+from ohem.io.remote import RemoteFolder, is_remote
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,10 @@ class COCODetection(DetectionSet):
     sources: Sequence[COCOSource]
 
     def _read(self, text: str, findings: Findings) -> tuple[Source, AnnotationTable]:
-        path, folder = parse_source(text)
+        path, folder = _on_this_machine(text)
         instances = read_indexed(path, folder, findings)
         numbers = tuple(instances.image_ids), tuple(instances.category_ids.items()), tuple(instances.groups)
-        source = COCOSource(text, folder, path.stem, tuple(instances.names), 0, *numbers)
+        source = COCOSource(f"{path}:{folder}", folder, path.stem, tuple(instances.names), 0, *numbers)
         return source, instances.annotations
 
     def _given_classes(self, findings: Findings) -> tuple[str, ...]:
@@ -70,10 +73,27 @@ def is_coco(text: str) -> bool:
 
 def parse_source(text: str) -> tuple[Path, Path]:
     """Divides `ANNOTATIONS.json:IMAGES` into file and folder; raises `InputError` where one is missing."""
+    file, folder = _divide(text)
+    return Path(file), Path(folder)
+
+
+def _divide(text: str) -> tuple[str, str]:
     match = _FORM.fullmatch(text)
     if match is None or not match["folder"]:
         raise InputError(
             f"the source {text!r} has no folder of images: write ANNOTATIONS.json:IMAGES, as in "
             "annotations/instances_train2017.json:train2017"
         )
-    return Path(match["file"]), Path(match["folder"])
+    return match["file"], match["folder"]
+
+
+def _on_this_machine(text: str) -> tuple[Path, Path]:
+    """Returns file and folder of a source, which are unpacked or fetched first."""
+    file, place = _divide(without_chains(text))
+    path, place = local_file(file), unpacked(place)
+    if not is_remote(place):
+        return path, Path(place)
+    remote = RemoteFolder(place)
+    remote.copy.mkdir(parents=True, exist_ok=True)
+    remote.fetch(image_names(path))
+    return path, remote.copy

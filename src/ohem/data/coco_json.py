@@ -99,6 +99,13 @@ def read_instances(path: Path, folder: Path, findings: Findings) -> Instances:
     )
 
 
+def image_names(path: Path) -> list[str]:
+    """Returns the `file_name` of each image, with / between folders."""
+    typed = coco_arrays.parse(path)
+    content = _parse_json(path) if typed is None else _as_record(typed)
+    return [image["file_name"].replace("\\", "/") for image in _read_images(content, path).values()]
+
+
 def _as_record(content: coco_arrays.Content) -> Record:
     """Returns the images and categories as those of a parsed file."""
     return {"images": [to_builtins(image) for image in content.images], "categories": content.categories}

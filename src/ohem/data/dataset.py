@@ -22,7 +22,9 @@ from ohem.data.annotations.findings import NAMED, Findings, first_of
 from ohem.data.annotations.table import AnnotationTable
 from ohem.data.transforms import read_image
 from ohem.errors import InputError, closest
-from ohem.images.files import images_below, images_by_id
+from ohem.images.files import images_below, images_by_id, is_image
+from ohem.io.archives import unpacked
+from ohem.io.remote import RemoteFolder, is_remote
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
@@ -261,7 +263,7 @@ def _read_folder(
         title: name of the data set in messages.
         findings: gets the faults.
     """
-    place, annotations = Path(folder), []
+    place, annotations = _on_this_machine(folder), []
     if not place.is_dir():
         raise InputError(f"the folder {place} does not exist: correct {option.removeprefix(' of ') or 'its name'}")
     images = images_by_id(images_below(place), place, f"the folder {place}{option}")
@@ -272,6 +274,19 @@ def _read_folder(
             known.add(image.resolve())
             annotations.append(without_objects(image, image))
     return Source(f"{place}", place, "negatives", tuple(images)), annotations
+
+
+def _on_this_machine(folder: str) -> Path:
+    """Returns a folder of images, which is unpacked or fetched first."""
+    place = unpacked(folder)
+    if not is_remote(place):
+        return Path(place)
+    remote = RemoteFolder(place)
+    try:
+        remote.fetch(remote.names("", is_image, below=True))
+    except FileNotFoundError as error:
+        raise InputError(f"{place} does not exist: correct its address") from error
+    return remote.copy
 
 
 def _check_disjoint(source: Source, others: Iterable[Source]) -> None:

@@ -12,7 +12,7 @@ Boxes in XML are 1-based with the end included; here they are `[xmin - 1, ymin -
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from ohem.data.annotations.annotation import without_objects
@@ -22,6 +22,8 @@ from ohem.data.dataset import DetectionSet, Source
 from ohem.data.voc_xml import read_annotation
 from ohem.errors import InputError
 from ohem.images.files import SUFFIXES
+from ohem.io.archives import unpacked, without_chains
+from ohem.io.remote import RemoteFolder, is_remote
 
 
 class VOCDetection(DetectionSet):
@@ -35,7 +37,7 @@ class VOCDetection(DetectionSet):
     layout = "in VOC layout"
 
     def _read(self, text: str, findings: Findings) -> tuple[Source, AnnotationTable]:
-        folder, split = parse_source(text)
+        folder, split = self._on_this_machine(text)
         lines = _read_split(folder, split)
         images = _image_files(folder)
         annotations = []
@@ -48,17 +50,51 @@ class VOCDetection(DetectionSet):
                 annotations.append(read_annotation(path, image, findings) if read else without_objects(path, image))
         return Source(f"{folder}:{split}", folder, split, tuple(ids)), AnnotationTable.of(annotations)
 
+    def _on_this_machine(self, text: str) -> tuple[Path, str]:
+        """Returns folder and split of a source, which is unpacked or fetched first."""
+        place, split = _divide(without_chains(text))
+        place = unpacked(place)
+        if not is_remote(place):
+            return Path(place), split
+        remote = RemoteFolder(place)
+        remote.fetch([f"ImageSets/Main/{split}.txt"])
+        images = _remote_images(remote, _read_split(remote.copy, split).values())
+        stems = {PurePosixPath(name).stem for name in images}
+        remote.fetch(images)
+        remote.fetch([f"Annotations/{stem}.xml" for stem in stems], required=self._must_be_annotated)
+        return remote.copy, split
+
     def _given_classes(self, findings: Findings) -> tuple[str, ...]:
         return tuple(sorted(self._annotations.names))
 
 
 def parse_source(text: str) -> tuple[Path, str]:
     """Divides `FOLDER:SPLIT` at the last colon; raises `InputError` where folder or split is missing."""
+    folder, split = _divide(text)
+    return Path(folder), split
+
+
+def _divide(text: str) -> tuple[str, str]:
     folder, _, split = text.rpartition(":")
     is_drive = len(folder) == 1 and split.startswith(("\\", "/"))
-    if not folder or not split or is_drive:
+    if not folder or not split or is_drive or (is_remote(text) and split.startswith("//")):
         raise InputError(f"the source {text!r} has no split: write FOLDER:SPLIT, as in VOC2007:trainval")
-    return Path(folder), split
+    return folder, split
+
+
+def _remote_images(remote: RemoteFolder, lines: Iterable[str]) -> list[str]:
+    """Returns the images of the lines of a split; a server that does not list its folders must have them as ID.jpg."""
+    try:
+        listed = remote.names("JPEGImages", _has_suffix)
+    except (FileNotFoundError, InputError):
+        listed = []
+    if not listed:
+        return [f"JPEGImages/{stem}.jpg" for stem in (list(_forms_of(line))[-1] for line in lines)]
+    names: dict[str, list[str]] = {}
+    for name in listed:
+        names.setdefault(PurePosixPath(name).stem, []).append(name)
+    stems = (next((form for form in _forms_of(line) if form in names), "") for line in lines)
+    return [name for stem in stems for name in names.get(stem, ())]
 
 
 def no_such_folder(folder: Path, text: str) -> InputError:
@@ -142,6 +178,10 @@ def _image_files(folder: Path) -> dict[str, list[Path]]:
         raise InputError(f"the folder {images} does not exist: put the images there, as ID.jpg")
     files: dict[str, list[Path]] = {}
     for file in sorted(images.iterdir()):
-        if file.suffix.lower() in SUFFIXES:
+        if _has_suffix(file):
             files.setdefault(file.stem, []).append(file)
     return files
+
+
+def _has_suffix(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES

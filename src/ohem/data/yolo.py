@@ -15,8 +15,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from reprlib import repr as shortened
 from typing import Any
 
@@ -29,7 +30,9 @@ from ohem.data.dataset import DetectionSet, Source
 from ohem.data.yolo_labels import read_labels
 from ohem.errors import InputError
 from ohem.images.files import images_below, images_by_id, is_image
+from ohem.io.archives import local_file, unpacked, without_chains
 from ohem.io.files import describe_os_error
+from ohem.io.remote import RemoteFolder, divide, is_remote
 
 SPLITS = ("train", "val", "test")
 _FORM = re.compile(r"(?P<file>.*?\.ya?ml)(?::(?P<split>.*))?", re.IGNORECASE | re.DOTALL)
@@ -56,8 +59,12 @@ class YOLODetection(DetectionSet):
     sources: Sequence[YOLOSource]
 
     def _read(self, text: str, findings: Findings) -> tuple[Source, AnnotationTable]:
-        path, split = parse_source(text)
+        place, split = _divide(without_chains(text))
+        place = unpacked(place)
+        path = local_file(place)
         content = _parse_yaml(path)
+        if is_remote(place):
+            _fetch(content, split, place)
         names, keypoints = _read_names(content, path, findings), _keypoints(content, path)
         root = _root(content, path)
         images = images_by_id(_images(content, split, root, path), root, f"{path}:{split}")
@@ -85,13 +92,18 @@ def is_yolo(text: str) -> bool:
 
 def parse_source(text: str) -> tuple[Path, str]:
     """Divides `data.yaml:SPLIT` into file and split; raises `InputError` where the split is missing or unknown."""
+    file, split = _divide(text)
+    return Path(file), split
+
+
+def _divide(text: str) -> tuple[str, str]:
     match = _FORM.fullmatch(text)
     if match is None or match["split"] not in SPLITS:
         raise InputError(
             f"the source {text!r} has no split: write data.yaml:SPLIT, where SPLIT is {', '.join(SPLITS[:-1])} or "
             f"{SPLITS[-1]}"
         )
-    return Path(match["file"]), match["split"]
+    return match["file"], match["split"]
 
 
 def label_path(image: Path) -> Path:
@@ -100,6 +112,50 @@ def label_path(image: Path) -> Path:
     if "images" in folders:
         folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
     return Path(*folders, f"{image.stem}.txt")
+
+
+def _fetch(content: Mapping[Any, Any], split: str, file: str) -> None:
+    """Fetches images and labels of `split`; faults of `content` are left to `_images`."""
+    given = content.get("path")
+    root = RemoteFolder(f"{divide(file)[0].address}/{given if isinstance(given, str) else ''}".replace("\\", "/"))
+    root.copy.mkdir(parents=True, exist_ok=True)
+    entries = [entry.replace("\\", "/") for entry in _entries(content.get(split)) if isinstance(entry, str)]
+    images = [name for entry in entries for name in _remote_images(root, entry)]
+    root.fetch(images)
+    root.fetch([label_path(Path(name)).as_posix() for name in images], required=False)
+
+
+def _remote_images(root: RemoteFolder, entry: str) -> list[str]:
+    """Returns the images of a folder or list; those of a list are fetched."""
+    for form in dict.fromkeys(_forms_of(entry)):
+        if form.lower().endswith(".txt"):
+            if form not in root.fetch([form], required=False):
+                return _remote_listed(root, form)
+        else:
+            with suppress(FileNotFoundError):
+                names = root.names(form, is_image, below=True)
+                if names:
+                    return names
+    raise InputError(
+        f"{root.address} has no images {entry}, or its server does not list them: correct the entry, or name a .txt "
+        "list of images there"
+    )
+
+
+def _remote_listed(root: RemoteFolder, file: str) -> list[str]:
+    lines = root.path(file).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    texts = [line.strip().replace("\\", "/") for line in lines if line.strip()]
+    places = [
+        [(PurePosixPath(folder) / text).as_posix() for folder in (PurePosixPath(file).parent, "")] for text in texts
+    ]
+    missing = root.fetch((name for names in places for name in names), required=False)
+    present = [next((name for name in names if name not in missing), None) for names in places]
+    if None in present:
+        raise InputError(
+            f"{root.address}/{file} lists {texts[present.index(None)]!r}, which does not exist there: put it there, or "
+            "remove the line"
+        )
+    return [name for name in present if name is not None]
 
 
 class _Loader(yaml.SafeLoader):
@@ -186,7 +242,7 @@ def _images(content: Mapping[Any, Any], split: str, root: Path, path: Path) -> I
     if not given:
         known = ", ".join(name for name in SPLITS if content.get(name))
         raise InputError(f"{path} has no {split}: " + (f"choose among {known}, or add it" if known else "add it"))
-    for entry in given if isinstance(given, list) else [given]:
+    for entry in _entries(given):
         if not isinstance(entry, str):
             raise InputError(f"{path} has {shortened(entry)} in {split}: write {_PLACE}")
         place = _place(entry, root)
@@ -200,13 +256,18 @@ def _images(content: Mapping[Any, Any], split: str, root: Path, path: Path) -> I
             raise InputError(f"{path} has {entry!r} in {split}, which is neither: write {_PLACE}")
 
 
+def _entries(given: Any) -> list[Any]:
+    return given if isinstance(given, list) else [given]
+
+
 def _place(entry: str, root: Path) -> Path | None:
     """Returns the folder or list of an entry; Roboflow writes ../train/images where train/images is meant."""
-    for text in dict.fromkeys((entry, entry.replace("\\", "/"))):
-        for form in (text, text.removeprefix("../")):
-            if _exists(root / form):
-                return (root / form).resolve()
-    return None
+    return next(((root / form).resolve() for form in _forms_of(entry) if _exists(root / form)), None)
+
+
+def _forms_of(entry: str) -> list[str]:
+    texts = dict.fromkeys((entry, entry.replace("\\", "/")))
+    return [form for text in texts for form in (text, text.removeprefix("../"))]
 
 
 def _listed(file: Path, root: Path) -> Iterator[Path]:

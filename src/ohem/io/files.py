@@ -54,11 +54,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def caches_folder() -> Path:
+    """Returns the folder of `ohem` in the cache of the user, which may be missing."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ohem"
+
+
 def cache_folder(folder: Path) -> Path:
     """Returns the folder in the cache of the user for what belongs to `folder`, which may be read-only."""
     where = folder.resolve()
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "ohem" / f"{where.name}-{hashlib.sha256(str(where).encode()).hexdigest()[:8]}"
+    return caches_folder() / f"{where.name}-{hashlib.sha256(str(where).encode()).hexdigest()[:8]}"
 
 
 def is_leftover(path: Path) -> bool:

@@ -10,6 +10,7 @@ from ohem.config.recipe_file import NAME, RecipeFile, read_recipe_file, write_re
 from ohem.config.schema import Recipe
 from ohem.config.validation import flatten_options
 from ohem.errors import InputError
+from ohem.io.archives import exists
 from ohem.io.files import is_leftover, remove_leftovers
 from ohem.io.locks import NAME as LOCK
 from ohem.io.locks import locked
@@ -97,8 +98,8 @@ def create_or_resume(run: Path, name: str, recipe: Recipe, made_of: Mapping[str,
 def check_sources(run: Path, sources: Sequence[str]) -> None:
     """Raises `InputError` where a source that the recipe of `run` names is relative, and is not here."""
     for source in sources:
-        place = Path(source.rpartition(":")[0])
-        if not place.is_absolute() and not place.exists():
+        place = source.rpartition(":")[0]
+        if not Path(place).is_absolute() and not exists(place):
             raise InputError(
                 f"{source}, which the recipe of {run} names, does not exist: it is relative to the folder in which the "
                 "run was trained, so change to that folder, or name the data with --data SOURCE"
