@@ -198,6 +198,7 @@ ENTRIES: dict[str, Entry] = {
             "num_classes": (1, *COUNT),
             "sampler": (None, *NOT_CALLABLE),
             "implementation": ("both", None, 3),
+            "regions": (3, "mr_cnn", ("left",)),
             "rescore_top": COUNT_OR_0,
             "shortlist": COUNT_OR_0,
             "post_process": (3, PostProcess),

@@ -47,7 +47,7 @@ def _measure(options: argparse.Namespace) -> None:
     for i in range(min(options.images, len(data))):
         example = examples[i]
         rois = match([example.proposals], [example.target], mean=model.box_mean, std=model.box_std)
-        features = model.backbone([example.image])
+        features = model.feature_map([example.image])
         exact = _chosen(model, sampler, rois, features, 0)
         all_chosen += len(exact)
         for rescore_top in RESCORED:

@@ -18,6 +18,7 @@ from ohem.bootstrap.features import (
 from ohem.data.loader import prepare_example
 from ohem.detection.backbones import tiny
 from ohem.detection.fast_rcnn import FastRCNN
+from ohem.detection.regions import Regions
 from ohem.errors import InputError
 from ohem.rois import match
 from ohem.samplers import AllSampler
@@ -104,6 +105,21 @@ def test_features_are_the_input_of_the_output_layers() -> None:
         scores, _ = model.head(model.backbone([image]), rois)
         order = (-signs[:, 1]).argsort()
         torch.testing.assert_close(model.scores(features[order]), scores)
+
+
+def test_features_of_regions_are_those_that_are_classified() -> None:
+    """Those of the region from which boxes are regressed are left out."""
+    torch.manual_seed(0)
+    model = FastRCNN(tiny(16), 3, AllSampler(), regions=Regions()).eval()
+    image = torch.randint(0, 256, (3, 64, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    box = torch.tensor([[8.0, 8, 40, 40]])
+    target = {"boxes": box, "labels": torch.tensor([2]), "ignore": torch.tensor([False])}
+    example = prepare_example("a", image, box.numpy(), target, short=64, long=80)
+    ((features, _),) = roi_features(model, [example])
+    assert features.shape == (1, 160)
+    with torch.no_grad():
+        scores, _ = model.head(model.feature_map([image]), match([box[:0]], [target]))
+        torch.testing.assert_close(model.scores(features), scores)
 
 
 # The file

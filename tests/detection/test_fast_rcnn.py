@@ -14,6 +14,8 @@ from torchvision.ops import roi_pool
 from ohem.detection import fast_rcnn
 from ohem.detection.backbones import tiny
 from ohem.detection.fast_rcnn import FastRCNN
+from ohem.detection.regions import Regions
+from ohem.detection.windows import FARTHEST, distinct
 from ohem.losses import roi_losses
 from ohem.recorder import Recorder
 from ohem.rois import RoIs, match
@@ -38,13 +40,14 @@ from tests.detection.toy_detector import (
 # -------------------------------------------------------------------------------------- two implementations, one loss
 
 
+@pytest.mark.parametrize("regions", [None, Regions()], ids=["box", "regions"])
 @pytest.mark.parametrize("sampler", MINERS, ids=str)
-def test_both_implementations_give_the_same_gradients(sampler: OHEMSampler) -> None:
+def test_both_implementations_give_the_same_gradients(sampler: OHEMSampler, regions: Regions | None) -> None:
     """Compares in float64, where the two do not round to different sides of a tie."""
     batch = mini_batch()
     recorders = Recorder(sampler), Recorder(sampler)
     (losses, gradients), (masked_losses, masked_gradients) = (
-        losses_and_gradients(detector(recorder, implementation).double(), batch)
+        losses_and_gradients(detector(recorder, implementation, regions=regions).double(), batch)
         for recorder, implementation in zip(recorders, ("read_only", "loss_layer"), strict=True)
     )
     chosen, others = (recorder.chosen for recorder in recorders)
@@ -252,7 +255,7 @@ def test_chunks_do_not_matter(chunk: int, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(seen) == -(-_distinct(rois) // chunk)
 
 
-cells = st.integers(-fast_rcnn.FARTHEST, fast_rcnn.FARTHEST - 1)
+cells = st.integers(-FARTHEST, FARTHEST - 1)
 near_cells = st.integers(-1, 1)
 
 
@@ -260,7 +263,7 @@ near_cells = st.integers(-1, 1)
 def test_distinct_windows_are_those_that_torch_finds(rows: list[tuple[int, ...]]) -> None:
     windows = torch.tensor(rows).reshape(-1, 5).float()
     expected = torch.unique(windows, dim=0, return_inverse=True)
-    for ours, theirs in zip(fast_rcnn._distinct(windows), expected, strict=True):
+    for ours, theirs in zip(distinct(windows), expected, strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -269,7 +272,7 @@ def test_windows_far_from_the_image_are_cut() -> None:
     far = torch.tensor([[-1e9, -1e9, 1e9, 1e9], [1e8, 0, 2e8, 8], [0, 0, 1e9, 1e9]])
     model = detector(OHEMSampler())
     windows = model.windows(match([far], [nothing()]))
-    assert windows[:, 1:].abs().max() <= fast_rcnn.FARTHEST
+    assert windows[:, 1:].abs().max() <= FARTHEST
     features = torch.rand(1, 4, 8, 8)
     uncut = torch.tensor([[0, -1e8, -1e8, 1e8, 1e8], [0, 1e7, 0, 2e7, 1], [0, 0, 0, 1e8, 1e8]])
     assert torch.equal(roi_pool(features, windows, 7), roi_pool(features, uncut, 7))

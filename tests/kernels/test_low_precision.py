@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ohem.detection.fast_rcnn import FastRCNN
+from ohem.detection.regions import Regions
 from ohem.kernels import low_precision as module
 from ohem.kernels.low_precision import (
     Float8Linear,
@@ -23,8 +24,10 @@ from ohem.kernels.low_precision import (
     suited,
 )
 from ohem.kernels.roi_pool import roi_max_pool
+from ohem.mining import hard_examples
 from ohem.rois import RoIs, match
 from ohem.samplers import AllSampler, OHEMSampler
+from ohem.samplers.base import by_image
 from tests.detection.toy_detector import detector, losses_and_gradients, mini_batch
 
 
@@ -293,6 +296,15 @@ def test_packed_int8_is_as_exact_as_seven_bits(bias: bool) -> None:
     whole = quantised_range(x.flatten()[None])
     rounded = Rounded(whole.values.view(20, 300), whole.steps[0, 0], whole.middle[0, 0])
     torch.testing.assert_close(PackedInt8Linear(layer, rounded)(rounded.values), layer(x), atol=0.1, rtol=0)
+
+
+def test_regions_are_ranked_in_low_precision() -> None:
+    model = detector(OHEMSampler(8), regions=Regions())
+    (exact, rois), (ranked, _) = all_losses(model, 0), all_losses(model, 4)
+    hardest = torch.cat([here[hard_examples(exact[here], 2)] for here in by_image(rois)])
+    torch.testing.assert_close(ranked[hardest], exact[hardest])
+    assert not torch.equal(ranked, exact)
+    torch.testing.assert_close(ranked, exact, rtol=0.1, atol=0.2)
 
 
 def test_where_int8_is_slow_the_exact_pass_ranks(monkeypatch: pytest.MonkeyPatch) -> None:

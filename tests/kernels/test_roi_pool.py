@@ -1,4 +1,4 @@
-"""RoIPool without gradient: bit for bit the values of torchvision's."""
+"""RoIPool without gradient: bit for bit the values of torchvision's. Rings: windows with a hole of zeros."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import roi_pool
 
-from ohem.kernels.roi_pool import AT_ONCE, roi_max_pool, roi_max_pools
+from ohem.kernels.roi_pool import AT_ONCE, ring_max_pool, roi_max_pool, roi_max_pools
 
 
 def _windows(rois: int, count: int, height: int, width: int, rng: torch.Generator, outside: int = 0) -> Tensor:
@@ -66,3 +66,62 @@ def test_in_chunks_it_is_the_same(rois: int) -> None:
     parts = list(roi_max_pools(features, windows, 3, chunk=7))
     assert [len(part) for part in parts] == [min(7, rois - start) for start in range(0, max(rois, 1), 7)]
     assert torch.equal(torch.cat(parts), roi_max_pool(features, windows, 3))
+
+
+# --------------------------------------------------------------------------------------------------------------- rings
+
+
+def test_values_inside_the_inner_rectangle_of_a_ring_are_zero() -> None:
+    """Checks 5 x 5 cells with a hole of one, three and no cells: its first and last rows and columns still count."""
+    features = torch.arange(1.0, 26).reshape(1, 1, 5, 5)
+    features[0, 0, 2, 2] = 99
+    whole = [0.0, 0, 0, 4, 4]
+    windows = torch.tensor([[*whole, 1, 1, 3, 3], [*whole, 0, 1, 4, 3], [*whole, 1, 1, 2, 3]])
+    # A row of two cells of each ring: 3 x 3 values of the map, which share the middle row or column.
+    expected = [[[12, 15], [23, 25]], [[11, 15], [23, 25]], [[99, 99], [99, 99]]]
+    assert roi_max_pool(features, windows, 2)[:, 0].tolist() == expected
+    assert ring_max_pool(features, windows, 2)[:, 0].tolist() == expected
+
+
+def _plain_ring(features: Tensor, window: list[int], size: int) -> Tensor:
+    """Pools one ring with torchvision on a copy of the map whose hole is zero."""
+    image, outer, (left, top, right, bottom) = window[0], window[1:5], window[5:]
+    inside = torch.zeros(features.shape[2:], dtype=torch.bool)
+    inside[max(top + 1, 0) : max(bottom, 0), max(left + 1, 0) : max(right, 0)] = True
+    return roi_pool(torch.where(inside, 0, features), torch.tensor([[image, *outer]]).to(features), (size, size))
+
+
+@given(st.integers(0, 2**31), st.integers(1, 20), st.integers(1, 20), st.integers(1, 7), st.booleans())
+def test_a_ring_is_a_window_on_a_map_with_zeros(seed: int, height: int, width: int, size: int, positive: bool) -> None:
+    """Compares values and, where no zero of the hole ties with them, gradients."""
+    rng = torch.Generator().manual_seed(seed)
+    features = torch.randn(2, 3, height, width, generator=rng)
+    features = (features.abs() + 0.1 if positive else features).requires_grad_()
+    outer, inner = (_windows(9, 2, height, width, rng, 3) for _ in range(2))
+    windows = torch.cat([outer, inner[:, 1:]], dim=1)
+    plain = torch.cat([_plain_ring(features, row, size) for row in windows.long().tolist()])
+    ours = ring_max_pool(features, windows, size)
+    assert torch.equal(ours, plain)
+    assert torch.equal(roi_max_pool(features.detach(), windows, size), plain.detach())
+    weights = torch.rand(plain.shape, generator=rng)
+    gradients = (torch.autograd.grad((pooled * weights).sum(), features)[0] for pooled in (ours, plain))
+    torch.testing.assert_close(*gradients)
+
+
+def test_equal_values_of_a_ring_pass_the_gradient_to_the_first() -> None:
+    features = torch.ones(1, 1, 2, 3, requires_grad=True)
+    ring_max_pool(features, torch.tensor([[0.0, 0, 0, 2, 1, 0, 0, 0, 0]]), 1).sum().backward()
+    assert features.grad is not None
+    assert features.grad.flatten().tolist() == [1, 0, 0, 0, 0, 0]
+
+
+def test_rings_of_whole_numbers_have_their_lowest_in_the_hole() -> None:
+    features = torch.tensor([[-128, 5, 7], [3, 100, 2], [1, -3, 0]], dtype=torch.int8)[None, None]
+    windows = torch.tensor([[0, 0, 0, 2, 2, 0, 0, 2, 2], [0, 1, 1, 1, 1, 0, 0, 2, 2]])
+    assert roi_max_pool(features, windows, 1).flatten().tolist() == [7, -128]
+
+
+def test_no_ring() -> None:
+    features = torch.zeros(1, 2, 3, 3)
+    for pool in (roi_max_pool, ring_max_pool):
+        assert pool(features, torch.zeros(0, 9), 7).shape == (0, 2, 7, 7)

@@ -1,19 +1,23 @@
 """From a recipe to the detector, its sampler and its box refinement."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from ohem.config import schema
 from ohem.config.recipes import RECIPES
 from ohem.config.schema import BACKBONES_OF, BackboneName, DetectorName, SamplerConfig
 from ohem.detection.backbones import BACKBONES
 from ohem.detection.box_refinement import BoxRefinement
+from ohem.detection.fast_rcnn import FastRCNN
 from ohem.detection.multiscale import nearest, union
 from ohem.detection.post_process import PostProcess
+from ohem.detection.regions import REGIONS, Regions
 from ohem.inputs.datasets import with_classes
-from ohem.models.build import build_model, build_refinement, build_sampler
+from ohem.models.build import build_model, build_refinement, build_regions, build_sampler, initialise
 from ohem.models.torchvision import STAGES
 from ohem.samplers import (
     AllSampler,
@@ -46,6 +50,31 @@ def test_dropout_is_that_of_the_recipe() -> None:
         model = build_model(replace(recipe, model=replace(recipe.model, dropout=dropout)), AllSampler())
         actual = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
         assert actual == [dropout, dropout]
+
+
+def test_detector_has_the_regions_of_the_recipe() -> None:
+    recipe = with_classes(RECIPES["demo-ohem"].recipe, ("a",))
+    assert build_regions(recipe.model) is None
+    assert build_regions(replace(recipe.model, regions=("mr_cnn",))) == Regions()
+    few = replace(recipe.model, regions=("left", "context"), box_region=0.0)
+    assert build_regions(few) == Regions((REGIONS["left"], REGIONS["context"]), None)
+    model = build_model(replace(recipe, model=few), AllSampler())
+    assert isinstance(model, FastRCNN)
+    assert model.regions == (REGIONS["left"], REGIONS["context"])
+
+
+def test_every_region_starts_with_the_weights_of_the_roi_head(tmp_path: Path) -> None:
+    recipe = with_classes(RECIPES["demo-ohem"].recipe, ("a",))
+    weights = tmp_path / "weights.safetensors"
+    save_file(BACKBONES["tiny"]().state_dict(), weights)
+    options = replace(recipe.model, weights=str(weights), regions=("mr_cnn",))
+    model = build_model(replace(recipe, model=options), AllSampler())
+    assert isinstance(model, FastRCNN)
+    initialise(model, [], replace(recipe, model=options))  # type: ignore[arg-type]
+    for network in (model.backbone.roi_head, *model.stacks):
+        state = network.state_dict()
+        assert torch.equal(state["1.weight"], load_file(weights)["roi_head.1.weight"])
+    assert len(model.stacks) == 10
 
 
 def test_detector_has_the_test_options_of_the_recipe() -> None:

@@ -97,7 +97,8 @@ def roi_features(model: FastRCNN, examples: Iterable[Example]) -> Iterator[RoIFe
     for example in examples:
         target = {name: value.to(device) for name, value in example.target.items()}
         rois = match([example.proposals.to(device)], [target])
-        features, which = model.distinct_features(model.backbone([example.image.to(device)]), rois)
+        features, which = model.distinct_features(model.feature_map([example.image.to(device)]), rois)
+        features = features[:, : model.scores.in_features]  # without those of the box regression alone
         parts = overlaps_of(rois, target, model.num_classes - 1)
         merged = (part.new_zeros(len(features), part.shape[1]) for part in parts)
         index = which[:, None].expand_as(parts.objects)

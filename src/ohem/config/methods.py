@@ -60,6 +60,10 @@ def _noise_aware(recipe: Recipe) -> Recipe:
     return replace_options(recipe, sampler={"name": "noise_aware", "warmup": warmup})
 
 
+def _mr_cnn(name: SamplerName) -> Change:
+    return lambda recipe: replace_options(recipe, sampler={"name": name}, model={"regions": ("mr_cnn",)})
+
+
 CLASS_DEFAULTS = dict.fromkeys(("nms_iou", "cls_weight", "box_weight"))  # not the values that the recipe has for OHEM
 METHODS: dict[str, Method] = {
     "frcn": Method("heuristic sampling of Fast R-CNN", _sampler("random")),
@@ -86,6 +90,8 @@ METHODS: dict[str, Method] = {
     "builtin": Method("what torchvision's detector does without mining", _sampler("builtin")),
     "ohem-rpn": Method("OHEM, also among the anchors of the region proposal network", _mine_anchors),
     "noise-aware": Method("OHEM without background that resembles an object without a box", _noise_aware),
+    "mr-cnn": Method("heuristic sampling, the ten regions of MR-CNN", _mr_cnn("random")),
+    "mr-cnn-ohem": Method("OHEM, the ten regions of MR-CNN", _mr_cnn("ohem")),
     "ratio": Method("the hardest background at a ratio to the foreground (SSD)", _sampler("ratio", nms_iou=None)),
 }
 

@@ -142,7 +142,13 @@ def _with_method(base: Recipe, name: str, train: tuple[int, ...], test: tuple[in
     return (voting(recipe), f"{about} and B") if name.endswith("-mb") else (recipe, about)
 
 
-SMALL_METHODS = (*(name for name in METHODS if name not in ("builtin", "ohem-rpn")), "frcn-mb", "ohem-m", "ohem-mb")
+SMALL_METHODS = (
+    *(name for name in METHODS if name not in ("builtin", "ohem-rpn")),
+    "frcn-mb",
+    "mr-cnn-mb",
+    "ohem-m",
+    "ohem-mb",
+)
 RECIPES: dict[str, NamedRecipe] = {
     **dict(_own_recipes("small", SMALL, SMALL_METHODS, "SqueezeNet at 400 pixels for one CPU")),
     **dict(_torchvision_recipes()),

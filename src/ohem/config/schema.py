@@ -15,6 +15,20 @@ MetricName = Literal["voc07", "voc10", "coco"]
 BackboneName = Literal[
     "vgg16", "vgg_cnn_m_1024", "squeezenet1_0", "mobilenet_v2", "mobilenet_v3_large", "resnet50", "tiny"
 ]
+RegionName = Literal[
+    "mr_cnn",
+    "original",
+    "left",
+    "right",
+    "upper",
+    "lower",
+    "center",
+    "center_ring",
+    "border",
+    "wide_border",
+    "context",
+]
+"""mr_cnn: all the others."""
 SamplerName = Literal[
     "ohem",
     "random",
@@ -64,6 +78,12 @@ class ModelConfig:
     implementation: Literal["read_only", "loss_layer"] = "read_only"
     """Implementation of OHEM. read_only: a read-only pass over all RoIs, then a pass over the chosen ones; loss_layer:
     one pass over all RoIs, in which the losses of the RoIs that are not chosen are set to 0."""
+    regions: tuple[RegionName, ...] = ()
+    """fast_rcnn: regions of a RoI that are pooled, each for a copy of the RoI head. mr_cnn: the ten of MR-CNN. Default:
+    the RoI alone."""
+    box_region: float = 1.3
+    """With --model.regions: factor of the sides of the RoI that gives the region from which boxes are regressed, with a
+    RoI head of its own; 0: they are regressed from the regions that are classified."""
     rescore_top: int = 0
     """With read_only: number of RoIs of each image that are ranked again in full precision, after all RoIs were ranked
     in low precision, the fastest of this processor, such as int8. 0 ranks all RoIs in full precision."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from ohem.config.schema import BACKBONES_OF, Recipe
+from ohem.config.schema import BACKBONES_OF, ModelConfig, Recipe
 from ohem.errors import InputError
 
 SHARES = (
@@ -19,7 +19,7 @@ AT_LEAST_1 = (
     "test.iterations", "test.first_top", "test.max_detections", "run.log_every", "run.checkpoint_every",
 )  # fmt: skip
 AT_LEAST_0 = (
-    "model.rescore_top", "model.shortlist", "data.workers", "proposals.width",
+    "model.box_region", "model.rescore_top", "model.shortlist", "data.workers", "proposals.width",
     "sampler.cls_weight", "sampler.box_weight", "sampler.negatives_per_positive", "sampler.warmup",
     "solver.lr", "solver.weight_decay", "solver.bias_lr", "solver.warmup", "solver.clip", "run.snapshot_every",
     "run.loss_every", "run.pictures_every",
@@ -42,8 +42,22 @@ def check_recipe(recipe: Recipe) -> None:
     """Raises `InputError` if an option has an impossible value, or if options contradict each other."""
     check_ranges(recipe)
     _check_detector(recipe)
+    _check_regions(recipe)
     _check_ranking(recipe)
     _check_pictures(recipe)
+
+
+def _check_regions(recipe: Recipe) -> None:
+    """Raises `InputError` if the regions are named twice, or an option needs regions that are missing."""
+    model = recipe.model
+    names = model.regions
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"--model.regions has {twice} twice: leave one out")
+    if "mr_cnn" in names and len(names) > 1:
+        raise InputError("--model.regions mr_cnn is all regions: leave out the others")
+    if not names and model.box_region != ModelConfig.box_region:
+        raise InputError(f"--model.box-region {model.box_region} needs regions: add --model.regions mr_cnn")
 
 
 def _check_ranking(recipe: Recipe) -> None:
@@ -170,6 +184,7 @@ def _of_fast_rcnn(recipe: Recipe) -> dict[str, bool]:
     """Returns the options that only our own detector has, and whether they are set."""
     return {
         "model.implementation": recipe.model.implementation != "read_only",
+        "model.regions": bool(recipe.model.regions),
         "model.rescore_top": recipe.model.rescore_top != 0,
         "model.shortlist": recipe.model.shortlist != 0,
         "model.box-normalisation": recipe.model.box_normalisation != "fixed",

@@ -3,6 +3,7 @@
 Shapes: R: RoIs of the mini-batch   B: RoIs trained on   N: images   P: proposals of an image   K: foreground classes
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -24,11 +25,13 @@ from ohem.detection.box_refinement import BoxRefinement
 from ohem.detection.detector import Detector
 from ohem.detection.multiscale import Merge, View, union
 from ohem.detection.post_process import BoxScores, PostProcess
+from ohem.detection.regions import Region, Regions
 from ohem.detection.shortlist import Shortlist
+from ohem.detection.windows import combined, distinct, own_cells, windows_of
 from ohem.draws import Use, begin_image, is_seeded
 from ohem.kernels.fast_linear import fast_linear
 from ohem.kernels.low_precision import is_exact, low_precision
-from ohem.kernels.roi_pool import roi_max_pools
+from ohem.kernels.roi_pool import ring_max_pool, roi_max_pools
 from ohem.losses import detection_loss, roi_losses, weighted
 from ohem.mining import hard_examples
 from ohem.read_only import read_only
@@ -39,9 +42,6 @@ from ohem.targets import read_targets
 
 # Number of RoIs that go through the read-only pass at once: it bounds the memory for any R. A GPU is slow with few.
 CHUNK, CHUNK_ON_GPU = 256, 2048
-# Cells from the corner of the feature map to which windows reach: no feature map is so large.
-BITS = 13
-FARTHEST = 2 ** (BITS - 1)
 IMPLEMENTATIONS = ("read_only", "loss_layer")
 
 
@@ -62,6 +62,8 @@ class FastRCNN(Detector):
         rescore_top: 0 ranks every RoI in the precision of the network. A higher number ranks all RoIs in low precision,
             and then this number of the hardest of each image in full precision. On a CPU the fastest precision is
             measured once (int8, bfloat16, or none: then every RoI is ranked in full); a GPU has float8 or bfloat16.
+        regions: regions of a RoI that are pooled, each for a copy of the RoI network, whose features are concatenated
+            (MR-CNN: `Regions()`); None: the RoI alone.
         shortlist: 0 ranks every RoI at each visit of an image. A higher number ranks, from the second visit on, this
             number of the hardest RoIs by the losses of the last visit, and an eighth of the others. Targets then need
             an `image_id`.
@@ -83,6 +85,7 @@ class FastRCNN(Detector):
         sampler: RoISampler,
         *,
         implementation: Literal["read_only", "loss_layer"] = "read_only",
+        regions: Regions | None = None,
         rescore_top: int = 0,
         shortlist: int = 0,
         post_process: PostProcess | None = None,
@@ -97,6 +100,7 @@ class FastRCNN(Detector):
         check_integer("num_classes", num_classes, 2)
         check_sampler(sampler)
         check_choice("implementation", implementation, IMPLEMENTATIONS)
+        check_optional(check_type, "regions", regions, Regions)
         check_integer("rescore_top", rescore_top)
         check_integer("shortlist", shortlist)
         check_optional(check_type, "post_process", post_process, PostProcess)
@@ -117,8 +121,13 @@ class FastRCNN(Detector):
         self.probabilities = probabilities or partial(torch.softmax, dim=1)
         self.trained_on = 0
         """Number of RoIs of the last mini-batch, over which its losses are means."""
-        self.scores = nn.Linear(backbone.dim, num_classes)
-        self.deltas = nn.Linear(backbone.dim, 4 * num_classes)
+        self.regions = (Region(),) if regions is None else regions.all
+        self._reaches_out = regions is not None  # beyond the image, which no RoI does
+        self.stacks = nn.ModuleList(copy.deepcopy(backbone.roi_head) for _ in self.regions[1:])
+        """Copies of the RoI network, one for each region after the first."""
+        own = regions is not None and regions.regressed is not None
+        self.scores = nn.Linear(backbone.dim * (len(self.regions) - own), num_classes)
+        self.deltas = nn.Linear(backbone.dim * (1 if own else len(self.regions)), 4 * num_classes)
         for layer, std in ((self.scores, 0.01), (self.deltas, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
@@ -150,7 +159,7 @@ class FastRCNN(Detector):
         if len(proposals) != len(images):
             raise ValueError(f"proposals must be as many as the images, {len(images)}, not {len(proposals)}")
         if not self.training:
-            features = self.backbone(images)
+            features = self.feature_map(images)
             sizes = [(image.shape[-2], image.shape[-1]) for image in images]
             views = [[self._view(features[i : i + 1], 1.0)] for i in range(len(images))]
             return [self._detections(*inputs) for inputs in zip(views, proposals, sizes, strict=True)]
@@ -158,7 +167,7 @@ class FastRCNN(Detector):
             raise ValueError("FastRCNN in train mode needs targets; call .eval() for detections")
         targets = read_targets(targets, len(images), num_classes=self.num_classes)
         rois = match(proposals, targets, mean=self.box_mean, std=self.box_std)  # first: a GPU has nothing to wait for
-        features = self.backbone(images)
+        features = self.feature_map(images)
         always = background_regions(targets)
         if self.implementation == "loss_layer":
             return self._loss_layer(features, rois, always)
@@ -190,18 +199,29 @@ class FastRCNN(Detector):
         Returns:
             `boxes` (D, 4) in pixels of the image, `labels` (D,), `scores` (D,), highest score first.
         """
-        views = [self._view(self.backbone([image]), scale) for image, scale in zip(images, scales, strict=True)]
+        views = [self._view(self.feature_map([image]), scale) for image, scale in zip(images, scales, strict=True)]
         return self._detections(views, proposals, size)
+
+    def feature_map(self, images: Sequence[Tensor]) -> Tensor:
+        """Computes the feature map (N, C, H', W') that RoIs of N images, uint8 (3, h, w) RGB, are pooled from."""
+        features: Tensor = self.backbone(images)
+        if not self._reaches_out:
+            return features
+        return own_cells(features, [(image.shape[1], image.shape[2]) for image in images], self.backbone.stride)
 
     def head(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """Computes scores (R, K + 1) and normalised deltas (R, K + 1, 4) of `rois` on `features` (N, C, H, W)."""
-        (pooled,) = self._pooled(features, self.windows(rois), chunk=max(len(rois), 1))
+        whole = max(len(rois), 1)
+        pooled = [next(self._pooled(features, self.windows(rois, region), whole)) for region in self.regions]
         if not self._draws():
-            return self._outputs(self.backbone.roi_head(pooled))
+            return self._outputs(torch.cat(self._hidden([[part] for part in pooled]), dim=1))
         order = rois.images.argsort(stable=True)
-        parts = torch.split(pooled[order], _counts(rois.images, len(features)))
-        hidden = torch.cat([self._hidden(i, Use.TRAINING_PASS, [part]) for i, part in enumerate(parts)])
-        return self._outputs(hidden[order.argsort()])
+        counts = _counts(rois.images, len(features))
+        hidden = []
+        for i, parts in enumerate(zip(*(torch.split(part[order], counts) for part in pooled), strict=True)):
+            begin_image(i, Use.TRAINING_PASS, self.device)
+            hidden.append(torch.cat(self._hidden([[part] for part in parts]), dim=1))
+        return self._outputs(torch.cat(hidden)[order.argsort()])
 
     def read_only_losses(
         self, features: Tensor, rois: RoIs, cls_weight: float = 1.0, box_weight: float = 1.0
@@ -209,7 +229,7 @@ class FastRCNN(Detector):
         """Computes the loss (R,) of every RoI, classification + box regression, in the read-only pass."""
         if not self.rescore_top or is_exact(features.device) or features.dtype == torch.float64:
             return weighted(self.read_only_parts(features, rois), cls_weight, box_weight)
-        with low_precision(self.backbone.roi_head, features) as rounded:
+        with low_precision(nn.ModuleList(self._networks()), features) as rounded:
             losses = weighted(self.read_only_parts(rounded, rois), cls_weight, box_weight)
         hardest = torch.cat([here[hard_examples(losses[here], self.rescore_top)] for here in by_image(rois)])
         losses[hardest] = weighted(self.read_only_parts(features, rois[hardest]), cls_weight, box_weight)
@@ -225,37 +245,56 @@ class FastRCNN(Detector):
         """Computes the inputs of the two output layers, for any number of RoIs.
 
         RoIPool rounds to cells of the feature map, and RoIs with the same cells have identical features. Therefore the
-        RoI network runs on the distinct windows, in chunks that bound the memory.
+        RoI network runs on the distinct windows of each region, in chunks that bound the memory.
 
         Args:
-            features: (N, C, H, W), from the backbone.
+            features: (N, C, H, W), from `feature_map`.
             rois: R RoIs, in pixels of the images of `features`.
 
         Returns:
-            (W, D) float for the W <= R distinct windows, and (R,) int64, the window of each RoI.
+            (W, D) float for the W <= R distinct RoIs, of which no two have the same windows, and (R,) int64, which of
+            them each RoI is.
         """
-        windows, which = _distinct(self.windows(rois))
+        parts = [distinct(self.windows(rois, region)) for region in self.regions]
+        windows, which = zip(*parts, strict=True)
         chunk = CHUNK if features.device.type == "cpu" else CHUNK_ON_GPU
-        if not self._draws():
-            hidden = [self.backbone.roi_head(pooled) for pooled in self._pooled(features, windows, chunk)]
-            return torch.cat(hidden), which
-        hidden = []
-        for i, part in enumerate(torch.split(windows, _counts(windows[:, 0], len(features)))):
-            alone = torch.cat([torch.zeros_like(part[:, :1]), part[:, 1:]], dim=1)
-            hidden.append(self._hidden(i, Use.READ_ONLY_PASS, self._pooled(features[i : i + 1], alone, chunk)))
-        return torch.cat(hidden), which
+        if self._draws():
+            hidden = self._drawn(features, windows, chunk)
+        else:
+            hidden = self._hidden([self._pooled(features, part, chunk) for part in windows])
+        if len(hidden) == 1:
+            return hidden[0], which[0]
+        index, joint = combined(which)
+        return torch.cat([part[rows] for part, rows in zip(hidden, index.unbind(1), strict=True)], dim=1), joint
 
     def _draws(self) -> bool:
         """Returns whether each image needs a pass of its own, with its own seed, through the dropout layers."""
         return is_seeded() and any(
             isinstance(layer, nn.Dropout) and layer.training and layer.p > 0
-            for layer in self.backbone.roi_head.modules()
+            for network in self._networks()
+            for layer in network.modules()
         )
 
-    def _hidden(self, image: int, use: Use, chunks: Iterable[Tensor]) -> Tensor:
-        """Computes the features (W, D) of pooled windows of one image, with its own random numbers."""
-        begin_image(image, use, self.device)
-        return torch.cat([self.backbone.roi_head(pooled) for pooled in chunks])
+    def _networks(self) -> list[nn.Module]:
+        """Returns the RoI network of each region."""
+        return [self.backbone.roi_head, *self.stacks]
+
+    def _hidden(self, chunks: Iterable[Iterable[Tensor]]) -> list[Tensor]:
+        """Computes the features (W, D) of the pooled windows of each region, which come in chunks."""
+        return [
+            torch.cat([network(pooled) for pooled in part])
+            for network, part in zip(self._networks(), chunks, strict=True)
+        ]
+
+    def _drawn(self, features: Tensor, windows: Sequence[Tensor], chunk: int) -> list[Tensor]:
+        """Computes the features (W, D) of the windows of each region, image by image, with the numbers of each."""
+        images = [torch.split(part, _counts(part[:, 0], len(features))) for part in windows]
+        hidden = []
+        for i, parts in enumerate(zip(*images, strict=True)):
+            begin_image(i, Use.READ_ONLY_PASS, self.device)
+            alone = [torch.cat([torch.zeros_like(part[:, :1]), part[:, 1:]], dim=1) for part in parts]
+            hidden.append(self._hidden([self._pooled(features[i : i + 1], part, chunk) for part in alone]))
+        return [torch.cat(column) for column in zip(*hidden, strict=True)]
 
     def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """Computes the outputs of `head` for any number of RoIs, without gradient."""
@@ -263,28 +302,34 @@ class FastRCNN(Detector):
         scores, deltas = self._outputs(hidden)
         return scores[which], deltas[which]
 
-    def windows(self, rois: RoIs) -> Tensor:
-        """Returns (R, 5): image, first column, first row, last column, last row that RoIPool covers, inclusive."""
-        # RoIPool includes the last cell of a box, so it gets the last pixel, not the pixel after it.
-        last_pixel = rois.boxes - rois.boxes.new_tensor([0, 0, 1, 1])
-        cells = (last_pixel / self.backbone.stride + 0.5).floor().clamp(-FARTHEST, FARTHEST - 1)
-        return torch.cat([rois.images[:, None].to(cells), cells], dim=1)
+    def windows(self, rois: RoIs, region: Region | None = None) -> Tensor:
+        """Returns (R, 5): image, first column, first row, last column, last row that RoIPool covers, inclusive.
+
+        Args:
+            rois: R RoIs.
+            region: region that is pooled; None for the RoI itself. A ring has (R, 9): the last four again for its inner
+                rectangle.
+        """
+        return windows_of(rois, region or Region(), self.backbone.stride)
 
     def _pooled(self, features: Tensor, windows: Tensor, chunk: int) -> Iterator[Tensor]:
-        """Yields RoIPool of `windows` (W, 5), `chunk` at a time: (chunk, C, S, S)."""
-        size = self.backbone.pool_size
+        """Yields RoIPool of `windows` (W, 5) or (W, 9), `chunk` at a time: (chunk, C, S, S)."""
+        size, ring = self.backbone.pool_size, windows.shape[1] > 5
         if features.is_floating_point():
             # Under autocast they may be bfloat16: RoIPool has no CPU kernel for it, and it would round windows beyond
             # cell 256.
             features = features.to(torch.promote_types(features.dtype, torch.float32))
             windows = windows.to(features)
         # torchvision's CPU kernel has one thread, and prepares a gradient that this pass does not have.
-        if features.device.type == "cpu" and not torch.is_grad_enabled():
+        if (ring or features.device.type == "cpu") and not torch.is_grad_enabled():
             return roi_max_pools(features, windows, size, chunk)
+        if ring:
+            return (ring_max_pool(features, part, size) for part in torch.split(windows, chunk))
         return (roi_pool(features, part, (size, size)) for part in torch.split(windows, chunk))
 
     def _outputs(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return self.scores(hidden), self.deltas(hidden).unflatten(1, (self.num_classes, 4))
+        scores = self.scores(hidden[:, : self.scores.in_features])
+        return scores, self.deltas(hidden[:, -self.deltas.in_features :]).unflatten(1, (self.num_classes, 4))
 
     def _loss_layer(self, features: Tensor, rois: RoIs, always: RoIs | None) -> dict[str, Tensor]:
         joined, count = _joined(rois, always), len(rois)
@@ -321,17 +366,6 @@ def _counts(images: Tensor, count: int) -> list[int]:
     """Returns how many of `images` (R,), numbers of images in any order, are 0, 1, ..., `count` - 1."""
     numbers: list[int] = torch.bincount(images.long(), minlength=count).tolist()
     return numbers
-
-
-def _distinct(windows: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the distinct rows of `windows` (R, 5) in ascending order, and which of them each window is, (R,) int64.
-
-    A window is written as one whole number, of which the image has 11 bits: sorting rows takes many times as long.
-    """
-    places = torch.arange(4 * BITS, -1, -BITS, device=windows.device)
-    lowest = -FARTHEST * (places < 4 * BITS).long()
-    numbers, which = torch.unique(((windows.long() - lowest) << places).sum(dim=1), return_inverse=True)
-    return ((numbers[:, None] >> places) % 2**BITS + lowest).to(windows), which
 
 
 def background_regions(targets: Sequence[Mapping[str, Any]]) -> RoIs | None:

@@ -47,7 +47,7 @@ def low_precision(head: nn.Module, features: Tensor) -> Iterator[Tensor]:
     """Makes the linear layers of `head` multiply in the precision of `suited` in this context, without gradient.
 
     Args:
-        head: RoI network, whose input is pooled from the feature map.
+        head: RoI network, or list of RoI networks, whose input is pooled from the feature map.
         features: (N, C, H, W) float, the feature map.
 
     Yields:
@@ -123,6 +123,8 @@ def _whole(features: Tensor) -> Rounded:
 
 
 def _begins_linear(head: nn.Module) -> bool:
+    if isinstance(head, nn.ModuleList):
+        return all(map(_begins_linear, head))
     layers = [layer for layer in head.children() if not isinstance(layer, nn.Flatten)]
     return isinstance(head, nn.Sequential) and bool(layers) and type(layers[0]) is nn.Linear
 

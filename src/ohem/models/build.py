@@ -12,6 +12,7 @@ from ohem.detection.detector import Detector
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.detection.multiscale import nearest, union
 from ohem.detection.post_process import PostProcess
+from ohem.detection.regions import REGIONS, Region, Regions
 from ohem.detection.weights import load_weights
 from ohem.errors import InputError
 from ohem.models.torchvision import TorchvisionDetector, build_torchvision, load_pretrained
@@ -48,12 +49,21 @@ def build_model(recipe: Recipe, sampler: RoISampler, rpn_sampler: RoISampler | N
         len(recipe.data.classes) + 1,
         sampler,
         implementation=recipe.model.implementation,
+        regions=build_regions(recipe.model),
         rescore_top=recipe.model.rescore_top,
         shortlist=recipe.model.shortlist,
         post_process=PostProcess(test.score, test.nms_iou, test.max_detections),
         refinement=build_refinement(test),
         merge={"union": union, "nearest": nearest}[test.merge],
     )
+
+
+def build_regions(config: ModelConfig) -> Regions | None:
+    """Makes the regions of a RoI that the recipe names; None if it names none."""
+    if not config.regions:
+        return None
+    names = REGIONS if config.regions == ("mr_cnn",) else config.regions
+    return Regions(tuple(REGIONS[name] for name in names), Region(config.box_region) if config.box_region else None)
 
 
 def build_refinement(config: TestConfig) -> BoxRefinement | None:
@@ -81,6 +91,8 @@ def initialise(model: Detector, examples: Examples, recipe: Recipe) -> None:
     assert isinstance(model, FastRCNN)
     if recipe.model.weights == "none" or not load_weights(model.backbone, recipe.model.weights):
         init_head(model.backbone, [examples[i].image for i in range(min(len(examples), 8))])
+    for network in model.stacks:
+        network.load_state_dict(model.backbone.roi_head.state_dict())
     if recipe.model.box_normalisation == "empirical":
         mean, std = target_statistics(
             (

@@ -93,7 +93,7 @@ def loss_sums(model: FastRCNN, example: Example) -> Tensor:
     device = model.box_mean.device
     target = {name: value.to(device) for name, value in example.target.items()}
     with _evaluating(model):
-        features = model.backbone([example.image.to(device)])
+        features = model.feature_map([example.image.to(device)])
         rois = match([example.proposals.to(device)], [target], mean=model.box_mean, std=model.box_std)
         classifier, box_reg = model.read_only_parts(features, rois)
     counted = (rois.labels != IGNORE).cpu()

@@ -84,6 +84,24 @@ def test_a_shortlist_has_as_many_rois_as_are_chosen(run: Path, data: Path) -> No
     assert not run.exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.regions", "left", "left"], "--model.regions has left twice: leave one out"),
+        (["--model.regions", "mr_cnn", "left"], "--model.regions mr_cnn is all regions: leave out the others"),
+        (["--model.box-region", 1.5], "--model.box-region 1.5 needs regions: add --model.regions mr_cnn"),
+        (["--model.regions", "middle"], "--model.regions"),
+        (
+            ["--model.regions", "mr_cnn", "--model.detector", "ssdlite", "--model.backbone", "mobilenet_v3_large"],
+            "--model.regions is not for --model.detector ssdlite",
+        ),
+    ],
+)
+def test_regions_that_do_not_fit(run: Path, data: Path, options: list[object], message: str) -> None:
+    assert message in sentence(ohem("train", run, *training(data), *options))
+    assert not run.exists()
+
+
 def test_unknown_yaml_key_names_the_nearest(run: Path, data: Path, tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text("solver:\n  momentun: 0.5\n")
