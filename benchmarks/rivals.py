@@ -71,8 +71,8 @@ class Plain(FastRCNN):
         with forwards(self, {nn.Linear: lambda layer: partial(nn.Linear.forward, layer)}):
             return super().head(features, rois)
 
-    def _pooled(self, features: Tensor, windows: Tensor, chunk: int) -> Iterator[Tensor]:
-        size = self.backbone.pool_size
+    def _pooled(self, features: Tensor, windows: Tensor, chunk: int, size: int | None = None) -> Iterator[Tensor]:
+        size = size or self.backbone.pool_size
         return (roi_pool(features, part, (size, size)) for part in torch.split(windows.to(features), chunk))
 
     def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
@@ -99,11 +99,11 @@ class PerImage(Plain):
 class Gathered(Plain):
     """The OHEM example of chainercv: one pass of all RoIs with gradient; the losses of the chosen are taken from it."""
 
-    def _loss_layer(self, features: Tensor, rois: RoIs, always: RoIs | None) -> dict[str, Tensor]:
+    def _loss_layer(self, features: Tensor, rois: RoIs, always: RoIs | None) -> tuple[dict[str, Tensor], RoIs]:
         assert always is None  # no recipe of a benchmark has such regions
         scores, deltas = self.head(features, rois)
         keep = self.sampler(rois, partial(weighted, roi_losses(scores.detach(), deltas.detach(), rois)))
-        return detection_loss(scores[keep], deltas[keep], rois[keep])
+        return detection_loss(scores[keep], deltas[keep], rois[keep]), rois[keep]
 
 
 class Rival(NamedTuple):

@@ -124,6 +124,30 @@ def match(
     return RoIs(boxes, images, labels, normalised, ious, len(proposals))
 
 
+def background_rois(targets: Sequence[Mapping[str, Tensor]]) -> RoIs | None:
+    """Returns the regions `background` (H, 4) of `targets` that `match` labels as background; None if none has some."""
+    if not any("background" in target for target in targets):
+        return None
+    regions = [target.get("background", target["boxes"][:0]) for target in targets]
+    rois = match(regions, targets, add_ground_truth=False)
+    return rois[rois.labels == BACKGROUND]
+
+
+def joined(rois: RoIs, others: RoIs | None) -> RoIs:
+    """Returns the RoIs of both, which are of the same mini-batch."""
+    if others is None:
+        return rois
+    parts = rois, others
+    return RoIs(
+        torch.cat([part.boxes for part in parts]),
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.targets for part in parts]),
+        torch.cat([part.ious for part in parts]),
+        rois.num_images,
+    )
+
+
 def read_proposals(proposals: Sequence[Tensor]) -> list[Tensor]:
     """Returns the proposals of each image, (P, 4) of floating dtype.
 

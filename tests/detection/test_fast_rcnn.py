@@ -14,7 +14,7 @@ from torchvision.ops import roi_pool
 from ohem.detection import fast_rcnn
 from ohem.detection.backbones import tiny
 from ohem.detection.fast_rcnn import FastRCNN
-from ohem.detection.regions import Regions
+from ohem.detection.regions import FOREGROUND, Regions
 from ohem.detection.windows import FARTHEST, distinct
 from ohem.losses import roi_losses
 from ohem.recorder import Recorder
@@ -40,7 +40,7 @@ from tests.detection.toy_detector import (
 # -------------------------------------------------------------------------------------- two implementations, one loss
 
 
-@pytest.mark.parametrize("regions", [None, Regions()], ids=["box", "regions"])
+@pytest.mark.parametrize("regions", [None, Regions(foreground=FOREGROUND)], ids=["box", "regions"])
 @pytest.mark.parametrize("sampler", MINERS, ids=str)
 def test_both_implementations_give_the_same_gradients(sampler: OHEMSampler, regions: Regions | None) -> None:
     """Compares in float64, where the two do not round to different sides of a tie."""

@@ -15,7 +15,7 @@ from ohem.detection.box_refinement import BoxRefinement
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.detection.multiscale import nearest, union
 from ohem.detection.post_process import PostProcess
-from ohem.detection.regions import REGIONS, Regions
+from ohem.detection.regions import FOREGROUND, REGIONS, Regions
 from ohem.inputs.datasets import with_classes
 from ohem.models.build import build_model, build_refinement, build_regions, build_sampler, initialise
 from ohem.models.torchvision import STAGES
@@ -56,6 +56,8 @@ def test_detector_has_the_regions_of_the_recipe() -> None:
     recipe = with_classes(RECIPES["demo-ohem"].recipe, ("a",))
     assert build_regions(recipe.model) is None
     assert build_regions(replace(recipe.model, regions=("mr_cnn",))) == Regions()
+    whole = replace(recipe.model, regions=("mr_cnn",), foreground_features=True)
+    assert build_regions(whole) == Regions(foreground=FOREGROUND)
     few = replace(recipe.model, regions=("left", "context"), box_region=0.0)
     assert build_regions(few) == Regions((REGIONS["left"], REGIONS["context"]), None)
     model = build_model(replace(recipe, model=few), AllSampler())

@@ -45,7 +45,7 @@ SAMPLERS: dict[str, list[object]] = {
     "pyramid, ranked first": [*PYRAMID, *RANKED_FIRST, *FEW],
     "pyramid, loss layer": [*PYRAMID, *RANKED_FIRST, *FEW, *JOINT, *WITHOUT_DROPOUT, *LOSS_LAYER],
     "pyramid, random": [*PYRAMID, *RANKED_FIRST, *FEW, "--sampler.name", "random"],
-    "regions": ["--model.regions", "border", "context", *FEW],
+    "regions": ["--model.regions", "border", "context", "--model.foreground-features", *FEW],
 }
 LONG = {"release": (20, 36, 50), "random": (4, 8, 10)}
 """Steps after which trainings go on in another number of processes, and their last; rows are of 2 steps."""

@@ -61,7 +61,8 @@ def _noise_aware(recipe: Recipe) -> Recipe:
 
 
 def _mr_cnn(name: SamplerName) -> Change:
-    return lambda recipe: replace_options(recipe, sampler={"name": name}, model={"regions": ("mr_cnn",)})
+    model = {"regions": ("mr_cnn",), "foreground_features": True}
+    return lambda recipe: replace_options(recipe, sampler={"name": name}, model=model)
 
 
 CLASS_DEFAULTS = dict.fromkeys(("nms_iou", "cls_weight", "box_weight"))  # not the values that the recipe has for OHEM
@@ -90,8 +91,8 @@ METHODS: dict[str, Method] = {
     "builtin": Method("what torchvision's detector does without mining", _sampler("builtin")),
     "ohem-rpn": Method("OHEM, also among the anchors of the region proposal network", _mine_anchors),
     "noise-aware": Method("OHEM without background that resembles an object without a box", _noise_aware),
-    "mr-cnn": Method("heuristic sampling, the ten regions of MR-CNN", _mr_cnn("random")),
-    "mr-cnn-ohem": Method("OHEM, the ten regions of MR-CNN", _mr_cnn("ohem")),
+    "mr-cnn": Method("heuristic sampling, the regions and foreground features of MR-CNN", _mr_cnn("random")),
+    "mr-cnn-ohem": Method("OHEM, the regions and foreground features of MR-CNN", _mr_cnn("ohem")),
     "ratio": Method("the hardest background at a ratio to the foreground (SSD)", _sampler("ratio", nms_iou=None)),
 }
 

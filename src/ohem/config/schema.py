@@ -84,6 +84,9 @@ class ModelConfig:
     box_region: float = 1.3
     """With --model.regions: factor of the sides of the RoI that gives the region from which boxes are regressed, with a
     RoI head of its own; 0: they are regressed from the regions that are classified."""
+    foreground_features: bool = False
+    """With --model.regions: also pool the features of a small network that learns from the boxes which cells of the
+    feature map are foreground (MR-CNN, section 4)."""
     rescore_top: int = 0
     """With read_only: number of RoIs of each image that are ranked again in full precision, after all RoIs were ranked
     in low precision, the fastest of this processor, such as int8. 0 ranks all RoIs in full precision."""

@@ -56,6 +56,8 @@ def _check_regions(recipe: Recipe) -> None:
         raise InputError(f"--model.regions has {twice} twice: leave one out")
     if "mr_cnn" in names and len(names) > 1:
         raise InputError("--model.regions mr_cnn is all regions: leave out the others")
+    if not names and model.foreground_features:
+        raise InputError("--model.foreground-features needs regions: add --model.regions mr_cnn, or leave it out")
     if not names and model.box_region != ModelConfig.box_region:
         raise InputError(f"--model.box-region {model.box_region} needs regions: add --model.regions mr_cnn")
 

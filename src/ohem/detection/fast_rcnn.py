@@ -23,11 +23,12 @@ from ohem.checks import (
 from ohem.detection.backbones import Backbone
 from ohem.detection.box_refinement import BoxRefinement
 from ohem.detection.detector import Detector
+from ohem.detection.foreground import POOL_SIZE, ForegroundNetwork, foreground_dim, foreground_head
 from ohem.detection.multiscale import Merge, View, union
 from ohem.detection.post_process import BoxScores, PostProcess
 from ohem.detection.regions import Region, Regions
 from ohem.detection.shortlist import Shortlist
-from ohem.detection.windows import combined, distinct, own_cells, windows_of
+from ohem.detection.windows import combined, counts_of, distinct, own_cells, sizes_of, windows_of
 from ohem.draws import Use, begin_image, is_seeded
 from ohem.kernels.fast_linear import fast_linear
 from ohem.kernels.low_precision import is_exact, low_precision
@@ -35,7 +36,7 @@ from ohem.kernels.roi_pool import ring_max_pool, roi_max_pools
 from ohem.losses import detection_loss, roi_losses, weighted
 from ohem.mining import hard_examples
 from ohem.read_only import read_only
-from ohem.rois import BACKGROUND, BOX_MEAN, BOX_STD, RoIs, check_normalisation, match
+from ohem.rois import BOX_MEAN, BOX_STD, RoIs, background_rois, check_normalisation, joined, match
 from ohem.samplers import Losses, RoISampler
 from ohem.samplers.base import by_image, check_sampler
 from ohem.targets import read_targets
@@ -121,13 +122,19 @@ class FastRCNN(Detector):
         self.probabilities = probabilities or partial(torch.softmax, dim=1)
         self.trained_on = 0
         """Number of RoIs of the last mini-batch, over which its losses are means."""
-        self.regions = (Region(),) if regions is None else regions.all
         self._reaches_out = regions is not None  # beyond the image, which no RoI does
+        regions = regions or Regions((Region(),), None)
+        self.regions = regions.all
         self.stacks = nn.ModuleList(copy.deepcopy(backbone.roi_head) for _ in self.regions[1:])
-        """Copies of the RoI network, one for each region after the first."""
-        own = regions is not None and regions.regressed is not None
-        self.scores = nn.Linear(backbone.dim * (len(self.regions) - own), num_classes)
-        self.deltas = nn.Linear(backbone.dim * (1 if own else len(self.regions)), 4 * num_classes)
+        """RoI networks of the regions after the first: copies, and a new one for the features of foreground."""
+        classified = backbone.dim * len(regions.classified)
+        self.foreground = None if regions.foreground is None else ForegroundNetwork(backbone, num_classes - 1)
+        self._foreground_number = len(regions.classified)
+        if self.foreground is not None:
+            self.stacks[self._foreground_number - 1] = foreground_head(backbone)
+            classified += foreground_dim(backbone)
+        self.scores = nn.Linear(classified, num_classes)
+        self.deltas = nn.Linear(classified if regions.regressed is None else backbone.dim, 4 * num_classes)
         for layer, std in ((self.scores, 0.01), (self.deltas, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
@@ -160,7 +167,7 @@ class FastRCNN(Detector):
             raise ValueError(f"proposals must be as many as the images, {len(images)}, not {len(proposals)}")
         if not self.training:
             features = self.feature_map(images)
-            sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+            sizes = sizes_of(images)
             views = [[self._view(features[i : i + 1], 1.0)] for i in range(len(images))]
             return [self._detections(*inputs) for inputs in zip(views, proposals, sizes, strict=True)]
         if targets is None:
@@ -168,15 +175,18 @@ class FastRCNN(Detector):
         targets = read_targets(targets, len(images), num_classes=self.num_classes)
         rois = match(proposals, targets, mean=self.box_mean, std=self.box_std)  # first: a GPU has nothing to wait for
         features = self.feature_map(images)
-        always = background_regions(targets)
+        always = background_rois(targets)
         if self.implementation == "loss_layer":
-            return self._loss_layer(features, rois, always)
-        rois, losses = self._to_rank(features, rois, targets)
-        keep = self.sampler(rois, losses)
-        trained = _joined(rois[keep], always)
-        scores, deltas = self.head(features, trained)
+            parts, trained = self._loss_layer(features, rois, always)
+        else:
+            rois, losses = self._to_rank(features, rois, targets)
+            trained = joined(rois[self.sampler(rois, losses)], always)
+            parts = detection_loss(*self.head(features, trained), trained)
         self.trained_on = len(trained)
-        return detection_loss(scores, deltas, trained)
+        if self.foreground is not None:
+            hidden = features[:, self.backbone.channels :]
+            parts["loss_foreground"] = self.foreground.loss(hidden, targets, sizes_of(images), trained.images)
+        return parts
 
     def _to_rank(self, features: Tensor, rois: RoIs, targets: Sequence[Mapping[str, Any]]) -> tuple[RoIs, Losses]:
         """Returns the RoIs to choose from, all of them or the shortlist, and their losses by the read-only pass."""
@@ -205,18 +215,18 @@ class FastRCNN(Detector):
     def feature_map(self, images: Sequence[Tensor]) -> Tensor:
         """Computes the feature map (N, C, H', W') that RoIs of N images, uint8 (3, h, w) RGB, are pooled from."""
         features: Tensor = self.backbone(images)
-        if not self._reaches_out:
-            return features
-        return own_cells(features, [(image.shape[1], image.shape[2]) for image in images], self.backbone.stride)
+        if self.foreground is not None:  # more channels, which their region alone pools
+            features = torch.cat([features, self.foreground(features)], dim=1)
+        return own_cells(features, sizes_of(images), self.backbone.stride) if self._reaches_out else features
 
     def head(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """Computes scores (R, K + 1) and normalised deltas (R, K + 1, 4) of `rois` on `features` (N, C, H, W)."""
         whole = max(len(rois), 1)
-        pooled = [next(self._pooled(features, self.windows(rois, region), whole)) for region in self.regions]
+        pooled = [next(self._chunks(features, i, self.windows(rois, r), whole)) for i, r in enumerate(self.regions)]
         if not self._draws():
             return self._outputs(torch.cat(self._hidden([[part] for part in pooled]), dim=1))
         order = rois.images.argsort(stable=True)
-        counts = _counts(rois.images, len(features))
+        counts = counts_of(rois.images, len(features))
         hidden = []
         for i, parts in enumerate(zip(*(torch.split(part[order], counts) for part in pooled), strict=True)):
             begin_image(i, Use.TRAINING_PASS, self.device)
@@ -261,7 +271,7 @@ class FastRCNN(Detector):
         if self._draws():
             hidden = self._drawn(features, windows, chunk)
         else:
-            hidden = self._hidden([self._pooled(features, part, chunk) for part in windows])
+            hidden = self._hidden([self._chunks(features, i, part, chunk) for i, part in enumerate(windows)])
         if len(hidden) == 1:
             return hidden[0], which[0]
         index, joint = combined(which)
@@ -288,12 +298,13 @@ class FastRCNN(Detector):
 
     def _drawn(self, features: Tensor, windows: Sequence[Tensor], chunk: int) -> list[Tensor]:
         """Computes the features (W, D) of the windows of each region, image by image, with the numbers of each."""
-        images = [torch.split(part, _counts(part[:, 0], len(features))) for part in windows]
+        images = [torch.split(part, counts_of(part[:, 0], len(features))) for part in windows]
         hidden = []
         for i, parts in enumerate(zip(*images, strict=True)):
             begin_image(i, Use.READ_ONLY_PASS, self.device)
             alone = [torch.cat([torch.zeros_like(part[:, :1]), part[:, 1:]], dim=1) for part in parts]
-            hidden.append(self._hidden([self._pooled(features[i : i + 1], part, chunk) for part in alone]))
+            own = features[i : i + 1]
+            hidden.append(self._hidden([self._chunks(own, k, part, chunk) for k, part in enumerate(alone)]))
         return [torch.cat(column) for column in zip(*hidden, strict=True)]
 
     def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
@@ -301,6 +312,13 @@ class FastRCNN(Detector):
         hidden, which = self.distinct_features(features, rois)
         scores, deltas = self._outputs(hidden)
         return scores[which], deltas[which]
+
+    @torch.no_grad()
+    def copy_roi_head(self) -> None:
+        """Gives the RoI network of each region the weights of `backbone.roi_head`, except that of foreground."""
+        for number, network in enumerate(self.stacks, start=1):
+            if self.foreground is None or number != self._foreground_number:
+                network.load_state_dict(self.backbone.roi_head.state_dict())
 
     def windows(self, rois: RoIs, region: Region | None = None) -> Tensor:
         """Returns (R, 5): image, first column, first row, last column, last row that RoIPool covers, inclusive.
@@ -312,9 +330,18 @@ class FastRCNN(Detector):
         """
         return windows_of(rois, region or Region(), self.backbone.stride)
 
-    def _pooled(self, features: Tensor, windows: Tensor, chunk: int) -> Iterator[Tensor]:
+    def _chunks(self, features: Tensor, region: int, windows: Tensor, chunk: int) -> Iterator[Tensor]:
+        """Yields what the network of a region, by its number, gets of `windows`, `chunk` at a time."""
+        if self.foreground is None:
+            return self._pooled(features, windows, chunk)
+        channels = self.backbone.channels
+        if region != self._foreground_number:
+            return self._pooled(features[:, :channels], windows, chunk)
+        return self._pooled(features[:, channels:].detach(), windows, chunk, POOL_SIZE)
+
+    def _pooled(self, features: Tensor, windows: Tensor, chunk: int, size: int | None = None) -> Iterator[Tensor]:
         """Yields RoIPool of `windows` (W, 5) or (W, 9), `chunk` at a time: (chunk, C, S, S)."""
-        size, ring = self.backbone.pool_size, windows.shape[1] > 5
+        size, ring = size or self.backbone.pool_size, windows.shape[1] > 5
         if features.is_floating_point():
             # Under autocast they may be bfloat16: RoIPool has no CPU kernel for it, and it would round windows beyond
             # cell 256.
@@ -331,14 +358,13 @@ class FastRCNN(Detector):
         scores = self.scores(hidden[:, : self.scores.in_features])
         return scores, self.deltas(hidden[:, -self.deltas.in_features :]).unflatten(1, (self.num_classes, 4))
 
-    def _loss_layer(self, features: Tensor, rois: RoIs, always: RoIs | None) -> dict[str, Tensor]:
-        joined, count = _joined(rois, always), len(rois)
-        scores, deltas = self.head(features, joined)
+    def _loss_layer(self, features: Tensor, rois: RoIs, always: RoIs | None) -> tuple[dict[str, Tensor], RoIs]:
+        everything, count = joined(rois, always), len(rois)
+        scores, deltas = self.head(features, everything)
         losses = roi_losses(scores[:count].detach(), deltas[:count].detach(), rois)
         keep = self.sampler(rois, partial(weighted, losses))
-        chosen = torch.cat([keep, torch.arange(count, len(joined), device=keep.device)])
-        self.trained_on = len(chosen)
-        return detection_loss(scores, deltas, joined, chosen)
+        chosen = torch.cat([keep, torch.arange(count, len(everything), device=keep.device)])
+        return detection_loss(scores, deltas, everything, chosen), everything[chosen]
 
     def _view(self, features: Tensor, scale: float) -> View:
         """Returns a view that scores boxes of the image on `features` (1, C, H, W), computed at `scale`."""
@@ -360,36 +386,6 @@ class FastRCNN(Detector):
             for column in zip(*(score_boxes(proposals) for score_boxes in score_functions), strict=True)
         )
         return self.post_process(scores, deltas, proposals.repeat(len(score_functions), 1), size)
-
-
-def _counts(images: Tensor, count: int) -> list[int]:
-    """Returns how many of `images` (R,), numbers of images in any order, are 0, 1, ..., `count` - 1."""
-    numbers: list[int] = torch.bincount(images.long(), minlength=count).tolist()
-    return numbers
-
-
-def background_regions(targets: Sequence[Mapping[str, Any]]) -> RoIs | None:
-    """Returns the regions that are always trained on; None if no target has some."""
-    if not any("background" in target for target in targets):
-        return None
-    regions = [target.get("background", target["boxes"][:0]) for target in targets]
-    rois = match(regions, targets, add_ground_truth=False)
-    return rois[rois.labels == BACKGROUND]
-
-
-def _joined(rois: RoIs, others: RoIs | None) -> RoIs:
-    """Returns the RoIs of both, which are of the same mini-batch."""
-    if others is None:
-        return rois
-    parts = rois, others
-    return RoIs(
-        torch.cat([part.boxes for part in parts]),
-        torch.cat([part.images for part in parts]),
-        torch.cat([part.labels for part in parts]),
-        torch.cat([part.targets for part in parts]),
-        torch.cat([part.ious for part in parts]),
-        rois.num_images,
-    )
 
 
 def _no_objects(boxes: Tensor) -> dict[str, Tensor]:

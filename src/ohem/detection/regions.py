@@ -70,6 +70,8 @@ REGIONS: Mapping[str, Region] = {
 }
 """The ten regions of MR-CNN, its figure 3 (a) to (j)."""
 BOX_SCALE = 1.3
+FOREGROUND = Region(1.5)
+"""The region of which MR-CNN pools the features of foreground (its section 4)."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Regions:
 
     Args:
         classified: regions whose features are concatenated for the classification.
+        foreground: region of which the features of foreground are pooled, `FOREGROUND` in MR-CNN: those of a small
+            network that learns from the boxes which cells have an object. None: there is no such network.
         regressed: region whose features are for the box regression alone; None regresses from those of `classified`.
 
     Raises:
@@ -88,19 +92,21 @@ class Regions:
 
     classified: tuple[Region, ...] = tuple(REGIONS.values())
     regressed: Region | None = Region(BOX_SCALE)
+    foreground: Region | None = None
 
     def __post_init__(self) -> None:
         check_sequence("classified", self.classified, "regions, such as REGIONS.values()")
         for i, region in enumerate(self.classified):
             check_type(f"classified[{i}]", region, Region)
         check_optional(check_type, "regressed", self.regressed, Region)
+        check_optional(check_type, "foreground", self.foreground, Region)
         if not self.classified:
             raise ValueError("classified must have at least one region")
 
     @property
     def all(self) -> tuple[Region, ...]:
-        """The regions in the order of the features: `classified`, then `regressed`, if it has its own."""
-        return (*self.classified, *([] if self.regressed is None else [self.regressed]))
+        """The regions in the order of the features: `classified`, `foreground` and `regressed`, where there are."""
+        return (*self.classified, *(region for region in (self.foreground, self.regressed) if region is not None))
 
 
 def _scaled(boxes: Tensor, factor: float) -> Tensor:

@@ -26,10 +26,15 @@ def windows_of(rois: RoIs, region: Region, stride: int) -> Tensor:
         stride: pixels per cell.
     """
     rectangles = region.rectangles(rois.boxes)
-    # RoIPool includes the last cell of a box, so it gets the last pixel, not the pixel after it.
-    last_pixel = rectangles - rectangles.new_tensor([0, 0, 1, 1]).repeat(rectangles.shape[1] // 4)
-    cells = (last_pixel / stride + 0.5).floor().clamp(-FARTHEST, FARTHEST - 1)
+    cells = torch.cat([cells_of(part, stride) for part in torch.split(rectangles, 4, dim=1)], dim=1)
     return torch.cat([rois.images[:, None].to(cells), cells], dim=1)
+
+
+def cells_of(boxes: Tensor, stride: int) -> Tensor:
+    """Returns the first column, first row, last column and last row of the cells of `boxes` (R, 4), float (R, 4)."""
+    # RoIPool includes the last cell of a box, so it gets the last pixel, not the pixel after it.
+    last_pixel = boxes - boxes.new_tensor([0, 0, 1, 1])
+    return (last_pixel / stride + 0.5).floor().clamp(-FARTHEST, FARTHEST - 1)
 
 
 def distinct(windows: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,6 +78,17 @@ def own_cells(features: Tensor, sizes: Sequence[tuple[int, int]], stride: int) -
     rows, columns = (stride * torch.arange(side, device=features.device) for side in features.shape[2:])
     inside = (rows < pixels[:, :1])[:, :, None] & (columns < pixels[:, 1:])[:, None, :]
     return torch.where(inside[:, None], features, 0)
+
+
+def sizes_of(images: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """Returns (height, width) of each of `images` (3, h, w)."""
+    return [(image.shape[-2], image.shape[-1]) for image in images]
+
+
+def counts_of(images: Tensor, count: int) -> list[int]:
+    """Returns how many of `images` (R,), numbers of images in any order, are 0, 1, ..., `count` - 1."""
+    numbers: list[int] = torch.bincount(images.long(), minlength=count).tolist()
+    return numbers
 
 
 def _distinct(windows: Tensor) -> tuple[Tensor, Tensor]:

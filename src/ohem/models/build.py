@@ -12,7 +12,7 @@ from ohem.detection.detector import Detector
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.detection.multiscale import nearest, union
 from ohem.detection.post_process import PostProcess
-from ohem.detection.regions import REGIONS, Region, Regions
+from ohem.detection.regions import FOREGROUND, REGIONS, Region, Regions
 from ohem.detection.weights import load_weights
 from ohem.errors import InputError
 from ohem.models.torchvision import TorchvisionDetector, build_torchvision, load_pretrained
@@ -63,7 +63,11 @@ def build_regions(config: ModelConfig) -> Regions | None:
     if not config.regions:
         return None
     names = REGIONS if config.regions == ("mr_cnn",) else config.regions
-    return Regions(tuple(REGIONS[name] for name in names), Region(config.box_region) if config.box_region else None)
+    return Regions(
+        tuple(REGIONS[name] for name in names),
+        Region(config.box_region) if config.box_region else None,
+        FOREGROUND if config.foreground_features else None,
+    )
 
 
 def build_refinement(config: TestConfig) -> BoxRefinement | None:
@@ -91,8 +95,7 @@ def initialise(model: Detector, examples: Examples, recipe: Recipe) -> None:
     assert isinstance(model, FastRCNN)
     if recipe.model.weights == "none" or not load_weights(model.backbone, recipe.model.weights):
         init_head(model.backbone, [examples[i].image for i in range(min(len(examples), 8))])
-    for network in model.stacks:
-        network.load_state_dict(model.backbone.roi_head.state_dict())
+    model.copy_roi_head()
     if recipe.model.box_normalisation == "empirical":
         mean, std = target_statistics(
             (

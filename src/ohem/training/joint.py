@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ohem.data.loader import Example
-from ohem.detection.fast_rcnn import FastRCNN, background_regions
+from ohem.detection.fast_rcnn import FastRCNN
 from ohem.draws import seeds_of_images
 from ohem.read_only import read_only
-from ohem.rois import RoIs, match
+from ohem.rois import RoIs, background_rois, match
 from ohem.samplers import Losses, RoISampler
 from ohem.targets import read_targets
 
@@ -88,12 +88,12 @@ def choose(
         for i, here in enumerate(torch.split(torch.arange(len(rois), device=rois.boxes.device), counts)):
             alone = replace(rois[here], images=torch.zeros_like(rois.images[here]), num_images=1)
             with seeds_of_images([i]), read_only(model):
-                features = model.backbone([images[i]])
+                features = model.feature_map([images[i]])
                 parts.append(model.read_only_losses(features, alone, cls_weight, box_weight))
         return torch.cat(parts)
 
     chosen = model.sampler(rois, losses)
-    always = background_regions(targets)
+    always = background_rois(targets)
     starts = torch.tensor([0, *counts]).cumsum(0).tolist()
     keep = [chosen[rois.images[chosen] == i] - starts[i] for i in range(len(images))]
     return Choice(keep, len(chosen) + (0 if always is None else len(always)))

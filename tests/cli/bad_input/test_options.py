@@ -90,6 +90,7 @@ def test_a_shortlist_has_as_many_rois_as_are_chosen(run: Path, data: Path) -> No
         (["--model.regions", "left", "left"], "--model.regions has left twice: leave one out"),
         (["--model.regions", "mr_cnn", "left"], "--model.regions mr_cnn is all regions: leave out the others"),
         (["--model.box-region", 1.5], "--model.box-region 1.5 needs regions: add --model.regions mr_cnn"),
+        (["--model.foreground-features"], "--model.foreground-features needs regions: add --model.regions mr_cnn"),
         (["--model.regions", "middle"], "--model.regions"),
         (
             ["--model.regions", "mr_cnn", "--model.detector", "ssdlite", "--model.backbone", "mobilenet_v3_large"],

@@ -8,7 +8,7 @@ from torch import nn
 
 from ohem.config.schema import RegionName
 from ohem.detection.fast_rcnn import FastRCNN
-from ohem.detection.regions import REGIONS, Region, Regions
+from ohem.detection.regions import FOREGROUND, REGIONS, Region, Regions
 from ohem.detection.windows import combined, distinct, own_cells, windows_of
 from ohem.draws import seeded_images
 from ohem.losses import roi_losses
@@ -153,7 +153,7 @@ def test_boxes_are_regressed_by_a_network_of_their_own() -> None:
     assert (joint.scores.in_features, joint.deltas.in_features) == (80, 80)
 
 
-@pytest.mark.parametrize("regions", [Regions(), Regions(regressed=None)], ids=["own", "joint"])
+@pytest.mark.parametrize("regions", [Regions(), Regions(regressed=None, foreground=FOREGROUND)], ids=["own", "joint"])
 def test_the_read_only_pass_has_the_losses_of_the_training_pass(regions: Regions) -> None:
     images, proposals, truths = mini_batch()
     model = detector(OHEMSampler(8), regions=regions).double()
