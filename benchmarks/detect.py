@@ -6,7 +6,7 @@ Proposals are made and images are read before the measurement. The detections of
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,10 +37,9 @@ TESTS = {"plain": ((1.0,), TestConfig()), "M": (SCALES, TestConfig()), "B": ((1.
 class EveryRoI(FastRCNN):
     """Our detector, but every RoI is pooled and run, also those with the same window on the feature map."""
 
-    def distinct_features(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
+    def distinct_parts(self, features: Tensor, rois: RoIs) -> tuple[Iterator[Tensor], Tensor]:
         windows = self.windows(rois)
-        hidden = [self.backbone.roi_head(pooled) for pooled in self._pooled(features, windows, CHUNK)]
-        return torch.cat(hidden), torch.arange(len(rois))
+        return map(self.backbone.roi_head, self._pooled(features, windows, CHUNK)), torch.arange(len(rois))
 
 
 @dataclass
@@ -57,13 +56,14 @@ class CountedEveryRoI(EveryRoI):
 
     network: RoINetwork
 
-    def distinct_features(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
+    def distinct_parts(self, features: Tensor, rois: RoIs) -> tuple[Iterator[Tensor], Tensor]:
         started = perf_counter()
-        result = super().distinct_features(features, rois)
+        parts, which = super().distinct_parts(features, rois)
+        made = list(parts)
         self.network.seconds += perf_counter() - started
         self.network.rois += len(rois)
         self.network.distinct += len(torch.unique(self.windows(rois), dim=0))
-        return result
+        return iter(made), which
 
 
 METHODS: dict[str, type[FastRCNN]] = {"plain PyTorch": Plain, "every RoI": EveryRoI, "distinct": FastRCNN}

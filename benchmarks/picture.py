@@ -73,6 +73,7 @@ def _detect(model: Detector, recipe: Recipe, path: Path, parts: Parts, out: Path
         image = read_image(path)
     with parts.timed(SEARCH):
         assert recipe.proposals.mode != "none"  # as_recipe gives it a mode
+        assert recipe.proposals.mode != "sliding"
         bgr = image.flip(0).permute(1, 2, 0).contiguous().numpy()
         boxes = selective_search(bgr, recipe.proposals.mode, recipe.proposals.seed)[: recipe.proposals.top]
     with parts.timed("network"):

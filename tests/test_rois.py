@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from ohem import rois as module
 from ohem.boxes import encode, from_inclusive
 from ohem.rois import BOX_MEAN, BOX_STD, RoIs, _match_image, match, target_statistics
 from tests.helpers.fake_gpu import host_reads
@@ -213,6 +214,24 @@ def test_rules_hold_for_random_boxes(seed: int) -> None:
             torch.testing.assert_close(deltas, (raw - torch.tensor(BOX_MEAN)) / torch.tensor(BOX_STD))
         else:
             assert not deltas.any()
+
+
+@pytest.mark.parametrize("pairs", [1, 7])
+def test_boxes_are_matched_in_parts(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits the pairs of boxes in memory; the RoIs are the same."""
+    rng = torch.Generator().manual_seed(0)
+    truth = random_target(rng, 3, objects=4, ignored=2)
+    proposals = near(truth, 20, rng)
+    whole = match([proposals], [truth])
+    assert set(whole.labels.tolist()) > {-1, 0}
+    counts: list[int] = []
+    real = module.pairwise_iou
+    monkeypatch.setattr(module, "MOST_PAIRS", pairs)
+    monkeypatch.setattr(module, "pairwise_iou", lambda a, b: counts.append(len(a) * len(b)) or real(a, b))
+    parts = match([proposals], [truth])
+    assert max(counts) <= max(pairs, 2)
+    for name in ("labels", "targets", "ious"):
+        assert torch.equal(getattr(parts, name), getattr(whole, name))
 
 
 def _share_half(a: Box, b: Box) -> bool:

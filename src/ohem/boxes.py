@@ -17,6 +17,8 @@ from ohem.checks import Kind, check_size, check_tensor
 
 # Log of the highest factor of a regression, so that `exp` of an untrained network cannot overflow.
 MAX_LOG_SCALE = math.log(1000.0 / 16)
+# Pairs of boxes whose IoU is in memory at the same time, since an image may have 100 000 sliding windows.
+MOST_PAIRS = 2**22
 
 
 def from_inclusive(boxes: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from ohem.boxes import area, check_boxes, encode, intersection, pairwise_iou
+from ohem.boxes import MOST_PAIRS, area, check_boxes, encode, intersection, pairwise_iou
 from ohem.checks import check_bool, check_integer, check_sequence, check_share, check_tensor, describe, is_false
 from ohem.targets import ignored as ignored
 from ohem.targets import read_targets
@@ -244,12 +244,22 @@ def highest_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the highest IoU (R,) of each box with `others` and the index (R,) of that box; 0, 0 without others."""
     if len(others) == 0:
         return boxes.new_zeros(len(boxes)), torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    highest, which = pairwise_iou(boxes, others).max(dim=1)
+    parts = [pairwise_iou(part, others).max(dim=1) for part in _chunks(boxes, others)]
+    highest, which = (torch.cat(column) for column in zip(*parts, strict=True))
     return highest, which
 
 
 def covers(boxes: Tensor, regions: Tensor) -> Tensor:
     """Returns (R,) bool: whether a box and some region share at least half of the area of the smaller one."""
+    return torch.cat([_cover(part, regions) for part in _chunks(boxes, regions)])
+
+
+def _cover(boxes: Tensor, regions: Tensor) -> Tensor:
     smaller = torch.minimum(area(boxes)[:, None], area(regions))
     shared = intersection(boxes, regions)
     return ((shared > 0) & (shared >= 0.5 * smaller)).any(dim=1)
+
+
+def _chunks(boxes: Tensor, others: Tensor) -> tuple[Tensor, ...]:
+    """Splits `boxes` into parts that have at most `MOST_PAIRS` pairs with `others`."""
+    return torch.split(boxes, max(1, MOST_PAIRS // max(1, len(others))))

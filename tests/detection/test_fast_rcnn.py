@@ -255,6 +255,22 @@ def test_chunks_do_not_matter(chunk: int, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(seen) == -(-_distinct(rois) // chunk)
 
 
+@pytest.mark.parametrize("rows", [1, 9])
+def test_outputs_in_parts_are_the_outputs(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks also that features are freed when the output layers have read them."""
+    images, proposals, truths = mini_batch()
+    model = detector(OHEMSampler()).double()
+    features, rois = model.feature_map(images), match(proposals, truths)
+    whole = model.read_only_losses(features, rois)
+    most = []
+    model.scores.register_forward_pre_hook(lambda _, inputs: most.append(len(inputs[0])))
+    monkeypatch.setattr(fast_rcnn, "CHUNK", 5)
+    monkeypatch.setattr(fast_rcnn, "AT_ONCE", rows)
+    torch.testing.assert_close(model.read_only_losses(features, rois), whole)
+    assert max(most) == (5 if rows == 1 else 10)
+    assert sum(most) == _distinct(rois)
+
+
 cells = st.integers(-FARTHEST, FARTHEST - 1)
 near_cells = st.integers(-1, 1)
 

@@ -147,15 +147,18 @@ class DataConfig:
 class ProposalConfig:
     """The proposals of the images."""
 
-    mode: Literal["fast", "quality", "none"] = "fast"
-    """fast, quality: modes of selective search; none: no proposals, for a detector that makes its own."""
+    mode: Literal["fast", "quality", "sliding", "none"] = "fast"
+    """fast, quality: modes of selective search; sliding: a dense grid of windows, which is not stored; none: no
+    proposals, for a detector that makes its own."""
+    windows: int = 20_000
+    """sliding: number of windows of an image; up to some percent fewer, since the grid is regular."""
     seed: int = 0
     """Seed of selective search."""
     width: int = 500
     """Highest width in pixels at which selective search sees an image; wider ones are reduced. R-CNN has 500. 0: no
     image is reduced."""
     top: int = 2000
-    """Highest number of proposals of an image; the first ones are used."""
+    """Highest number of proposals of an image; the first ones are used. sliding uses all of its windows."""
     files: tuple[str, ...] = ()
     """Files of boxes that replace selective search: .mat of the original release, .json, .npz or .safetensors."""
     folder: str | None = None

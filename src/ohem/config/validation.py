@@ -34,6 +34,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "solver.seed": (0, 2**63 - 1),
     "proposals.seed": (0, 2**32 - 2),  # OpenCV takes 32 bits, of which 0 is the same as 1
     "proposals.jobs": (-1, HIGHEST),
+    "proposals.windows": (1, 1_000_000),  # the memory of a step is proportional to them
     "test.vote_added": (-HIGHEST, HIGHEST),
 }
 
@@ -43,6 +44,8 @@ def check_recipe(recipe: Recipe) -> None:
     check_ranges(recipe)
     _check_detector(recipe)
     _check_regions(recipe)
+    if recipe.proposals.mode == "sliding" and recipe.proposals.files:
+        raise InputError("--proposals.files and --proposals.mode sliding both give the RoIs: leave out one of them")
     _check_ranking(recipe)
     _check_pictures(recipe)
 
@@ -133,7 +136,7 @@ def _check_detector(recipe: Recipe) -> None:
                 f"--sampler.name builtin is for torchvision's detectors, not for {name}: give another sampler"
             )
         if recipe.proposals.mode == "none":
-            raise InputError(f"--proposals.mode none leaves {name} without RoIs: give fast or quality")
+            raise InputError(f"--proposals.mode none leaves {name} without RoIs: give fast, quality or sliding")
         return
     for option, given in _of_fast_rcnn(recipe).items():
         if given:

@@ -43,6 +43,8 @@ from ohem.targets import read_targets
 
 # Number of RoIs that go through the read-only pass at once: it bounds the memory for any R. A GPU is slow with few.
 CHUNK, CHUNK_ON_GPU = 256, 2048
+# Number of RoIs whose features (VGG16: 4096 numbers) are in memory at once, until the output layers have read them.
+AT_ONCE = 8192
 IMPLEMENTATIONS = ("read_only", "loss_layer")
 
 
@@ -248,8 +250,11 @@ class FastRCNN(Detector):
     def read_only_parts(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """Computes the two losses (R,) of `roi_losses` in the read-only pass."""
         with read_only(self):
-            scores, deltas = self._all_outputs(features, rois)
-            return roi_losses(scores, deltas, rois)
+            scores, deltas, which = self._distinct_outputs(features, rois)
+            rows = torch.split(torch.arange(len(rois), device=which.device), AT_ONCE)
+            parts = [roi_losses(scores[which[part]], deltas[which[part]], rois[part]) for part in rows]
+        classifier, box_reg = (torch.cat(column) for column in zip(*parts, strict=True))
+        return classifier, box_reg
 
     def distinct_features(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """Computes the inputs of the two output layers, for any number of RoIs.
@@ -265,17 +270,37 @@ class FastRCNN(Detector):
             (W, D) float for the W <= R distinct RoIs, of which no two have the same windows, and (R,) int64, which of
             them each RoI is.
         """
+        parts, which = self.distinct_parts(features, rois)
+        return torch.cat(list(parts)), which
+
+    def distinct_parts(self, features: Tensor, rois: RoIs) -> tuple[Iterator[Tensor], Tensor]:
+        """Returns what `distinct_features` does, the features as an iterator of their chunks (C, D), one at a time.
+
+        With several regions, those of each are in memory at once.
+        """
         parts = [distinct(self.windows(rois, region)) for region in self.regions]
         windows, which = zip(*parts, strict=True)
         chunk = CHUNK if features.device.type == "cpu" else CHUNK_ON_GPU
+        if len(windows) == 1:
+            return self._hidden_parts(features, windows[0], chunk), which[0]
         if self._draws():
             hidden = self._drawn(features, windows, chunk)
         else:
             hidden = self._hidden([self._chunks(features, i, part, chunk) for i, part in enumerate(windows)])
-        if len(hidden) == 1:
-            return hidden[0], which[0]
         index, joint = combined(which)
-        return torch.cat([part[rows] for part, rows in zip(hidden, index.unbind(1), strict=True)], dim=1), joint
+        rows = (part.unbind(1) for part in torch.split(index, chunk))
+        return (torch.cat([own[r] for own, r in zip(hidden, row, strict=True)], dim=1) for row in rows), joint
+
+    def _hidden_parts(self, features: Tensor, windows: Tensor, chunk: int) -> Iterator[Tensor]:
+        """Yields the features (C, D) of the windows of the RoIs alone, `chunk` at a time."""
+        network = self.backbone.roi_head
+        if not self._draws():
+            yield from map(network, self._pooled(features, windows, chunk))
+            return
+        for i, part in enumerate(torch.split(windows, counts_of(windows[:, 0], len(features)))):
+            alone = torch.cat([torch.zeros_like(part[:, :1]), part[:, 1:]], dim=1)
+            begin_image(i, Use.READ_ONLY_PASS, self.device)
+            yield from map(network, self._pooled(features[i : i + 1], alone, chunk))
 
     def _draws(self) -> bool:
         """Returns whether each image needs a pass of its own, with its own seed, through the dropout layers."""
@@ -309,8 +334,7 @@ class FastRCNN(Detector):
 
     def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """Computes the outputs of `head` for any number of RoIs, without gradient."""
-        hidden, which = self.distinct_features(features, rois)
-        scores, deltas = self._outputs(hidden)
+        scores, deltas, which = self._distinct_outputs(features, rois)
         return scores[which], deltas[which]
 
     @torch.no_grad()
@@ -319,6 +343,13 @@ class FastRCNN(Detector):
         for number, network in enumerate(self.stacks, start=1):
             if self.foreground is None or number != self._foreground_number:
                 network.load_state_dict(self.backbone.roi_head.state_dict())
+
+    def _distinct_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor, Tensor]:
+        """Computes the outputs of the W distinct windows, and (R,) int64, the window of each RoI."""
+        parts, which = self.distinct_parts(features, rois)
+        outputs = [self._outputs(torch.cat(group)) for group in _grouped(parts, AT_ONCE)]
+        scores, deltas = (torch.cat(column) for column in zip(*outputs, strict=True))
+        return scores, deltas, which
 
     def windows(self, rois: RoIs, region: Region | None = None) -> Tensor:
         """Returns (R, 5): image, first column, first row, last column, last row that RoIPool covers, inclusive.
@@ -386,6 +417,18 @@ class FastRCNN(Detector):
             for column in zip(*(score_boxes(proposals) for score_boxes in score_functions), strict=True)
         )
         return self.post_process(scores, deltas, proposals.repeat(len(score_functions), 1), size)
+
+
+def _grouped(parts: Iterable[Tensor], rows: int) -> Iterator[list[Tensor]]:
+    """Yields lists of `parts` with at least `rows` rows together; the last one may have fewer."""
+    group: list[Tensor] = []
+    for part in parts:
+        group.append(part)
+        if sum(map(len, group)) >= rows:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _no_objects(boxes: Tensor) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ from ohem.io.files import atomic_write, check_output
 from ohem.io.locks import locked
 from ohem.proposals.parallel import check_jobs, proposals_in_order
 from ohem.proposals.selective_search import selective_search
+from ohem.proposals.windows import sliding_windows
 from ohem.training.distributed import compute_shared, first_process_first
 
 COMMENT = b"detections drawn by ohem"  # marks the JPEG files that a later call may overwrite
@@ -181,7 +182,7 @@ def _with_proposals(
     files: Sequence[Path], config: ProposalConfig, workers: int
 ) -> Generator[tuple[Tensor, NDArray[np.float32]], None, None]:
     """Yields each image with its proposals, (P, 4) boxes in pixels; some `workers` make those of the next images."""
-    if config.mode == "none" or workers == 1:
+    if config.mode == "none" or config.mode == "sliding" or workers == 1:
         for path in files:
             image = read_image(path)
             yield image, _proposals(image, config)
@@ -195,5 +196,7 @@ def _proposals(image: Tensor, config: ProposalConfig) -> NDArray[np.float32]:
     """Returns (P, 4) boxes in pixels of `image`."""
     if config.mode == "none":
         return np.zeros((0, 4), np.float32)
+    if config.mode == "sliding":
+        return sliding_windows((image.shape[1], image.shape[2]), config.windows)
     bgr = image.flip(0).permute(1, 2, 0).contiguous().numpy()
     return selective_search(bgr, config.mode, config.seed, config.width)[: config.top]

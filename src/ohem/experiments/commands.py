@@ -69,7 +69,12 @@ def option_arguments(name: str, values: list[str]) -> list[str]:
 
 
 def propose_command(sources: Iterable[str], negatives: Sequence[str], proposals: ProposalConfig) -> list[str]:
-    """Returns the arguments of the command that makes the proposals of `sources` and of the folders `negatives`."""
+    """Returns the arguments of the command that makes the proposals of `sources` and of the folders `negatives`.
+
+    There is none, an empty list, where the detector makes its own, or for sliding windows.
+    """
+    if proposals.mode in ("none", "sliding"):
+        return []
     options = option_arguments("negatives", list(negatives)) if negatives else []
     return ["propose", *sources, *options, *format_options(proposals, ProposalConfig())]
 

@@ -68,7 +68,9 @@ def compare(
     plan = _Plan(out, name, recipe, metric, curve)
     runs = [replace(plan.job(method, seed), data_digest=digest) for seed in numbers for method in compared]
     with sole_writer(out, "the comparison"):
-        run_jobs(runs, jobs, _propose_command(shared), cluster)
+        data = shared.data
+        propose = propose_command([*data.train, *data.test], data.negatives, shared.proposals)
+        run_jobs(runs, jobs, propose, cluster)
         return _report(plan, compared, numbers)
 
 
@@ -134,10 +136,3 @@ def _check_data(recipe: Recipe, out: Path) -> str:
         raise InputError(f"{out} is a folder of the data: name another one for the runs")
     check_objects(test, recipe.data.test, "name another split for --data.test")
     return digest_of_sets(train, test)
-
-
-def _propose_command(recipe: Recipe) -> list[str]:
-    """Returns the arguments of the command that makes the proposals; none if the detector makes its own."""
-    if recipe.proposals.mode == "none":
-        return []
-    return propose_command([*recipe.data.train, *recipe.data.test], recipe.data.negatives, recipe.proposals)

@@ -7,7 +7,7 @@ from ohem.data.dataset import DetectionSet
 from ohem.data.loader import Examples, ImagePyramids
 from ohem.inputs.datasets import open_data, without_left_out
 from ohem.inputs.negatives import add_negatives
-from ohem.inputs.proposals import build_proposals
+from ohem.inputs.proposals import build_proposals, most_proposals
 
 
 def open_training_examples(recipe: Recipe) -> Examples:
@@ -38,7 +38,7 @@ def open_recipe_data(recipe: Recipe, sources: Sequence[str], option: str, *, ann
 def build_examples(data: DetectionSet, recipe: Recipe) -> Examples:
     """Returns the images of `data` with proposals, at the scale that `recipe` trains at."""
     config, proposals = recipe.data, build_proposals(data, recipe.proposals)
-    return Examples(data, proposals, short=config.short, long=config.long, top=recipe.proposals.top)
+    return Examples(data, proposals, short=config.short, long=config.long, top=most_proposals(recipe.proposals))
 
 
 def build_pyramids(examples: Examples, recipe: Recipe) -> ImagePyramids:

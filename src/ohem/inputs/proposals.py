@@ -1,4 +1,4 @@
-"""The proposals of a data set: selective search, cached per source, or files of the user."""
+"""The proposals of a data set: selective search, cached per source, sliding windows, or files of the user."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,17 +15,20 @@ from ohem.proposals.boxes import fault_of_boxes
 from ohem.proposals.generate import cache_name, cache_path, generate, is_generated
 from ohem.proposals.selective_search import Mode
 from ohem.proposals.shards import Shards
+from ohem.proposals.windows import SlidingWindows
 
 Place = tuple[Shards | BoxFile, str, tuple[int, int]]
 """File of an image, its id there, its size."""
 
 
 def build_proposals(data: DetectionSet, config: ProposalConfig) -> Mapping[str, Any]:
-    """Returns image id -> (P, 4) boxes: from selective search, which runs where they are missing, or files."""
+    """Returns image id -> (P, 4) boxes: selective search, which runs where they are missing, windows, or files."""
     if config.files:
         return _from_files(data, config.files)
     if config.mode == "none":
         return dict.fromkeys(data.ids, np.zeros((0, 4), np.float32))
+    if config.mode == "sliding":
+        return SlidingWindows({name: data.size(index) for index, name in enumerate(data.ids)}, config.windows)
     places: dict[str, Place] = {}
     _check_places(data, config.folder, config.mode)
     for source in data.sources:
@@ -42,9 +45,14 @@ def build_proposals(data: DetectionSet, config: ProposalConfig) -> Mapping[str, 
     return _Placed(places)
 
 
+def most_proposals(config: ProposalConfig) -> int:
+    """Returns the highest number of proposals of an image that are used: `top` would cut off the smallest windows."""
+    return config.windows if config.mode == "sliding" else config.top
+
+
 def check_cached(data: DetectionSet, config: ProposalConfig) -> None:
     """Raises `InputError` where proposals are missing: other processes would not wait long enough."""
-    if config.files or config.mode == "none":
+    if config.files or config.mode == "none" or config.mode == "sliding":
         return
     for source in data.sources:
         path = _cache(source, config.folder, config.mode)

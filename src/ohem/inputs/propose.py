@@ -24,6 +24,8 @@ def make_proposals(
     check_ranges(config, "proposals.")
     if config.mode == "none":
         raise InputError("--mode none makes no proposals: give fast or quality")
+    if config.mode == "sliding":
+        raise InputError("--mode sliding has nothing to make in advance: its windows are made when an image is used")
     data = [open_data([source], (), "ohem propose") for source in sources] or [open_data((), (), "ohem propose")]
     data[-1].add_negatives([place for place in negatives if not is_region_file(place)])
     with nullcontext() if cluster is None else proposed_on(cluster, config.jobs):

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ohem.boxes import pairwise_iou
+from ohem.boxes import MOST_PAIRS, pairwise_iou
 from ohem.checks import check_integer, check_share
 from ohem.mining import exact, hard_examples, hard_rois
 from ohem.rois import RoIs
 from ohem.samplers.base import Losses, by_image, call_losses, check_weights, warn_of_nan
-
-MOST_PAIRS = 2**22  # of boxes, whose IoU is in memory at the same time
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ohem.data.loader import DetectionData, Examples
 from ohem.io.digests import digest_of_ends, digest_of_file, digests_of_files
+from ohem.proposals.windows import SlidingWindows
 
 KEYS = ("boxes", "labels", "ignore")
 """Fields of a target that training and evaluation depend on."""
@@ -62,8 +63,13 @@ def digest_of_sets(*sets: DetectionData) -> str:
 
 
 def digest_of_proposals(names: Sequence[str], proposals: Mapping[str, Any], top: int) -> str:
-    """Returns 16 hexadecimal digits of the first `top` proposals of each image, in order."""
+    """Returns 16 hexadecimal digits of the first `top` proposals of each image, in order.
+
+    Of sliding windows, those of the first image suffice: the others follow from the images, which have digests.
+    """
     digest = hashlib.sha256()
+    if isinstance(proposals, SlidingWindows):
+        names = names[:1]
     for name in names:
         _add(digest, "proposals", torch.as_tensor(np.array(proposals[name][:top], dtype=np.float32)))
     return digest.hexdigest()[:16]

@@ -11,7 +11,7 @@ from ohem.detection.weights import check_source
 from ohem.errors import InputError
 from ohem.inputs.datasets import training_data
 from ohem.inputs.examples import build_examples, open_recipe_data
-from ohem.inputs.proposals import build_proposals, check_cached, check_ids
+from ohem.inputs.proposals import build_proposals, check_cached, check_ids, most_proposals
 from ohem.io.digests import digest_of_file
 from ohem.processes import Stopped
 from ohem.training import checkpoint
@@ -94,7 +94,7 @@ def _prepare(run: Path, name: str, recipe: Recipe, data: DetectionSet) -> None:
         run, name, recipe, made_of | _digest_of_weights(recipe)
     )  # reports changed images before hours of selective search
     proposals = build_proposals(data, recipe.proposals)
-    made_of["proposals"] = digest_of_proposals(data.ids, proposals, recipe.proposals.top)
+    made_of["proposals"] = digest_of_proposals(data.ids, proposals, most_proposals(recipe.proposals))
     create_or_resume(run, name, recipe, made_of | _digest_of_weights(recipe))
 
 

@@ -78,9 +78,7 @@ def detect_out_of_fold(
         # The classes are those of all images, since a fold may lack one.
         changed = replace(recipe, data=replace(recipe.data, leave_out=str(file)))
         runs.append((run, inside, Job(run, train_command(run, name, changed))))
-    own_proposals = recipe.proposals.mode == "none"
-    propose = [] if own_proposals else propose_command(sources, (), recipe.proposals)
-    run_jobs([job for *_, job in runs], jobs, propose, cluster)
+    run_jobs([job for *_, job in runs], jobs, propose_command(sources, (), recipe.proposals), cluster)
     detections: dict[int, dict[str, Tensor]] = {}
     for run, inside, _ in runs:
         detections.update(zip(inside, _detect(run, data.part(inside)), strict=True))
