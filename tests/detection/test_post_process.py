@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.ops import box_iou, nms
 
 from ohem.boxes import from_inclusive
+from ohem.detection import post_process
 from ohem.detection.post_process import PostProcess, vote_boxes
 from tests.helpers.make_rois import random_boxes
 from tests.helpers.reference import needs_shared, reference
@@ -47,6 +48,32 @@ def test_types() -> None:
     assert result["boxes"].dtype == result["scores"].dtype == torch.float32
     assert result["labels"].dtype == torch.int64
     assert result["boxes"].shape == (4, 4)
+
+
+@pytest.mark.parametrize(("most", "tries"), [(20, [1100]), (500, [2000, 4000]), (3000, [4000])])
+def test_the_best_of_many_candidates_decide(most: int, tries: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has 4000 candidates; more are tried where NMS leaves too few of the best."""
+    rng = torch.Generator().manual_seed(0)
+    corners = torch.rand(2000, 2, generator=rng) * 60
+    scores, boxes = torch.randperm(6000, generator=rng).view(2000, 3) / 6000, torch.cat([corners, corners + 20], dim=1)
+    post, deltas = PostProcess(score=0, max_detections=most), torch.zeros(2000, 3, 4)
+    whole = post(scores, deltas, boxes, SIZE)
+    tried: list[int] = []
+    real = post_process.batched_nms
+    monkeypatch.setattr(post_process, "FIRST", 1100)
+    monkeypatch.setattr(post_process, "batched_nms", lambda *args: tried.append(len(args[0])) or real(*args))
+    parts = post(scores, deltas, boxes, SIZE)
+    assert tried == tries
+    assert all(torch.equal(parts[name], value) for name, value in whole.items())
+
+
+def test_equal_scores_are_tried_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    real = post_process.batched_nms
+    monkeypatch.setattr(post_process, "FIRST", 4)
+    monkeypatch.setattr(post_process, "batched_nms", lambda *args: tried.append(len(args[0])) or real(*args))
+    detect([[0.5, 0.5]] * 40, [UNIT, FAR] * 20, post=PostProcess(max_detections=2))
+    assert tried == [40]
 
 
 def test_background_is_no_detection() -> None:
