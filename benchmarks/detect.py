@@ -39,7 +39,7 @@ class EveryRoI(FastRCNN):
 
     def distinct_parts(self, features: Tensor, rois: RoIs) -> tuple[Iterator[Tensor], Tensor]:
         windows = self.windows(rois)
-        return map(self.backbone.roi_head, self._pooled(features, windows, CHUNK)), torch.arange(len(rois))
+        return map(self.backbone.roi_head, self._chunks(features, 0, windows, CHUNK)), torch.arange(len(rois))
 
 
 @dataclass

@@ -71,8 +71,8 @@ class Plain(FastRCNN):
         with forwards(self, {nn.Linear: lambda layer: partial(nn.Linear.forward, layer)}):
             return super().head(features, rois)
 
-    def _pooled(self, features: Tensor, windows: Tensor, chunk: int, size: int | None = None) -> Iterator[Tensor]:
-        size = size or self.backbone.pool_size
+    def _chunks(self, features: Tensor, region: int, windows: Tensor, chunk: int) -> Iterator[Tensor]:
+        size = self.backbone.pool_size
         return (roi_pool(features, part, (size, size)) for part in torch.split(windows.to(features), chunk))
 
     def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:

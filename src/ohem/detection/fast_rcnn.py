@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_pool
 
 from ohem.checks import (
     check_callable,
@@ -28,11 +27,11 @@ from ohem.detection.multiscale import Merge, View, union
 from ohem.detection.post_process import BoxScores, PostProcess
 from ohem.detection.regions import Region, Regions
 from ohem.detection.shortlist import Shortlist
-from ohem.detection.windows import combined, counts_of, distinct, own_cells, sizes_of, windows_of
+from ohem.detection.windows import combined, counts_of, distinct, grouped, own_cells, sizes_of, windows_of
 from ohem.draws import Use, begin_image, is_seeded
 from ohem.kernels.fast_linear import fast_linear
 from ohem.kernels.low_precision import is_exact, low_precision
-from ohem.kernels.roi_pool import ring_max_pool, roi_max_pools
+from ohem.kernels.roi_pool import roi_pools
 from ohem.losses import detection_loss, roi_losses, weighted
 from ohem.mining import hard_examples
 from ohem.read_only import read_only
@@ -45,7 +44,6 @@ from ohem.targets import read_targets
 CHUNK, CHUNK_ON_GPU = 256, 2048
 # Number of RoIs whose features (VGG16: 4096 numbers) are in memory at once, until the output layers have read them.
 AT_ONCE = 8192
-IMPLEMENTATIONS = ("read_only", "loss_layer")
 
 
 class FastRCNN(Detector):
@@ -102,7 +100,7 @@ class FastRCNN(Detector):
         check_type("backbone", backbone, Backbone)
         check_integer("num_classes", num_classes, 2)
         check_sampler(sampler)
-        check_choice("implementation", implementation, IMPLEMENTATIONS)
+        check_choice("implementation", implementation, ("read_only", "loss_layer"))
         check_optional(check_type, "regions", regions, Regions)
         check_integer("rescore_top", rescore_top)
         check_integer("shortlist", shortlist)
@@ -295,12 +293,12 @@ class FastRCNN(Detector):
         """Yields the features (C, D) of the windows of the RoIs alone, `chunk` at a time."""
         network = self.backbone.roi_head
         if not self._draws():
-            yield from map(network, self._pooled(features, windows, chunk))
+            yield from map(network, self._chunks(features, 0, windows, chunk))
             return
         for i, part in enumerate(torch.split(windows, counts_of(windows[:, 0], len(features)))):
             alone = torch.cat([torch.zeros_like(part[:, :1]), part[:, 1:]], dim=1)
             begin_image(i, Use.READ_ONLY_PASS, self.device)
-            yield from map(network, self._pooled(features[i : i + 1], alone, chunk))
+            yield from map(network, self._chunks(features[i : i + 1], 0, alone, chunk))
 
     def _draws(self) -> bool:
         """Returns whether each image needs a pass of its own, with its own seed, through the dropout layers."""
@@ -347,43 +345,22 @@ class FastRCNN(Detector):
     def _distinct_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor, Tensor]:
         """Computes the outputs of the W distinct windows, and (R,) int64, the window of each RoI."""
         parts, which = self.distinct_parts(features, rois)
-        outputs = [self._outputs(torch.cat(group)) for group in _grouped(parts, AT_ONCE)]
+        outputs = [self._outputs(torch.cat(group)) for group in grouped(parts, AT_ONCE)]
         scores, deltas = (torch.cat(column) for column in zip(*outputs, strict=True))
         return scores, deltas, which
 
     def windows(self, rois: RoIs, region: Region | None = None) -> Tensor:
-        """Returns (R, 5): image, first column, first row, last column, last row that RoIPool covers, inclusive.
-
-        Args:
-            rois: R RoIs.
-            region: region that is pooled; None for the RoI itself. A ring has (R, 9): the last four again for its inner
-                rectangle.
-        """
+        """Returns the window (R, 5), or (R, 9), of a region of each RoI, by default of the RoI; see `windows_of`."""
         return windows_of(rois, region or Region(), self.backbone.stride)
 
     def _chunks(self, features: Tensor, region: int, windows: Tensor, chunk: int) -> Iterator[Tensor]:
         """Yields what the network of a region, by its number, gets of `windows`, `chunk` at a time."""
+        channels, size = self.backbone.channels, self.backbone.pool_size
         if self.foreground is None:
-            return self._pooled(features, windows, chunk)
-        channels = self.backbone.channels
+            return roi_pools(features, windows, size, chunk)
         if region != self._foreground_number:
-            return self._pooled(features[:, :channels], windows, chunk)
-        return self._pooled(features[:, channels:].detach(), windows, chunk, POOL_SIZE)
-
-    def _pooled(self, features: Tensor, windows: Tensor, chunk: int, size: int | None = None) -> Iterator[Tensor]:
-        """Yields RoIPool of `windows` (W, 5) or (W, 9), `chunk` at a time: (chunk, C, S, S)."""
-        size, ring = size or self.backbone.pool_size, windows.shape[1] > 5
-        if features.is_floating_point():
-            # Under autocast they may be bfloat16: RoIPool has no CPU kernel for it, and it would round windows beyond
-            # cell 256.
-            features = features.to(torch.promote_types(features.dtype, torch.float32))
-            windows = windows.to(features)
-        # torchvision's CPU kernel has one thread, and prepares a gradient that this pass does not have.
-        if (ring or features.device.type == "cpu") and not torch.is_grad_enabled():
-            return roi_max_pools(features, windows, size, chunk)
-        if ring:
-            return (ring_max_pool(features, part, size) for part in torch.split(windows, chunk))
-        return (roi_pool(features, part, (size, size)) for part in torch.split(windows, chunk))
+            return roi_pools(features[:, :channels], windows, size, chunk)
+        return roi_pools(features[:, channels:].detach(), windows, POOL_SIZE, chunk)
 
     def _outputs(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         scores = self.scores(hidden[:, : self.scores.in_features])
@@ -417,18 +394,6 @@ class FastRCNN(Detector):
             for column in zip(*(score_boxes(proposals) for score_boxes in score_functions), strict=True)
         )
         return self.post_process(scores, deltas, proposals.repeat(len(score_functions), 1), size)
-
-
-def _grouped(parts: Iterable[Tensor], rows: int) -> Iterator[list[Tensor]]:
-    """Yields lists of `parts` with at least `rows` rows together; the last one may have fewer."""
-    group: list[Tensor] = []
-    for part in parts:
-        group.append(part)
-        if sum(map(len, group)) >= rows:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _no_objects(boxes: Tensor) -> dict[str, Tensor]:

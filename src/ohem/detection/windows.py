@@ -4,7 +4,7 @@ R: RoIs   N: images   W: distinct windows   A window is (image, first column, fi
 ends inclusive; that of a ring has the last four again for its inner rectangle.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -100,3 +100,15 @@ def _distinct(windows: Tensor) -> tuple[Tensor, Tensor]:
     lowest = -FARTHEST * (places < 4 * BITS).long()
     numbers, which = torch.unique(((windows.long() - lowest) << places).sum(dim=1), return_inverse=True)
     return ((numbers[:, None] >> places) % 2**BITS + lowest).to(windows), which
+
+
+def grouped(parts: Iterable[Tensor], rows: int) -> Iterator[list[Tensor]]:
+    """Yields lists of `parts` with at least `rows` rows together; the last one may have fewer."""
+    group: list[Tensor] = []
+    for part in parts:
+        group.append(part)
+        if sum(map(len, group)) >= rows:
+            yield group
+            group = []
+    if group:
+        yield group

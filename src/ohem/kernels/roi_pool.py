@@ -1,4 +1,4 @@
-"""RoIPool without gradient for the read-only pass: bit for bit as torchvision's, which is slow on the CPU.
+"""RoIPool for both passes: without gradient bit for bit as torchvision's, which is slow on the CPU.
 
 A cell of RoIPool is the maximum over a rectangle of the feature map. Four rectangles whose sides are powers of two
 cover any rectangle. Their maxima are tables that are made once for an image: a cell of any size reads four values.
@@ -13,11 +13,33 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torchvision.ops import roi_pool
 
 # Number of RoIs that are pooled at once: their values stay in the cache of the processor.
 AT_ONCE = 16
 # On a GPU, where each call has a fixed cost.
 AT_ONCE_ON_GPU = 512
+
+
+def roi_pools(features: Tensor, windows: Tensor, size: int, chunk: int) -> Iterator[Tensor]:
+    """Yields RoIPool of `chunk` windows at a time, (chunk, C, S, S), by the fastest code; with gradient if enabled.
+
+    Args:
+        features, windows, size: as for `roi_max_pool`.
+        chunk: number of windows.
+    """
+    ring = windows.shape[1] > 5
+    if features.is_floating_point():
+        # Under autocast they may be bfloat16: RoIPool has no CPU kernel for it, and it would round windows beyond cell
+        # 256.
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
+        windows = windows.to(features)
+    # torchvision's CPU kernel has one thread, and prepares a gradient that a read-only pass does not have.
+    if (ring or features.device.type == "cpu") and not torch.is_grad_enabled():
+        return roi_max_pools(features, windows, size, chunk)
+    if ring:
+        return (ring_max_pool(features, part, size) for part in torch.split(windows, chunk))
+    return (roi_pool(features, part, (size, size)) for part in torch.split(windows, chunk))
 
 
 def roi_max_pool(features: Tensor, windows: Tensor, size: int) -> Tensor:
