@@ -3,7 +3,7 @@
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -13,6 +13,7 @@ import torch
 from ohem.data.dataset import DetectionSet, ImageFolder
 from ohem.data.sources import open_dataset
 from ohem.errors import InputError
+from ohem.insight.suspects.writers import write_coco, write_voc, write_yolo
 from ohem.io import remote
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.toy_data import make_toy, make_toy_coco, make_toy_yolo, training
@@ -171,6 +172,14 @@ def test_offline_the_copies_are_used(server: Server, monkeypatch: pytest.MonkeyP
         with pytest.raises(InputError):
             opened(source.format(server.address))
         monkeypatch.delenv(remote.OFFLINE)
+
+
+@pytest.mark.parametrize(("source", "write"), [(VOC, write_voc), (COCO, write_coco), (YOLO, write_yolo)])
+def test_corrected_annotations_of_remote_data(
+    source: str, write: Callable[..., str], folder: Path, server: Server, tmp_path: Path
+) -> None:
+    data = opened(source.format(server.address))
+    check_equal(opened(write(data, data.sources[0], {}, tmp_path / "corrected")), opened(source.format(folder)))
 
 
 def test_names_with_special_characters(tmp_path: Path) -> None:
