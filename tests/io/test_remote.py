@@ -183,7 +183,7 @@ def test_corrected_annotations_of_remote_data(
 
 
 def test_names_with_special_characters(tmp_path: Path) -> None:
-    names = ["a b", "50%", "ä#?&", "x%20y"]
+    names = ["a b", "50%", "ä#?&", "x%20y", "12:30"]
     make_toy(tmp_path / "my data", {"train": names})
     with serving(tmp_path) as server:
         check_equal(opened(f"{server.address}/my data:train"), opened(f"{tmp_path}/my data:train"))

@@ -187,7 +187,7 @@ class RemoteFolder:
         wrong = next((part for part in parts if part == ".." or set(part) & set("/\\\0")), None)
         if wrong is not None:
             raise InputError(f"{address} has the part {wrong!r}, which is no name of a file: rename it")
-        return Path(caches_folder(), "remote", self.scheme, *(part.replace(":", "_") for part in parts))
+        return Path(caches_folder(), "remote", self.scheme, parts[0].replace(":", "_"), *parts[1:])
 
     @contextmanager
     def _one_writer(self) -> Iterator[None]:
@@ -296,7 +296,7 @@ def _file_system(scheme: str, address: str, is_http: bool) -> Any:
             aiohttp = import_extra("aiohttp", address)
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT, sock_read=TIMEOUT)
             options["client_kwargs"] = {"timeout": timeout, "trust_env": True}  # proxies and ~/.netrc
-        system = fsspec.filesystem(scheme, **options)
+        system, _ = fsspec.core.url_to_fs(address, **options)
     except ImportError as error:
         needed = describe_missing(_PACKAGES.get(scheme), address) or f"{address} needs another package: {error}"
         raise InputError(needed) from error
