@@ -2,15 +2,26 @@
 
 import hashlib
 import os
+import sqlite3
+import time
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import cast
+
+from ohem.io.files import caches_folder
 
 _END = 4096
 _PART = 1 << 18  # bytes, which the cache of a core holds
 _HASHING_THREADS = min(8, os.cpu_count() or 1)
-_digests: dict[tuple[str, int, int, int, int], str] = {}
+MEMORY = "digests.sqlite3"
+"""File of remembered digests in the cache of the user."""
+_MANY = 1000  # files whose digests are remembered in the cache of the user: fewer are read at once
+_UNSETTLED = 2e9  # ns after a change of a file in which another one may leave its times as they are
+_Identity = tuple[str, int, int, int, int]
+_digests: dict[_Identity, str] = {}
 
 
 def digest_of_file(path: Path) -> str:
@@ -45,13 +56,64 @@ def digest_of_ends(path: Path) -> str:
 
 
 def digests_of_files(paths: Iterable[Path], digest: Callable[[Path], str] = digest_of_file) -> list[str]:
-    """Returns the `digest` of each path, in order, computed by several threads. Raises OSError as it does."""
+    """Returns the `digest` of each path, in order, computed by several threads. Raises OSError as it does.
+
+    Those of many whole files are remembered in the cache of the user: a file is read again only if its size, times or
+    inode have changed.
+    """
+    files = list(paths)
+    remembered = digest is digest_of_file and len(files) >= _MANY
+    known = _recall(files) if remembered else set()
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        return list(pool.map(digest, paths))
+        digests = list(pool.map(digest, files))
+    if remembered:
+        _remember(known)
+    return digests
 
 
-def _identity(path: Path, stat: os.stat_result) -> tuple[str, int, int, int, int]:
+def _identity(path: Path, stat: os.stat_result) -> _Identity:
     return str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def _recall(files: Sequence[Path]) -> set[_Identity]:
+    """Reads remembered digests of the files. Returns all identities that are known now."""
+
+    def read(table: sqlite3.Connection) -> None:
+        for path in map(str, files):
+            for *identity, value in table.execute("SELECT * FROM digests WHERE path = ?", (path,)):
+                _digests.setdefault(cast(_Identity, tuple(identity)), value)
+
+    _with_memory(read)
+    return set(_digests)
+
+
+def _remember(known: set[_Identity]) -> None:
+    """Writes the digests of files that are not `known`, in place of earlier ones of the same paths."""
+    settled = time.time_ns() - _UNSETTLED
+    new = [(*key, _digests[key]) for key in _digests.keys() - known if max(key[2], key[3]) < settled]
+
+    def write(table: sqlite3.Connection) -> None:
+        table.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?)", new)
+        table.commit()
+
+    if new:
+        _with_memory(write)
+
+
+def _with_memory(action: Callable[[sqlite3.Connection], None]) -> None:
+    """Calls `action` with the remembered digests. If they cannot be used, it is left out; a damaged file is removed."""
+    path = caches_folder() / MEMORY
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path, timeout=10)) as table:
+            columns = "path TEXT PRIMARY KEY, size INT, mtime INT, ctime INT, inode INT, digest TEXT"
+            table.execute(f"CREATE TABLE IF NOT EXISTS digests ({columns}) WITHOUT ROWID")
+            action(table)
+    except (sqlite3.OperationalError, OSError):  # read-only, or locked for long
+        pass
+    except sqlite3.DatabaseError:
+        with suppress(OSError):
+            path.unlink()
 
 
 def check_crcs(path: Path) -> None:
