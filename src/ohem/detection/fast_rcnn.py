@@ -126,7 +126,7 @@ class FastRCNN(Detector):
         regions = regions or Regions((Region(),), None)
         self.regions = regions.all
         self.stacks = nn.ModuleList(copy.deepcopy(backbone.roi_head) for _ in self.regions[1:])
-        """RoI networks of the regions after the first: copies, and a new one for the features of foreground."""
+        """RoI networks of the regions after the first. They are copies, and a new one for foreground."""
         classified = backbone.dim * len(regions.classified)
         self.foreground = None if regions.foreground is None else ForegroundNetwork(backbone, num_classes - 1)
         self._foreground_number = len(regions.classified)

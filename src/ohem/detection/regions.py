@@ -105,7 +105,7 @@ class Regions:
 
     @property
     def all(self) -> tuple[Region, ...]:
-        """The regions in the order of the features: `classified`, `foreground` and `regressed`, where there are."""
+        """The regions in the order of the features, those of `classified` first."""
         return (*self.classified, *(region for region in (self.foreground, self.regressed) if region is not None))
 
 
