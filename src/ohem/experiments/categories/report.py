@@ -26,7 +26,7 @@ LEVEL = 0.05
 def category_table(categories: Sequence[Category], title: str) -> Table:
     """Returns a table of all classes, the highest gain first."""
     table = make_table(
-        "class", "objects", "size", "background", "mined", "taken for", "FRCN", "OHEM", "gain", title=title
+        "class", "objects", "size", "background", "mined", "taken as", "FRCN", "OHEM", "gain", title=title
     )
     table.caption = "size, background, mined, taken as: %; FRCN, OHEM: AP"
     for one in by_gain(categories):
