@@ -142,6 +142,15 @@ def test_damage_ends_in_a_sentence(place: float, value: int, suffix: str, folder
         local_file(f"{archive}/voc/ImageSets/Main/train.txt")
 
 
+def test_an_older_python_unpacks_no_tar(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its filter, entries could leave the folder."""
+    monkeypatch.delattr(tarfile, "data_filter")
+    with pytest.raises(InputError, match=r"all\.tar cannot be unpacked safely by this Python"):
+        unpacked(f"{folder}/all.tar/voc")
+    assert not any(path.is_dir() for path in cache.rglob("*") if path.name.startswith("all"))
+    assert Path(unpacked(f"{folder}/all.zip/voc")).is_dir()
+
+
 def test_what_is_no_archive_stays(tmp_path: Path) -> None:
     (tmp_path / "folder.zip").mkdir()
     for place in (f"{tmp_path}/folder.zip/voc", f"{tmp_path}/nothing.zip/voc", "data/zipped", "https://host/data"):

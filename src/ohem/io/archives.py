@@ -92,10 +92,15 @@ def _unpack(archive: Path, title: str) -> Path:
 
 
 def _extract(archive: Path, folder: Path, title: str) -> None:
+    is_zip = archive.suffix.lower() == ".zip"
+    if not is_zip and not hasattr(tarfile, "data_filter"):
+        raise InputError(
+            f"{title} cannot be unpacked safely by this Python: take 3.10.12, 3.11.4 or newer, or a .zip file"
+        )
     folder.mkdir()
     outside = None
     try:
-        if archive.suffix.lower() == ".zip":
+        if is_zip:
             with zipfile.ZipFile(archive) as content:
                 outside = next(filter(_is_outside, content.namelist()), None)
                 if outside is None:
