@@ -3,9 +3,13 @@
 The process that distributes the tests to others imports this too, so that slow imports are in the fixtures.
 """
 
+import functools
 import gc
+import importlib.metadata
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -13,6 +17,8 @@ from hypothesis import settings
 # transformers requires torch 2.5.
 if tuple(int(part) for part in version("torch").split(".")[:2]) < (2, 5):
     collect_ignore = ["integrations/test_transformers.py", "losses/test_trainer.py"]
+# Fabric reads those of all installed packages for each command, which takes a tenth of a short training.
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)  # type: ignore[assignment]
 settings.register_profile("ohem", deadline=None, max_examples=50)
 settings.load_profile("ohem")
 
@@ -50,3 +56,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_toy(tmp_path_factory.mktemp("data") / "toy")
     assert ohem("propose", f"{folder}:train", f"{folder}:test", "--jobs", 1).code == 0
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _proposals_once() -> Iterator[None]:
+    """Searches the same pixels once: many tests make the same images, and the boxes depend on nothing else."""
+    from ohem.proposals import parallel
+
+    search, made = parallel.selective_search, dict[object, Any]()
+
+    def remembered(image: Any, *options: object) -> Any:
+        key = (image.tobytes(), image.shape, *options)
+        if key not in made:
+            made[key] = search(image, *options)
+        return made[key].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "selective_search", remembered)
+        yield

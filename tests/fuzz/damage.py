@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
+import numpy as np
+
 from tests.fuzz.structure import STRUCTURED
 
 Change = Callable[[bytes, Random], bytes]
@@ -84,9 +86,9 @@ def remove(path: Path) -> None:
 
 def difference(before: bytes, after: bytes) -> str:
     """Describes the first place at which the contents of two files differ."""
-    same = next(
-        (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(map(len, (before, after)))
-    )
+    common = min(len(before), len(after))
+    unequal = np.flatnonzero(np.frombuffer(before, np.uint8, common) != np.frombuffer(after, np.uint8, common))
+    same = int(unequal[0]) if len(unequal) else common
     start = max(0, same - 10)
     return f"at byte {same} of {len(before)}: {before[start : same + 25]!r} -> {after[start : same + 25]!r}"
 

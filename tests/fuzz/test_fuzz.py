@@ -2,14 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,14 +28,18 @@ from tests.fuzz.world import KINDS, World
 from tests.helpers.command_line import Forked
 
 SEED = 0
+ROOM = 500_000_000
 CASES = 46
 
 
 @pytest.fixture(scope="module")
-def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Fuzzer:
-    world = World(tmp_path_factory.mktemp("fuzz"), leave_out=("reproduce", "demo"))
-    world.make()
-    return Fuzzer(world, here, SEED)
+def fuzzer() -> Iterator[Fuzzer]:
+    memory = Path("/dev/shm")  # removing thousands of folders takes much of the time on a disk
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > ROOM
+    with TemporaryDirectory(dir=memory if roomy else None) as folder:
+        world = World(Path(folder), leave_out=("reproduce", "demo"))
+        world.make()
+        yield Fuzzer(world, here, SEED)
 
 
 def test_damaged_files_end_in_a_sentence_or_in_the_same_result(fuzzer: Fuzzer) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Collection
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from unittest import mock
@@ -193,12 +194,12 @@ class World:
             make_world(self.case, self.leave_out)
         self.case.rename(self.base)
 
-    @property
+    @cached_property
     def kinds(self) -> list[str]:
         """Returns the kinds of files that exist."""
         return [name for name, kind in KINDS.items() if kind.files(self.base)]
 
-    @property
+    @cached_property
     def examples(self) -> list[Path]:
         """Returns a file of each kind."""
         return [KINDS[name].files(self.base)[0] for name in self.kinds]

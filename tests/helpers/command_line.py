@@ -22,15 +22,18 @@ Its imports are also those of other functions that take the method "forkserver",
 FORKS.set_forkserver_preload(["ohem.training.run", "ohem.evaluation.evaluate", "ohem.bench.workload"])
 
 _assemble = cyclopts.App.assemble_argument_collection
-_assembled: dict[tuple[Any, ...], cyclopts.ArgumentCollection] = {}
+_assembled: dict[tuple[Any, ...], tuple[cyclopts.ArgumentCollection, dict[int, Any]]] = {}
 
 
 def _assemble_once(app: cyclopts.App, **options: Any) -> cyclopts.ArgumentCollection:
     """Returns a copy of the options of a command: to collect them takes half the time of a command that is refused."""
     key = (app.default_command, repr(app.app_stack.default_parameter), *sorted(options.items()))
     if key not in _assembled:
-        _assembled[key] = _assemble(app, **options)
-    return copy.deepcopy(_assembled[key])
+        made = _assemble(app, **options)
+        unchanged = [part for one in made for part in (one.parameter, one.field_info, one.hint, one._lookup)]
+        _assembled[key] = made, {id(part): part for part in unchanged}
+    made, shared = _assembled[key]
+    return copy.deepcopy(made, dict(shared))
 
 
 cyclopts.App.assemble_argument_collection = _assemble_once  # type: ignore[method-assign, assignment]
@@ -61,6 +64,7 @@ class Forked:
     Args:
         arguments: arguments of the command.
         folder: an existing folder for the output.
+        outputs: files for the output and the errors instead, to which both are appended.
         environment: more variables.
         first: what the process calls before the command.
     """
@@ -68,11 +72,12 @@ class Forked:
     def __init__(
         self,
         *arguments: object,
-        folder: Path,
+        folder: Path = Path(),
+        outputs: Sequence[Path] = (),
         environment: Mapping[str, str] | None = None,
         first: Callable[[], None] | None = None,
     ) -> None:
-        self._output = [folder / name for name in ("stdout.txt", "stderr.txt")]
+        self._output = list(outputs) or [folder / name for name in ("stdout.txt", "stderr.txt")]
         texts = [str(argument) for argument in arguments]
         self.process = FORKS.Process(target=_run, args=(texts, self._output, environment or {}, first))
         self.process.start()
@@ -144,7 +149,7 @@ def _run(
     arguments: list[str], output: list[Path], environment: Mapping[str, str], first: Callable[[], None] | None
 ) -> None:
     for number, path in enumerate(output, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.environ.update(environment)
     if first:
         first()

@@ -165,7 +165,7 @@ def check_sampler(sampler: RoISampler, most: int | None = None) -> None:
 
 
 def _seeded(sampler: RoISampler, rois: RoIs, losses: Tensor) -> Tensor:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     return sampler(rois, lambda cls_weight=1.0, box_weight=1.0: losses)
 
 
@@ -323,7 +323,7 @@ def _check_buffers(plain: nn.Module, mined: nn.Module) -> None:
 
 def _trained(model: nn.Module, batch: DetectorBatch) -> dict[str, Tensor]:
     """Runs a step in train mode, which leaves the gradients; returns its losses."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     losses: dict[str, Tensor] = model.train()(*batch)
     sum(losses.values()).backward()  # type: ignore[union-attr]
     return {name: loss.detach() for name, loss in losses.items()}

@@ -53,7 +53,7 @@ MAKE: dict[str, Any] = {"ssd": make_ssd, "retinanet": make_retinanet, "fcos": ma
 
 def make(kind: str, **options: Any) -> Any:
     """Returns the model in train mode, with the same weights each time, different scores and inexact boxes."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     model = MAKE[kind](**options).train()
     for module in model.head.modules():
         if isinstance(module, nn.Conv2d):

@@ -39,12 +39,12 @@ class Pyramid(nn.Module):
 
 def faster_rcnn(seed: int = 0, **options: Any) -> FasterRCNN:
     """Returns a Faster R-CNN with the same weights for the same seed."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     return FasterRCNN(**_common(CLASSES), **options)
 
 
 def mask_rcnn(seed: int = 0) -> MaskRCNN:
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     return MaskRCNN(
         **_common(CLASSES),
         mask_roi_pool=MultiScaleRoIAlign(["0", "1"], 6, 2),
@@ -54,7 +54,7 @@ def mask_rcnn(seed: int = 0) -> MaskRCNN:
 
 
 def keypoint_rcnn(seed: int = 0) -> KeypointRCNN:
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     return KeypointRCNN(
         **_common(CLASSES),
         keypoint_roi_pool=MultiScaleRoIAlign(["0", "1"], 6, 2),
@@ -129,7 +129,7 @@ BATCHES = {
 def step(model: nn.Module, batch: Batch, seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Runs a training step. Returns the losses, and the gradient of every parameter that has one."""
     model.train().zero_grad()
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     losses = model(*batch)
     sum(losses.values()).backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -16,6 +16,7 @@ from ohem.config.schema import Recipe
 from ohem.config.validation import check_ranges
 from ohem.errors import InputError
 from ohem.io.files import atomic_write
+from ohem.io.yaml_texts import format_yaml, parse_yaml
 
 NAME = "recipe.yaml"
 
@@ -42,7 +43,7 @@ def read_recipe_file(run: Path) -> RecipeFile:
     """Reads RUN/recipe.yaml, also of ohem 0.1; raises `InputError` as `read_run` does."""
     path = run / NAME
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum", None)
         if checksum is not None and checksum != _checksum(content):
             _warn(
@@ -75,7 +76,7 @@ def write_recipe_file(run: Path, file: RecipeFile) -> None:
     """Writes `file` as RUN/recipe.yaml; raises `OSError` if it cannot be written."""
     content = {"recipe": file.name, "made_of": dict(file.made_of), **_plain(file.recipe)}
     with atomic_write(run / NAME) as temporary:
-        temporary.write_text(yaml.safe_dump({**content, "checksum": _checksum(content)}, sort_keys=False))
+        temporary.write_text(format_yaml({**content, "checksum": _checksum(content)}), encoding="utf-8")
 
 
 def _warn(message: str) -> None:

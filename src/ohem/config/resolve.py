@@ -17,6 +17,7 @@ from ohem.config.renamed import check_arguments, rename
 from ohem.config.schema import Recipe, TestConfig
 from ohem.errors import InputError
 from ohem.io.files import describe_os_error
+from ohem.io.yaml_texts import format_yaml, parse_yaml
 
 DEFAULT_RECIPE = "small-frcn"
 """Recipe of `ohem compare` if none is given."""
@@ -94,7 +95,7 @@ def _as_recipe(
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] | Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] | Any = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist: correct --config, or leave it out") from error
     except OSError as error:
@@ -130,7 +131,7 @@ def _own_values(options: Any, default: Any) -> dict[str, Any]:
 
 def format_recipe(recipe: Recipe) -> str:
     """Returns the options of `recipe` as YAML for a --config file; options without a value are left out."""
-    return yaml.safe_dump(given_values(asdict(recipe)), sort_keys=False)
+    return format_yaml(given_values(asdict(recipe)))
 
 
 def format_default(value: object) -> str | None:

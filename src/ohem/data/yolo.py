@@ -33,6 +33,7 @@ from ohem.images.files import images_below, images_by_id, is_image
 from ohem.io.archives import local_file, unpacked, without_chains
 from ohem.io.files import describe_os_error
 from ohem.io.remote import RemoteFolder, divide, is_remote
+from ohem.io.yaml_texts import LOADER, parse_yaml
 
 SPLITS = ("train", "val", "test")
 _FORM = re.compile(r"(?P<file>.*?\.ya?ml)(?::(?P<split>.*))?", re.IGNORECASE | re.DOTALL)
@@ -158,11 +159,11 @@ def _remote_listed(root: RemoteFolder, file: str) -> list[str]:
     return [name for name in present if name is not None]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(LOADER):  # type: ignore[valid-type, misc]
     """Refuses a mapping with two values of one key, of which YAML would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        content = super().construct_mapping(node, deep)
+        content: dict[Any, Any] = super().construct_mapping(node, deep)
         if len(content) < len(node.value):
             raise yaml.YAMLError("one mapping has a key twice")
         return content
@@ -170,12 +171,12 @@ class _Loader(yaml.SafeLoader):
 
 def _parse_yaml(path: Path) -> Mapping[Any, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+        content = parse_yaml(path.read_text(encoding="utf-8-sig"), _Loader)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist: correct the source") from error
     except OSError as error:
         raise InputError(f"the data set {describe_os_error(error)}") from error
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not well-formed YAML ({reason}): correct it, or export it again") from error
     if not isinstance(content, dict):

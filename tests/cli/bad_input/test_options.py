@@ -115,8 +115,9 @@ def test_unknown_yaml_key_names_the_nearest(run: Path, data: Path, tmp_path: Pat
 def test_malformed_and_missing_yaml(run: Path, data: Path, tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     assert str(config) in sentence(ohem("train", run, *training(data), "--config", config))
-    config.write_text("solver: [1\n")
-    assert str(config) in sentence(ohem("train", run, *training(data), "--config", config))
+    for text in ("solver: [1\n", f"solver: {'[' * 2000}\n"):
+        config.write_text(text)
+        assert str(config) in sentence(ohem("train", run, *training(data), "--config", config))
 
 
 @pytest.mark.parametrize("content", ["solver: 3\n", "[1, 2]\n", "", "{}\n"])

@@ -14,7 +14,6 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
-import yaml
 from defusedxml import ElementTree as SafeXML
 
 from ohem.data.annotations.annotation import Annotation, class_name
@@ -26,6 +25,7 @@ from ohem.data.yolo import YOLOSource, label_path
 from ohem.errors import InputError
 from ohem.io.files import atomic_write
 from ohem.io.json_files import parse_json
+from ohem.io.yaml_texts import format_yaml
 
 Corners = tuple[float, float, float, float]
 
@@ -184,7 +184,7 @@ def write_yolo(data: DetectionSet, source: Source, corrections: Corrections, out
         _write(labels, _yolo_text(text, annotation, source.names, corrections.get(index, ())).encode())
     _write(out / f"{split}.txt", "".join(f"{line}\n" for line in lines).encode())
     content = {"path": ".", split: f"{split}.txt", "names": list(source.names)}
-    _write(out / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+    _write(out / "data.yaml", format_yaml(content).encode())
     return f"{out / 'data.yaml'}:{split}"
 
 
