@@ -20,7 +20,7 @@ from ohem.training.fingerprints import digest_of_proposals, digests_of_data
 from ohem.training.logs.loggers import check_loggers
 from ohem.training.logs.mining import check_mining_log
 from ohem.training.loop import train
-from ohem.training.run_folder import check_run, create_or_resume, sole_writer
+from ohem.training.run_folder import check_made_of, check_run, create_or_resume, sole_writer
 
 LOST = ("Connection reset by peer", "Connection closed by peer", "Broken pipe")
 """Messages of the backends of torch.distributed where another process has ended."""
@@ -90,9 +90,8 @@ def _prepare(run: Path, name: str, recipe: Recipe, data: DetectionSet) -> None:
     if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
         check_cached(data, recipe.proposals)
     made_of = asdict(digests_of_data(data))
-    create_or_resume(
-        run, name, recipe, made_of | _digest_of_weights(recipe)
-    )  # reports changed images before hours of selective search
+    # It reports changed images before hours of selective search, and leaves recipe.yaml as it is: proposals may differ.
+    check_made_of(run, recipe, made_of | _digest_of_weights(recipe))
     proposals = build_proposals(data, recipe.proposals)
     made_of["proposals"] = digest_of_proposals(data.ids, proposals, most_proposals(recipe.proposals))
     create_or_resume(run, name, recipe, made_of | _digest_of_weights(recipe))

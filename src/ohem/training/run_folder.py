@@ -95,6 +95,12 @@ def create_or_resume(run: Path, name: str, recipe: Recipe, made_of: Mapping[str,
     write_recipe_file(run, RecipeFile(name, recipe, {part: digest for part, digest in made_of.items() if digest}))
 
 
+def check_made_of(run: Path, recipe: Recipe, made_of: Mapping[str, str]) -> None:
+    """Checks that a run to be resumed was made of the same data, as `create_or_resume` does; writes nothing."""
+    if _has_steps(run):
+        _check_same(run, read_recipe_file(run), recipe, made_of)
+
+
 def check_sources(run: Path, sources: Sequence[str]) -> None:
     """Raises `InputError` where a source that the recipe of `run` names is relative, and is not here."""
     for source in sources:
