@@ -49,7 +49,7 @@ def _add_common(parser: argparse.ArgumentParser, rounds: int | None) -> argparse
 def as_recipe(options: argparse.Namespace, recipe: Recipe = Recipe()) -> Recipe:  # noqa: B008  # it is frozen
     """Returns `recipe` with the image sizes and proposals of `options`."""
     size = {"short": options.short, "long": options.long}
-    return replace_options(recipe, data=size, proposals={"folder": options.proposals, "mode": options.mode})
+    return replace_options(recipe, data=size, proposals={"folder": options.proposals, "mode": (options.mode,)})
 
 
 def parse_with_more(parser: argparse.ArgumentParser) -> argparse.Namespace:

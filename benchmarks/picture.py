@@ -22,11 +22,12 @@ from ohem.data.loader import make_pyramid
 from ohem.data.transforms import read_image
 from ohem.detection.detector import Detector
 from ohem.errors import InputError
-from ohem.evaluation.detect import draw_confident, save_picture
+from ohem.evaluation.detect import as_bgr, draw_confident, save_picture
 from ohem.evaluation.evaluate import detect_images, load_detector
 from ohem.inputs.datasets import open_data
 from ohem.inputs.examples import sizes_to_test
-from ohem.proposals.selective_search import selective_search
+from ohem.inputs.proposals import methods_of
+from ohem.proposals.methods import MethodUnion
 
 SEARCH = "selective search"
 SCORE = 0.3
@@ -72,10 +73,7 @@ def _detect(model: Detector, recipe: Recipe, path: Path, parts: Parts, out: Path
     with parts.timed("reading"):
         image = read_image(path)
     with parts.timed(SEARCH):
-        assert recipe.proposals.mode != "none"  # as_recipe gives it a mode
-        assert recipe.proposals.mode != "sliding"
-        bgr = image.flip(0).permute(1, 2, 0).contiguous().numpy()
-        boxes = selective_search(bgr, recipe.proposals.mode, recipe.proposals.seed)[: recipe.proposals.top]
+        boxes = MethodUnion(methods_of(recipe.proposals), recipe.proposals.top)(as_bgr(image))
     with parts.timed("network"):
         shorts, long = sizes_to_test(recipe)
         (detections,) = detect_images(model, [make_pyramid(path.name, image, boxes, shorts=shorts, long=long)])

@@ -13,7 +13,7 @@ from rich.table import Table
 from benchmarks.common import announce, make_parser, print_table, run_main, write_report
 from ohem.inputs.datasets import open_data
 from ohem.proposals.generate import generate
-from ohem.proposals.selective_search import Mode
+from ohem.proposals.selective_search import Mode, SelectiveSearch
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
 def _rate(images: dict[str, Path], mode: Mode, jobs: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         started = perf_counter()
-        generate(images, Path(folder) / "proposals.safetensors", mode=mode, jobs=jobs, progress=False)
+        generate(images, Path(folder) / "proposals.safetensors", SelectiveSearch(mode), jobs=jobs, progress=False)
         return len(images) / (perf_counter() - started)
 
 

@@ -25,6 +25,7 @@ from ohem.demo.text import TITLES
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.inputs.datasets import open_data
 from ohem.kernels.fast_linear import fast_linear
+from ohem.proposals.selective_search import FAST
 from ohem.recorder import Recorder
 from ohem.samplers import OHEMSampler
 from tests.detection.toy_detector import assert_close, detector, losses_and_gradients, mini_batch
@@ -255,6 +256,7 @@ def test_recall_counts_objects_that_a_proposal_finds(tmp_path: Path, monkeypatch
     assert wanted[0] > 0
     corners = np.tile(np.array([[0, 0, 1, 1]], np.float32), (recall.TOP, 1))
     boxes = {path: np.concatenate([corners, objects]) for path, objects in objects_of.items()}
-    monkeypatch.setattr(recall, "propose", lambda name, path, mode, seed, width: (name, boxes[str(path)]))
-    counts = recall._measure(data, [0], "fast", 0)
+    monkeypatch.setattr(recall, "propose", lambda name, path, method: (name, boxes[str(path)]))
+    counts = recall._measure(data, [0], [FAST])
     assert (counts["objects"], counts["found"], counts["found_first"]) == (wanted[0], wanted[0], 0)
+    assert counts["found_at_0.7"] == wanted[0]

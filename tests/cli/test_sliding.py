@@ -72,4 +72,4 @@ def test_files_and_windows_are_not_used_together(toy: Path, tmp_path: Path) -> N
 
 def test_nothing_is_made_in_advance() -> None:
     assert "has nothing to make in advance" in sentence(ohem("propose", "x:train", "--mode", "sliding"))
-    assert propose_command(["x:train"], (), ProposalConfig(mode="sliding")) == []
+    assert propose_command(["x:train"], (), ProposalConfig(mode=("sliding",))) == []

@@ -69,6 +69,9 @@ def write_as_0_1(path: Path, sampler: Mapping[str, Any] = OLD_SAMPLER) -> None:
         "rescored" if option == "rescore_top" else option: value for option, value in content["model"].items()
     }
     content["sampler"] = dict(sampler)
+    proposals = content["proposals"]
+    (proposals["mode"],) = proposals["mode"]
+    del proposals["edge_model"]
     checksum = f"{crc32(json.dumps(content, sort_keys=True, default=str).encode()):08x}"
     path.write_text(yaml.safe_dump({**content, "checksum": checksum}, sort_keys=False))
 

@@ -58,9 +58,9 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Makes few pixels enough for processes; returns a list of their numbers, and checks that all have ended."""
     numbers, before, real = [], child_processes(), module.proposals_in_order
 
-    def spy(files: Any, mode: Any, seed: int, jobs: int, width: int) -> Any:
+    def spy(files: Any, method: Any, jobs: int) -> Any:
         numbers.append(jobs)
-        return real(files, mode, seed, jobs, width)
+        return real(files, method, jobs)
 
     monkeypatch.setattr(module, "FEW_PIXELS", 0)
     monkeypatch.setattr(module, "proposals_in_order", spy)
@@ -290,7 +290,7 @@ def test_a_killed_process_ends_in_a_sentence(
                 os.kill(pid, signal.SIGKILL)
 
     monkeypatch.setattr(module, "save_picture", save)
-    with pytest.raises(InputError, match=r"selective search was killed, .*: give fewer --jobs$"):
+    with pytest.raises(InputError, match=r"a process that makes proposals was killed, .*: give fewer --jobs$"):
         detect_files(run, pictures, out, 0.5, jobs=2)
     done = listed(out)
     assert 1 <= len(done) <= 4
@@ -302,7 +302,7 @@ def test_no_process_is_begun_where_it_saves_no_time(
 ) -> None:
     detect_files(run, pictures[:1], out, 0.5)
     detect_files(run, pictures[:2], out, 0.5, jobs=1)
-    assert len(list(module._with_proposals(pictures, ProposalConfig(mode="none"), 2))) == 5
+    assert len(list(module._with_proposals(pictures, ProposalConfig(mode=("none",)), 2))) == 5
     monkeypatch.undo()
     monkeypatch.setattr(module, "proposals_in_order", None)
     detect_files(run, pictures, out, 0.5, jobs=2)

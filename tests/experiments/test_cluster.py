@@ -1,6 +1,7 @@
 """Work on a Dask cluster of real processes: the same files as here, also where a worker is killed."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from benchmarks.scale.edge_forest import write_edge_forest
 
 from ohem import cluster
 from ohem.errors import InputError
@@ -15,7 +17,7 @@ from ohem.experiments.runner import Job, run_jobs
 from ohem.proposals.shards import Shards
 from tests.fuzz.kill import make_pictures
 from tests.helpers.command_line import ohem, sentence
-from tests.helpers.toy_data import training
+from tests.helpers.toy_data import make_toy, training
 
 distributed = pytest.importorskip("distributed")
 
@@ -54,6 +56,16 @@ def test_proposals_are_those_of_one_process_though_a_worker_is_killed(
     first, second = (Shards(next((folder / "data/Proposals").glob("*.safetensors"))) for folder in (here, there))
     assert dict(first.digests) == dict(second.digests)
     assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_workers_run_edge_boxes(dask: distributed.LocalCluster, tmp_path: Path) -> None:
+    model, data = write_edge_forest(tmp_path / "model.yml.gz"), make_toy(tmp_path / "toy", {"train": "ab"})
+    line = ["propose", f"{data}:train", "--mode", "edge-boxes", "--edge-model", model]
+    assert ohem(*line, "--cluster", dask.scheduler_address).code == 0
+    there = proposals(data)
+    shutil.rmtree(data / "Proposals")
+    assert ohem(*line, "--jobs", 1).code == 0
+    assert proposals(data) == there
 
 
 def test_jobs_run_on_workers_and_a_failure_is_a_sentence(

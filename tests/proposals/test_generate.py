@@ -19,7 +19,7 @@ from ohem.proposals import generate as module
 from ohem.proposals import parallel
 from ohem.proposals.generate import cache_path, generate, is_generated
 from ohem.proposals.parallel import read_bgr
-from ohem.proposals.selective_search import selective_search
+from ohem.proposals.selective_search import SelectiveSearch, selective_search
 from ohem.proposals.store import write_proposals
 from tests.proposals.conftest import picture
 
@@ -147,7 +147,7 @@ def test_parts_of_changed_images_are_made_again(images, path, calls):
 
 
 def test_parts_of_other_settings_are_refused(images, path):
-    interrupted(images, path, seed=1)
+    interrupted(images, path, method=SelectiveSearch(seed=1))
     with pytest.raises(InputError, match=r"parts.*made with seed 1, want 0: delete"):
         generate(images, path, jobs=1, progress=False)
 
@@ -166,19 +166,19 @@ def test_a_cache_of_other_settings_is_refused_and_kept(images, path):
     generate(images, path, jobs=1, progress=False)
     before = path.read_bytes()
     with pytest.raises(InputError, match="made with mode fast, want quality"):
-        generate(images, path, mode="quality", progress=False)
+        generate(images, path, method=SelectiveSearch("quality"), progress=False)
     with pytest.raises(InputError, match="made with seed 0, want 5"):
-        generate(images, path, seed=5, progress=False)
+        generate(images, path, method=SelectiveSearch(seed=5), progress=False)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_the_width_is_a_setting(images, path):
-    made = generate(images, path, jobs=1, progress=False, width=30)
+    made = generate(images, path, jobs=1, progress=False, method=SelectiveSearch(width=30))
     for name, file in images.items():
         np.testing.assert_array_equal(made[name], selective_search(cv2.imread(str(file)), width=30))
     with pytest.raises(InputError, match=r"made with width 30, want 500: .* or give --width 30"):
-        generate(images, path, progress=False, width=500)
+        generate(images, path, progress=False, method=SelectiveSearch(width=500))
 
 
 @pytest.mark.parametrize("width", [0, 63, 64, 500])
@@ -188,12 +188,13 @@ def test_proposals_of_before_there_was_a_width_serve_where_no_image_is_wider(ima
     metadata = {key: value for key, value in made.metadata.items() if key != "width"}
     write_proposals(path, made, made.digests, metadata)
     del calls[:]
+    method = SelectiveSearch(width=width)
     if width == 63:
         with pytest.raises(InputError, match="made with width 0, want 63"):
-            generate(images, path, jobs=1, progress=False, width=width)
+            generate(images, path, jobs=1, progress=False, method=method)
     else:
-        generate(images, path, jobs=1, progress=False, width=width)
-        assert is_generated(images, path, width=width)
+        generate(images, path, jobs=1, progress=False, method=method)
+        assert is_generated(images, path, method)
     assert calls == []
 
 
@@ -277,7 +278,7 @@ def test_an_absent_image_is_named(images, path):
 
 def test_an_unknown_mode_is_refused(images, path):
     with pytest.raises(InputError, match="no mode 'slow'"):
-        generate(images, path, mode="slow", progress=False)  # type: ignore[arg-type]
+        generate(images, path, method=SelectiveSearch("slow"), progress=False)  # type: ignore[arg-type]
 
 
 def test_an_image_without_proposals_and_no_image_at_all(tmp_path, path):
@@ -296,7 +297,7 @@ def test_progress_is_on_standard_error_with_count_and_rate(images, path, capsys)
 
 
 def test_the_cache_is_with_the_data(tmp_path):
-    cache = cache_path(tmp_path, "trainval", "quality")
+    cache = cache_path(tmp_path, "trainval", SelectiveSearch("quality"))
     assert cache == tmp_path / "Proposals" / "trainval.selective-search-quality.safetensors"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from ohem.errors import InputError
 from ohem.proposals.parallel import proposals_in_order, propose
+from ohem.proposals.selective_search import FAST
 from tests.proposals.processes import child_processes, in_session, wait_until, workers
 
 
@@ -19,7 +20,7 @@ def test_the_order_is_kept_few_are_begun_and_an_error_comes_in_its_place(images)
     paths[13].write_text("no image")
 
     def use_all():
-        with proposals_in_order(map(begin, paths), "fast", 0, 2) as proposals:
+        with proposals_in_order(map(begin, paths), FAST, 2) as proposals:
             for boxes in proposals:
                 made.append(boxes)
                 assert len(begun) - len(made) < 4
@@ -33,7 +34,7 @@ def test_the_order_is_kept_few_are_begun_and_an_error_comes_in_its_place(images)
         use_all()
     assert len(made) == 13
     for path, boxes in zip(paths, made, strict=False):
-        np.testing.assert_array_equal(boxes, propose("", path, "fast", 0)[1])
+        np.testing.assert_array_equal(boxes, propose("", path, FAST)[1])
     assert not workers(before)
 
 
@@ -45,7 +46,8 @@ def test_a_signal_leaves_no_process(images, tmp_path, number):
         "from itertools import cycle\n"
         "from pathlib import Path\n"
         "from ohem.proposals.parallel import proposals_in_order\n"
-        f"with proposals_in_order(cycle([Path({str(images['a'])!r})]), 'fast', 0, 2) as proposals:\n"
+        "from ohem.proposals.selective_search import FAST\n"
+        f"with proposals_in_order(cycle([Path({str(images['a'])!r})]), FAST, 2) as proposals:\n"
         "    for boxes in proposals:\n"
         "        print(len(boxes), flush=True)\n"
     )

@@ -9,6 +9,7 @@ from ohem.errors import InputError
 from ohem.proposals import generate as module
 from ohem.proposals import shards
 from ohem.proposals.generate import generate, is_generated
+from ohem.proposals.selective_search import SelectiveSearch
 from ohem.proposals.shards import Shards, shard_files
 from tests.proposals.conftest import picture
 from tests.proposals.test_generate import calls  # noqa: F401  a fixture
@@ -124,10 +125,10 @@ def test_other_settings_are_refused(images, path):
         place.rename(others)
         if place == path:
             with pytest.raises(InputError, match=r"00001\.safetensors: proposals made with mode fast, want quality"):
-                make(images, path, mode="quality")
+                make(images, path, method=SelectiveSearch("quality"))
         others.rename(place)
     with pytest.raises(InputError, match="made with mode fast, want quality"):
-        make(images, path, mode="quality")
+        make(images, path, method=SelectiveSearch("quality"))
 
 
 def test_many_files(tmp_path):

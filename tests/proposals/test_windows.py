@@ -110,4 +110,4 @@ def test_the_digest_is_of_the_first_image() -> None:
 
 def test_there_is_nothing_to_propose() -> None:
     with pytest.raises(InputError, match="--mode sliding has nothing to make in advance"):
-        make_proposals(["x:train"], (), ProposalConfig(mode="sliding"))
+        make_proposals(["x:train"], (), ProposalConfig(mode=("sliding",)))

@@ -42,7 +42,7 @@ def propose(
     cluster: Cluster = None,
     settings: Annotated[ProposalConfig, Parameter(name="*")] = ProposalConfig(),  # noqa: B008  frozen
 ) -> None:
-    """Make the proposals of data sets by selective search, and keep them with the data.
+    """Make the proposals of data sets, by selective search if nothing else is named, and keep them with the data.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def detect(
     score
         Lowest score of a detection that is drawn. The JSON file has all detections.
     jobs
-        Number of processes of selective search; -1 uses all cores.
+        Number of processes that make proposals; -1 uses all cores.
     devices
         Number of processes that share the images, one for each GPU; auto uses every GPU. With torchrun, the processes
         that it started.

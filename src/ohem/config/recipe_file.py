@@ -11,7 +11,7 @@ from zlib import crc32
 
 import yaml
 
-from ohem.config.renamed import rename, today_s_sampler
+from ohem.config.renamed import rename, today_s_proposals, today_s_sampler
 from ohem.config.schema import Recipe
 from ohem.config.validation import check_ranges
 from ohem.errors import InputError
@@ -58,7 +58,7 @@ def read_recipe_file(run: Path) -> RecipeFile:
         if not isinstance(name, str) or not all(isinstance(text, str) for pair in made_of.items() for text in pair):
             raise TypeError("recipe and made_of must be text")
         if "proposals" in content:
-            content["proposals"] = {"width": 0, **content["proposals"]}  # before there was the option
+            content["proposals"] = today_s_proposals(content["proposals"])
         recipe = cast(Recipe, _build(Recipe, content))
         check_ranges(recipe)
         return RecipeFile(name, recipe, made_of)

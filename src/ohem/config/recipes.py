@@ -64,7 +64,7 @@ def _faster_rcnn(backbone: Literal["resnet50", "mobilenet_v3_large"], short: int
         solver=SolverConfig(steps=30_000, lr=0.005, decay_every=24_000, warmup=500, images=4, bias_lr=1.0),
         sampler=SamplerConfig(name="builtin", batch_size=512),
         test=TestConfig(score=0.05, nms_iou=0.5, max_detections=100),
-        proposals=ProposalConfig(mode="none"),
+        proposals=ProposalConfig(mode=("none",)),
     )
 
 
@@ -80,7 +80,7 @@ TORCHVISION = {
         ),
         sampler=SamplerConfig(name="builtin", batch_size=64, nms_iou=1.0),
         test=TestConfig(score=0.001, nms_iou=0.55, max_detections=300),
-        proposals=ProposalConfig(mode="none"),
+        proposals=ProposalConfig(mode=("none",)),
     ),
 }
 

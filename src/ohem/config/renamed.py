@@ -105,5 +105,17 @@ def today_s_sampler(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def today_s_proposals(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of proposals in recipe.yaml of an earlier version as a recipe of today has them.
+
+    Before there was the option `width`, no image was reduced. Before there were unions, `mode` was one text.
+
+    Args:
+        options: options of the proposals.
+    """
+    mode = options.get("mode")
+    return {"width": 0, **options, **({"mode": [mode]} if isinstance(mode, str) else {})}
+
+
 def _option(key: str) -> str:
     return f"--{key.replace('_', '-')}"

@@ -46,6 +46,7 @@ SamplerName = Literal[
 ]
 RPNSamplerName = Literal["ohem", "separate", "rank", "proportional", "ratio", "all"]
 DetectorName = Literal["fast_rcnn", "faster_rcnn", "ssdlite"]
+ProposalMode = Literal["fast", "quality", "edge-boxes", "sliding", "none"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "64-true"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 BACKBONES_OF: Mapping[DetectorName, tuple[BackboneName, ...]] = {
@@ -147,24 +148,28 @@ class DataConfig:
 class ProposalConfig:
     """The proposals of the images."""
 
-    mode: Literal["fast", "quality", "sliding", "none"] = "fast"
-    """fast, quality: modes of selective search; sliding: a dense grid of windows, which is not stored; none: no
-    proposals, for a detector that makes its own."""
+    mode: tuple[ProposalMode, ...] = ("fast",)
+    """Methods, one or several, whose union is used. fast, quality: modes of selective search; edge-boxes: Edge
+    Boxes, at most 2000 of an image; sliding: a dense grid of windows, which is not stored, alone; none: no proposals,
+    for a detector that makes its own."""
+    edge_model: str | None = None
+    """edge-boxes: file of the trained edge detector, a structured forest, such as model.yml.gz of OpenCV."""
     windows: int = 20_000
     """sliding: number of windows of an image; up to some percent fewer, since the grid is regular."""
     seed: int = 0
     """Seed of selective search."""
     width: int = 500
-    """Highest width in pixels at which selective search sees an image; wider ones are reduced. R-CNN has 500. 0: no
-    image is reduced."""
+    """Highest width in pixels at which a method sees an image; wider ones are reduced. R-CNN has 500. 0: no image is
+    reduced."""
     top: int = 2000
-    """Highest number of proposals of an image; the first ones are used. sliding uses all of its windows."""
+    """Highest number of proposals of an image, of each method; the first ones are used. sliding uses all of its
+    windows."""
     files: tuple[str, ...] = ()
-    """Files of boxes that replace selective search: .mat of the original release, .json, .npz or .safetensors."""
+    """Files of boxes that replace the methods: .mat of the original release, .json, .npz or .safetensors."""
     folder: str | None = None
     """Folder for the proposal files. Default: the folder of the data."""
     jobs: int = -1
-    """Number of processes of selective search; -1 uses all cores."""
+    """Number of processes that make proposals; -1 uses all cores."""
 
 
 @_heading("Sampler")

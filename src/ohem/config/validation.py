@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from ohem.config.schema import BACKBONES_OF, ModelConfig, Recipe
+from ohem.config.schema import BACKBONES_OF, ModelConfig, ProposalConfig, Recipe
 from ohem.errors import InputError
 
 SHARES = (
@@ -42,9 +42,10 @@ RANGES: Mapping[str, tuple[float, float]] = {
 def check_recipe(recipe: Recipe) -> None:
     """Raises `InputError` if an option has an impossible value, or if options contradict each other."""
     check_ranges(recipe)
+    check_methods(recipe.proposals)
     _check_detector(recipe)
     _check_regions(recipe)
-    if recipe.proposals.mode == "sliding" and recipe.proposals.files:
+    if "sliding" in recipe.proposals.mode and recipe.proposals.files:
         raise InputError("--proposals.files and --proposals.mode sliding both give the RoIs: leave out one of them")
     _check_ranking(recipe)
     _check_pictures(recipe)
@@ -63,6 +64,28 @@ def _check_regions(recipe: Recipe) -> None:
         raise InputError("--model.foreground-features needs regions: add --model.regions mr_cnn, or leave it out")
     if not names and model.box_region != ModelConfig.box_region:
         raise InputError(f"--model.box-region {model.box_region} needs regions: add --model.regions mr_cnn")
+
+
+def check_methods(proposals: ProposalConfig, prefix: str = "--proposals.") -> None:
+    """Raises `InputError` if the methods of proposals cannot be used together.
+
+    Args:
+        proposals: the options.
+        prefix: what the options of the command begin with.
+    """
+    option, modes = f"{prefix}mode", proposals.mode
+    if not modes:
+        raise InputError(f"{option} names no method: give one, such as fast, or none")
+    twice = next((mode for mode in modes if modes.count(mode) > 1), None)
+    if twice is not None:
+        raise InputError(f"{option} has {twice} twice: leave one out")
+    for alone in ("none", "sliding"):
+        if alone in modes and len(modes) > 1:
+            raise InputError(f"{option} {' '.join(modes)}: {alone} is used alone: leave out {alone}, or the others")
+    if "edge-boxes" in modes and proposals.edge_model is None:
+        raise InputError(f"{option} edge-boxes needs a model: name OpenCV's model.yml.gz with {prefix}edge-model")
+    if "edge-boxes" not in modes and proposals.edge_model is not None:
+        raise InputError(f"{prefix}edge-model is for {option} edge-boxes: add the method, or leave out the model")
 
 
 def _check_ranking(recipe: Recipe) -> None:
@@ -135,13 +158,13 @@ def _check_detector(recipe: Recipe) -> None:
             raise InputError(
                 f"--sampler.name builtin is for torchvision's detectors, not for {name}: give another sampler"
             )
-        if recipe.proposals.mode == "none":
-            raise InputError(f"--proposals.mode none leaves {name} without RoIs: give fast, quality or sliding")
+        if "none" in recipe.proposals.mode:
+            raise InputError(f"--proposals.mode none leaves {name} without RoIs: give another, such as fast")
         return
     for option, given in _of_fast_rcnn(recipe).items():
         if given:
             raise InputError(f"--{option} is not for {name} of torchvision: leave it out, or give another detector")
-    if recipe.proposals.mode != "none":
+    if "none" not in recipe.proposals.mode:
         raise InputError(f"{name} makes its own proposals: add --proposals.mode none")
     file = next((place for place in recipe.data.negatives if is_region_file(place)), None)
     if file is not None:

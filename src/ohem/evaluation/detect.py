@@ -26,10 +26,11 @@ from ohem.errors import InputError
 from ohem.evaluation.detections_file import NAME, images_of, publishing
 from ohem.evaluation.evaluate import detect_images, load_detector, of_processes
 from ohem.inputs.examples import sizes_to_test
+from ohem.inputs.proposals import methods_of
 from ohem.io.files import atomic_write, check_output
 from ohem.io.locks import locked
+from ohem.proposals.methods import MethodUnion
 from ohem.proposals.parallel import check_jobs, proposals_in_order
-from ohem.proposals.selective_search import selective_search
 from ohem.proposals.windows import sliding_windows
 from ohem.training.distributed import compute_shared, first_process_first
 
@@ -58,7 +59,7 @@ def detect_files(
         out: folder for the pictures, which have the names of the files, and detections.json.
         score: lowest score of a detection that is drawn.
         test: replaces the test options of the recipe.
-        jobs: number of processes of selective search; -1 uses all cores. With 1, or few pixels, this process does it.
+        jobs: number of processes that make proposals; -1 uses all cores. With 1, or few pixels, this process does it.
         devices: number of processes that share the files, one for each GPU; the first one writes detections.json, at
             the end. With torchrun, the processes that it started.
 
@@ -182,21 +183,29 @@ def _with_proposals(
     files: Sequence[Path], config: ProposalConfig, workers: int
 ) -> Generator[tuple[Tensor, NDArray[np.float32]], None, None]:
     """Yields each image with its proposals, (P, 4) boxes in pixels; some `workers` make those of the next images."""
-    if config.mode == "none" or config.mode == "sliding" or workers == 1:
+    search = MethodUnion(methods_of(config), config.top)
+    for method in search.methods:
+        method.check()
+    if not search.methods or workers == 1:
         for path in files:
             image = read_image(path)
-            yield image, _proposals(image, config)
+            yield image, _proposals(image, search, config)
         return
-    with proposals_in_order(files, config.mode, config.seed, workers, config.width) as proposals:
+    with proposals_in_order(files, search, workers) as proposals:
         for path, boxes in zip(files, proposals, strict=True):
-            yield read_image(path), boxes[: config.top]
+            yield read_image(path), boxes
 
 
-def _proposals(image: Tensor, config: ProposalConfig) -> NDArray[np.float32]:
+def _proposals(image: Tensor, search: MethodUnion, config: ProposalConfig) -> NDArray[np.float32]:
     """Returns (P, 4) boxes in pixels of `image`."""
-    if config.mode == "none":
-        return np.zeros((0, 4), np.float32)
-    if config.mode == "sliding":
+    if "sliding" in config.mode:
         return sliding_windows((image.shape[1], image.shape[2]), config.windows)
-    bgr = image.flip(0).permute(1, 2, 0).contiguous().numpy()
-    return selective_search(bgr, config.mode, config.seed, config.width)[: config.top]
+    if not search.methods:
+        return np.zeros((0, 4), np.float32)
+    return search(as_bgr(image))
+
+
+def as_bgr(image: Tensor) -> NDArray[np.uint8]:
+    """Returns `image`, uint8 (3, H, W) in RGB, as `selective_search` takes it: (H, W, 3) in BGR."""
+    bgr: NDArray[np.uint8] = image.flip(0).permute(1, 2, 0).contiguous().numpy()
+    return bgr

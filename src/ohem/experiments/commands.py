@@ -73,7 +73,7 @@ def propose_command(sources: Iterable[str], negatives: Sequence[str], proposals:
 
     There is none, an empty list, where the detector makes its own, or for sliding windows.
     """
-    if proposals.mode in ("none", "sliding"):
+    if {"none", "sliding"} & set(proposals.mode):
         return []
     options = option_arguments("negatives", list(negatives)) if negatives else []
     return ["propose", *sources, *options, *format_options(proposals, ProposalConfig())]

@@ -1,6 +1,7 @@
-"""The proposals of a data set: selective search, cached per source, sliding windows, or files of the user."""
+"""The proposals of a data set: those of methods, cached per source, sliding windows, or files of the user."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from ohem.data.dataset import DetectionSet, Source
 from ohem.errors import InputError
 from ohem.proposals.box_files import BoxFile
 from ohem.proposals.boxes import fault_of_boxes
+from ohem.proposals.edge_boxes import EdgeBoxes
 from ohem.proposals.generate import cache_name, cache_path, generate, is_generated
-from ohem.proposals.selective_search import Mode
+from ohem.proposals.methods import Method, union_of
+from ohem.proposals.selective_search import SelectiveSearch
 from ohem.proposals.shards import Shards
 from ohem.proposals.windows import SlidingWindows
 
@@ -22,41 +25,56 @@ Place = tuple[Shards | BoxFile, str, tuple[int, int]]
 
 
 def build_proposals(data: DetectionSet, config: ProposalConfig) -> Mapping[str, Any]:
-    """Returns image id -> (P, 4) boxes: selective search, which runs where they are missing, windows, or files."""
+    """Returns image id -> (P, 4) boxes: of the methods, which run where they are missing, windows, or files.
+
+    Raises:
+        InputError: the boxes cannot be made or read, or a method lacks its model.
+    """
     if config.files:
         return _from_files(data, config.files)
-    if config.mode == "none":
-        return dict.fromkeys(data.ids, np.zeros((0, 4), np.float32))
-    if config.mode == "sliding":
+    if "sliding" in config.mode:
         return SlidingWindows({name: data.size(index) for index, name in enumerate(data.ids)}, config.windows)
+    parts = [_made_by(method, data, config) for method in methods_of(config)]
+    if not parts:
+        return dict.fromkeys(data.ids, np.zeros((0, 4), np.float32))
+    return parts[0] if len(parts) == 1 else _Union(parts, config.top)
+
+
+def methods_of(config: ProposalConfig) -> list[Method]:
+    """Returns the methods of `config.mode`, none for `none` and `sliding`.
+
+    Raises:
+        InputError: the model of Edge Boxes cannot be read.
+    """
+    methods: list[Method] = []
+    for mode in config.mode:
+        if mode in ("fast", "quality"):
+            methods.append(SelectiveSearch(mode, config.seed, config.width))
+        elif mode == "edge-boxes":
+            methods.append(EdgeBoxes.of(Path(config.edge_model or ""), config.width))
+    return methods
+
+
+def most_proposals(config: ProposalConfig) -> int:
+    """Returns the highest number of proposals of an image that are used: `top` would cut off the smallest windows."""
+    return config.windows if "sliding" in config.mode else config.top * len(config.mode)
+
+
+def _made_by(method: Method, data: DetectionSet, config: ProposalConfig) -> "_Placed":
+    """Returns the boxes of one method, which runs where they are missing."""
     places: dict[str, Place] = {}
-    _check_places(data, config.folder, config.mode)
+    _check_places(data, config.folder, method)
     for source in data.sources:
-        cached = generate(
-            _images(data, source),
-            _cache(source, config.folder, config.mode),
-            mode=config.mode,
-            seed=config.seed,
-            width=config.width,
-            jobs=config.jobs,
-        )
+        cached = generate(_images(data, source), _cache(source, config.folder, method), method, jobs=config.jobs)
         for name, stem, index in _rows(data, source):
             places[name] = cached, stem, data.size(index)
     return _Placed(places)
 
 
-def most_proposals(config: ProposalConfig) -> int:
-    """Returns the highest number of proposals of an image that are used: `top` would cut off the smallest windows."""
-    return config.windows if config.mode == "sliding" else config.top
-
-
 def check_cached(data: DetectionSet, config: ProposalConfig) -> None:
     """Raises `InputError` where proposals are missing: other processes would not wait long enough."""
-    if config.files or config.mode == "none" or config.mode == "sliding":
-        return
-    for source in data.sources:
-        path = _cache(source, config.folder, config.mode)
-        if not is_generated(_images(data, source), path, config.mode, config.seed, config.width):
+    for source, method in product(data.sources, () if config.files else methods_of(config)):
+        if not is_generated(_images(data, source), _cache(source, config.folder, method), method):
             raise InputError(
                 f"{source.folder} has no proposals yet, or not of all its images, for which several processes cannot "
                 "wait: make them first, with `ohem propose`"
@@ -72,11 +90,11 @@ def _images(data: DetectionSet, source: Source) -> dict[str, Path]:
     return {stem: data.path(index) for _, stem, index in _rows(data, source)}
 
 
-def _check_places(data: DetectionSet, folder: str | None, mode: Mode) -> None:
+def _check_places(data: DetectionSet, folder: str | None, method: Method) -> None:
     """Raises `InputError` where two sources would keep the proposals of different images in one file."""
     sources: dict[Path, Source] = {}
     for source in data.sources:
-        path = _cache(source, folder, mode)
+        path = _cache(source, folder, method)
         other = sources.setdefault(path, source)
         if other.folder.resolve() != source.folder.resolve():
             raise InputError(
@@ -85,10 +103,26 @@ def _check_places(data: DetectionSet, folder: str | None, mode: Mode) -> None:
             )
 
 
-def _cache(source: Source, folder: str | None, mode: Mode) -> Path:
+def _cache(source: Source, folder: str | None, method: Method) -> Path:
     if folder is None:
-        return cache_path(source.folder, source.name, mode)
-    return Path(folder) / f"{source.folder.resolve().name}.{cache_name(source.name, mode)}"
+        return cache_path(source.folder, source.name, method)
+    return Path(folder) / f"{source.folder.resolve().name}.{cache_name(source.name, method)}"
+
+
+class _Union(Mapping[str, Any]):
+    """Boxes by image name: the union of the first `top` of all `parts`."""
+
+    def __init__(self, parts: Sequence[Mapping[str, Any]], top: int) -> None:
+        self.parts, self.top = parts, top
+
+    def __getitem__(self, name: str) -> Any:
+        return union_of([part[name][: self.top] for part in self.parts])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parts[0])
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
 
 
 class _Placed(Mapping[str, Any]):

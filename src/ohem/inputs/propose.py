@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from ohem.config.schema import ProposalConfig
-from ohem.config.validation import check_ranges, is_region_file
+from ohem.config.validation import check_methods, check_ranges, is_region_file
 from ohem.errors import InputError
 from ohem.inputs.datasets import open_data
 from ohem.inputs.proposals import build_proposals
@@ -22,9 +22,10 @@ def make_proposals(
         InputError: there is no source, the data cannot be used, or proposals are damaged.
     """
     check_ranges(config, "proposals.")
-    if config.mode == "none":
-        raise InputError("--mode none makes no proposals: give fast or quality")
-    if config.mode == "sliding":
+    check_methods(config, "--")
+    if "none" in config.mode:
+        raise InputError("--mode none makes no proposals: give fast, quality or edge-boxes")
+    if "sliding" in config.mode:
         raise InputError("--mode sliding has nothing to make in advance: its windows are made when an image is used")
     data = [open_data([source], (), "ohem propose") for source in sources] or [open_data((), (), "ohem propose")]
     data[-1].add_negatives([place for place in negatives if not is_region_file(place)])

@@ -21,8 +21,9 @@ from ohem.io.digests import digests_of_files
 from ohem.io.files import cache_folder
 from ohem.io.locks import locked
 from ohem.io.progress import Counter
+from ohem.proposals.methods import Method, opencv
 from ohem.proposals.parallel import check_jobs, results_of
-from ohem.proposals.selective_search import Mode, check_mode, opencv
+from ohem.proposals.selective_search import FAST
 from ohem.proposals.shards import Shards, room, shard_files, shards_of, write_next
 from ohem.proposals.store import OldFormat, Proposals, check_settings
 
@@ -32,14 +33,14 @@ FOLDER = "Proposals"
 """Folder of the proposal files in the folder of the data."""
 
 
-def cache_name(split: str, mode: Mode = "fast") -> str:
+def cache_name(split: str, method: Method = FAST) -> str:
     """Returns the name of the proposal file of `split`."""
-    return f"{split}.selective-search-{mode}.safetensors"
+    return f"{split}.{method.name}.safetensors"
 
 
-def cache_path(folder: Path, split: str, mode: Mode = "fast") -> Path:
+def cache_path(folder: Path, split: str, method: Method = FAST) -> Path:
     """Returns the proposal file of `folder:split`: with the data, or in the cache of the user if that is read-only."""
-    name = cache_name(split, mode)
+    name = cache_name(split, method)
     local = folder / FOLDER / name
     if local.exists() or os.access(local.parent if local.parent.exists() else folder, os.W_OK):
         return local
@@ -52,13 +53,11 @@ def cache_path(folder: Path, split: str, mode: Mode = "fast") -> Path:
 def generate(
     images: Mapping[str, Path],
     path: Path,
-    mode: Mode = "fast",
-    seed: int = 0,
+    method: Method = FAST,
     jobs: int = -1,
     progress: bool = True,
-    width: int = 0,
 ) -> Shards:
-    """Runs selective search on the images that the proposal file `path` does not have yet.
+    """Makes the proposals of the images that the proposal file `path` does not have yet.
 
     Boxes in `path` of an image with the same content are used; boxes of new and changed images are made and added. The
     boxes do not depend on `jobs`, nor on an interruption of an earlier call, whose boxes are kept in `PATH.parts/`. It
@@ -68,45 +67,37 @@ def generate(
     Args:
         images: id -> image file.
         path: the proposal file.
-        mode: mode of selective search.
-        seed: seed of selective search.
+        method: the method with its settings.
         jobs: number of processes; -1 uses all cores.
         progress: whether to print the progress.
-        width: highest width in pixels at which an image is searched, as for `selective_search`.
 
     Raises:
-        InputError: an image is missing or unreadable, the file or its parts have other settings, or another process
-            writes the same file.
+        InputError: an image is missing or unreadable, the file or its parts have other settings, another process
+            writes the same file, or the method cannot be used.
     """
-    check_mode(mode)
     check_jobs(jobs)
-    settings = _settings(mode, seed, width)
     digests = _digests(images)
-    cached = _cached(path, settings, images)
+    cached = _cached(path, method.settings, images)
     if cached is not None and len(cached.current(digests)) == len(digests):
         _tidy(path)
         return cached
-    made_with = {**settings, "opencv": opencv().__version__}
+    method.check()
     with _one_writer(path):
         _remove_leftovers(path, parts=False)
-        cached = _cached(path, settings, images)  # which another process may have written in the meantime
+        cached = _cached(path, method.settings, images)  # which another process may have written in the meantime
         if cached is None or len(cached.current(digests)) < len(digests):
-            _add(images, digests, cached, path, made_with, jobs, progress)
+            _add(images, digests, cached, path, method, jobs, progress)
         _remove_leftovers(path, parts=True)
     return Shards(path)
 
 
-def is_generated(images: Mapping[str, Path], path: Path, mode: Mode = "fast", seed: int = 0, width: int = 0) -> bool:
+def is_generated(images: Mapping[str, Path], path: Path, method: Method = FAST) -> bool:
     """Returns whether `path` has the boxes of all `images`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `generate` warns
-        cached = _cached(path, _settings(mode, seed, width), images)
+        cached = _cached(path, method.settings, images)
     digests = _digests(images)
     return cached is not None and len(cached.current(digests)) == len(digests)
-
-
-def _settings(mode: Mode, seed: int, width: int) -> dict[str, Any]:
-    return {"method": "selective search", "mode": mode, "seed": seed, "width": width}
 
 
 def _digests(images: Mapping[str, Path]) -> dict[str, str]:
@@ -185,12 +176,12 @@ def _add(
     digests: Mapping[str, str],
     cached: Shards | None,
     path: Path,
-    made_with: dict[str, Any],
+    method: Method,
     jobs: int,
     progress: bool,
 ) -> None:
     """Makes the boxes that neither `cached`, the files of `path`, nor its parts have; adds them, file by file."""
-    boxes = _CollectedBoxes()
+    boxes, made_with = _CollectedBoxes(), _made_with(method)
     if cached is None and path.exists():
         _warn(f"{path}: the proposals are in an earlier format without digests of the images: they are made again")
     current = set(cached.current(digests)) if cached is not None else set()
@@ -202,13 +193,13 @@ def _add(
             f"{path}: {len(changed)} image files have changed since their proposals were made, the first is "
             f"{images[changed[0]]}: their proposals are made again"
         )
-    description, done = f"selective search ({made_with['mode']})", len(current) + len(finished)
-    with Counter(description, len(images), done, enabled=progress) as counter:
+    done = len(current) + len(finished)
+    with Counter(method.title, len(images), done, enabled=progress) as counter:
         while todo or cached is None:
             size = room(cached)
             names, todo = todo[:size], todo[size:]
             missing = {name: images[name] for name in names if name not in finished}
-            parts = _make_parts(missing, digests, boxes, path, made_with, jobs, counter.advance)
+            parts = _make_parts(missing, digests, boxes, path, method, jobs, counter.advance)
             added = {name: digests[name] for name in names}
             cached = write_next(path, cached, boxes, added, digests, made_with)
             for part in parts:
@@ -220,23 +211,28 @@ def _make_parts(
     digests: Mapping[str, str],
     boxes: "_CollectedBoxes",
     path: Path,
-    made_with: Mapping[str, Any],
+    method: Method,
     jobs: int,
     tick: Callable[[], None],
 ) -> list[Path]:
-    """Runs selective search on `images`, and writes the boxes into parts of `path`, from which `boxes` reads."""
+    """Makes the boxes of `images`, and writes them into parts of `path`, from which `boxes` reads."""
     parts: list[Path] = []
 
     def keep(part: Boxes) -> None:
         file = _parts_of(path) / f"{uuid.uuid4().hex}.safetensors"
-        Proposals.from_boxes(part, digests, made_with).save(file)
+        Proposals.from_boxes(part, digests, _made_with(method)).save(file)
         boxes.add(file, part)
         parts.append(file)
 
     if images:
-        with results_of(images, made_with["mode"], made_with["seed"], jobs, made_with["width"]) as results:
+        with results_of(images, method, jobs) as results:
             _in_parts(results, keep, tick)
     return parts
+
+
+def _made_with(method: Method) -> dict[str, Any]:
+    """Returns the settings of the boxes, and the version of OpenCV."""
+    return {**method.settings, "opencv": opencv().__version__}
 
 
 def _warn(text: str) -> None:

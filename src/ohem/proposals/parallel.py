@@ -1,7 +1,7 @@
-"""Selective search on many images by processes of joblib, which always end with the caller.
+"""Proposals of many images by processes of joblib, which always end with the caller.
 
-Threads do not speed it up: OpenCV orders the boxes by C's rand(), which the threads of a process share. The workers
-import this module, so that it must not import torch (690 MB a process instead of 60-90).
+Threads do not speed up selective search: OpenCV orders the boxes by C's rand(), which the threads of a process share.
+The workers import this module, so that it must not import torch (690 MB a process instead of 60-90).
 """
 
 import os
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ohem.cluster import executor_on, result_of
 from ohem.errors import InputError
 from ohem.images.read import read_rgb
-from ohem.proposals.selective_search import Mode, opencv, selective_search
+from ohem.proposals.methods import Search, opencv
 
 WATCH_SECONDS = 0.5
 START_SECONDS = 1.0
@@ -57,17 +57,17 @@ def proposed_on(address: str, jobs: int) -> Iterator[None]:
 
 @contextmanager
 def results_of(
-    todo: Mapping[str, Path], mode: Mode, seed: int, jobs: int, width: int = 0
+    todo: Mapping[str, Path], method: Search, jobs: int
 ) -> Iterator[Iterable[tuple[str, NDArray[np.float32]]]]:
     """Yields (id, boxes) as they are finished, in any order. An error or a signal ends the workers."""
     executor = _cluster.get()
     if executor is not None:
         with _sigterm_raises():
-            yield _results_on(executor, [(name, path.absolute(), mode, seed, width) for name, path in todo.items()])
+            yield _results_on(executor, [(name, path.absolute(), method) for name, path in todo.items()])
         return
     with _sigterm_raises(), _killed_worker_raises("--jobs (--proposals.jobs), and repeat the command to resume"):
         results = Parallel(n_jobs=jobs, return_as="generator_unordered", **_for_processes())(
-            delayed(propose)(image_id, image, mode, seed, width) for image_id, image in todo.items()
+            delayed(propose)(image_id, image, method) for image_id, image in todo.items()
         )
         try:
             yield results
@@ -78,7 +78,7 @@ def results_of(
 
 
 def _results_on(
-    executor: Executor, arguments: Iterable[tuple[str, Path, Mode, int, int]]
+    executor: Executor, arguments: Iterable[tuple[str, Path, Search]]
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yields the results of `propose`; at most `BEGUN` tasks are on their way, so that few are lost by a signal."""
     begun: set[Task] = set()
@@ -91,9 +91,7 @@ def _results_on(
 
 
 @contextmanager
-def proposals_in_order(
-    images: Iterable[Path], mode: Mode, seed: int, jobs: int, width: int = 0
-) -> Iterator[Iterator[NDArray[np.float32]]]:
+def proposals_in_order(images: Iterable[Path], method: Search, jobs: int) -> Iterator[Iterator[NDArray[np.float32]]]:
     """Yields the boxes of `images` in their order, an error in its place. An error or a signal ends the workers.
 
     At most two images for each of the `jobs` processes are begun and not yet used: joblib's generator would go on to
@@ -103,7 +101,7 @@ def proposals_in_order(
         pool = ProcessPoolExecutor(jobs, initializer=follow_parent, initargs=(os.getpid(),))
         begun: deque[Task] = deque()
         try:
-            tasks = (pool.submit(propose, str(image), image, mode, seed, width) for image in images)
+            tasks = (pool.submit(propose, str(image), image, method) for image in images)
             yield _boxes_of(tasks, begun, 2 * jobs)
         finally:
             _wait_for_start(begun)
@@ -140,7 +138,7 @@ def _killed_worker_raises(remedy: str) -> Iterator[None]:
         yield
     except BrokenProcessPool as error:
         raise InputError(
-            "a process of selective search was killed, probably because there is not enough memory: "
+            "a process that makes proposals was killed, probably because there is not enough memory: "
             f"give fewer {remedy}"
         ) from error
 
@@ -184,10 +182,10 @@ def _exit_without(parent: int) -> None:
     os._exit(1)
 
 
-def propose(image_id: str, path: Path, mode: Mode, seed: int, width: int = 0) -> tuple[str, NDArray[np.float32]]:
+def propose(image_id: str, path: Path, method: Search) -> tuple[str, NDArray[np.float32]]:
     """Returns the id and the proposals, float32 (P, 4), of one image; raises `InputError` where it cannot be read."""
     opencv().setNumThreads(1)  # one process for each core: more threads would slow it down
-    return image_id, selective_search(read_bgr(path), mode, seed, width)
+    return image_id, method(read_bgr(path))
 
 
 def read_bgr(path: Path) -> NDArray[np.uint8]:

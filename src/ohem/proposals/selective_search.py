@@ -2,35 +2,54 @@
 
 import ctypes
 import threading
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ohem.errors import InputError
-from ohem.extras import import_extra
-from ohem.proposals.boxes import distinct_and_large
+from ohem.proposals.methods import opencv, search_reduced
 
 Mode = Literal["fast", "quality"]
 
 _libc_rand = threading.Lock()
 
 
-def opencv() -> Any:
-    """Returns the module cv2 with its contributed part; raises `InputError` where it is not installed."""
-    cv2 = import_extra("cv2", "selective search")
-    if not hasattr(cv2, "ximgproc"):
-        raise InputError(
-            "selective search needs cv2.ximgproc, which this OpenCV lacks: remove the other opencv-python packages, "
-            'then pip install --force-reinstall "ohem[train]"'
-        )
-    return cv2
+@dataclass(frozen=True)
+class SelectiveSearch:
+    """Selective search with the settings of `selective_search`: a method of proposals."""
+
+    mode: Mode = "fast"
+    seed: int = 0
+    width: int = 0
+
+    @property
+    def name(self) -> str:
+        """The method in the name of a proposal file."""
+        return f"selective-search-{self.mode}"
+
+    @property
+    def title(self) -> str:
+        """The method in messages."""
+        return f"selective search ({self.mode})"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings, as a proposal file has them."""
+        return {"method": "selective search", "mode": self.mode, "seed": self.seed, "width": self.width}
+
+    def check(self) -> None:
+        """Raises `InputError` unless the mode exists."""
+        if self.mode not in get_args(Mode):
+            raise InputError(f"selective search has no mode {self.mode!r}: use fast or quality")
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Returns the proposals of an image, uint8 (H, W, 3) in BGR."""
+        return selective_search(image, self.mode, self.seed, self.width)
 
 
-def check_mode(mode: str) -> None:
-    """Raises `InputError` unless `mode` is a mode of selective search."""
-    if mode not in get_args(Mode):
-        raise InputError(f"selective search has no mode {mode!r}: use fast or quality")
+FAST = SelectiveSearch()
 
 
 def selective_search(
@@ -51,29 +70,18 @@ def selective_search(
     Raises:
         InputError: another kind of array, an unknown mode, or OpenCV without ximgproc.
     """
-    check_mode(mode)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise InputError(f"selective search takes uint8 [H, W, 3] images, not {image.dtype} {list(image.shape)}")
-    cv2 = opencv()
-    search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
-    seen = image if not 0 < width < image.shape[1] else _reduced(cv2, image, width)
-    search.setBaseImage(seen)
+    SelectiveSearch(mode).check()
+    return search_reduced(image, width, lambda seen: _search(seen, mode, seed), "selective search")
+
+
+def _search(image: NDArray[np.uint8], mode: Mode, seed: int) -> Any:
+    """Returns the boxes of OpenCV, (P, 4) [x, y, width, height]."""
+    search = opencv("selective search").ximgproc.segmentation.createSelectiveSearchSegmentation()
+    search.setBaseImage(image)
     if mode == "fast":
         search.switchToSelectiveSearchFast()
     else:
         search.switchToSelectiveSearchQuality()
     with _libc_rand:  # OpenCV orders the boxes by C's rand(), which all threads of a process share
         ctypes.CDLL(None).srand(ctypes.c_uint(seed + 1))  # glibc takes 0 for 1
-        boxes = np.asarray(search.process(), dtype=np.float32).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]  # x, y, w, h -> exclusive corners
-    boxes = distinct_and_large(boxes)
-    if seen is not image:
-        whole = np.array([image.shape[1], image.shape[0]] * 2, np.float32)
-        boxes = np.minimum(boxes * (whole / np.array([seen.shape[1], seen.shape[0]] * 2, np.float32)), whole)
-    return boxes
-
-
-def _reduced(cv2: Any, image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    height = max(1, round(image.shape[0] * width / image.shape[1]))
-    reduced: NDArray[np.uint8] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return reduced
+        return search.process()

@@ -24,7 +24,7 @@ FREE = (
     "proposals.folder", "proposals.width",  # the proposals themselves are compared by digest
 )  # fmt: skip
 # Places of data may differ too: the data are compared by digest.
-PLACES = ("data.train", "data.negatives", "data.leave_out", "proposals.files")
+PLACES = ("data.train", "data.negatives", "data.leave_out", "proposals.files", "proposals.edge_model")
 PARTS = {"images": "image files", "annotations": "annotations", "proposals": "proposals", "weights": "initial weights"}
 """What a run is made of, with its name in messages."""
 
