@@ -274,6 +274,13 @@ COMMANDS: dict[str, Command] = {
     "propose again": Command(
         lambda world: ["propose", f"{world / 'partial'}:train", "--jobs", 1], _of("partial", _proposed)
     ),
+    "propose by edges": Command(
+        lambda world: [
+            *["propose", f"{world / 'ready'}:test", "--jobs", 1, "--mode", "edge-boxes"],
+            *["--edge-model", world / "edges.yml.gz"],
+        ],
+        _of("ready", _proposed),
+    ),
     "compare": Command(compare_line, _of("compare", _compared)),
     "reproduce": Command(reproduce_line, _of("table", _compared)),
     "demo": Command(

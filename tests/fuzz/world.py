@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 import torch
 import yaml
+from benchmarks.scale.edge_forest import write_edge_forest
 from PIL import Image
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
@@ -41,6 +42,7 @@ def make_world(world: Path, leave_out: Collection[str] = ()) -> None:
     _make_mat(world)
     _make_boxes(world / "boxes")
     _make_detections(world)
+    write_edge_forest(world / "edges.yml.gz")
     (world / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     _propose(world)
     for arguments in (
@@ -256,6 +258,7 @@ KINDS: dict[str, Kind] = {
     "boxes of one's own": Kind("boxes/*", "train on own boxes", own=True),
     "detections of one's own": Kind("detections.json", "hard on detections", "audit on detections", own=True),
     "hard.json": Kind("hard/hard.json", "train on regions", own=True),
+    "model of edges": Kind("edges.yml.gz", "propose by edges", own=True),
     "decisions.json": Kind("decisions.json", "audit --apply", own=True),
     "mining log": Kind("run/mining/*.parquet", "report"),
     "weights.safetensors": Kind("weights.safetensors", "train from .safetensors", own=True),

@@ -19,7 +19,7 @@ from ohem.io.digests import digest_of_file
 from ohem.proposals.methods import opencv, search_reduced
 
 MOST = 2000
-"""Highest number of boxes of an image. In the paper 10,000; selective search has about 2000."""
+"""Highest number of boxes of an image: about as many as selective search has. The default of OpenCV is 10,000."""
 TRY_SECONDS = 120
 PURPOSE = "Edge Boxes"
 REMEDY = "name OpenCV's model.yml.gz with --edge-model (--proposals.edge-model)"
