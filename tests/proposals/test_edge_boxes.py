@@ -78,11 +78,18 @@ def test_the_same_boxes_whatever_ran_before_and_with_any_threads(model: Path) ->
         cv2.setNumThreads(threads)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 90), (90, 2), (3, 3), (40, 50)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 90), (90, 14), (3, 3), (40, 50)])
 def test_small_and_flat_images_have_no_box(shape: tuple[int, int], model: Path) -> None:
     boxes = EdgeBoxes.of(model)(np.full((*shape, 3), 9, np.uint8))
     assert boxes.shape == (0, 4)
     assert boxes.dtype == np.float32
+
+
+def test_patches_that_are_too_large_for_an_image_are_a_sentence(model: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large.yml"
+    large.write_text(gzip.decompress(model.read_bytes()).decode().replace("InnerSize: 4", "InnerSize: 32"))
+    with pytest.raises(InputError, match=r"large\.yml cannot be used on an image of 24 x 20 pixels: name"):
+        EdgeBoxes.of(large)(np.zeros((20, 24, 3), np.uint8))
 
 
 def test_other_arrays_are_refused(model: Path) -> None:

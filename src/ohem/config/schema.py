@@ -150,7 +150,7 @@ class ProposalConfig:
 
     mode: tuple[ProposalMode, ...] = ("fast",)
     """Methods, one or several, whose union is used. fast, quality: modes of selective search; edge-boxes: Edge
-    Boxes, at most 2000 of an image; sliding: a dense grid of windows, which is not stored, alone; none: no proposals,
+    Boxes, at most 2000 of an image; alone, sliding: a dense grid of windows, which is not stored; none: no proposals,
     for a detector that makes its own."""
     edge_model: str | None = None
     """edge-boxes: file of the trained edge detector, a structured forest, such as model.yml.gz of OpenCV."""

@@ -1,1 +1,1 @@
-"""Region proposals: selective search, its cache on disk, and the original release's `.mat` files."""
+"""Region proposals: selective search, Edge Boxes, their cache on disk, and the original release's `.mat` files."""

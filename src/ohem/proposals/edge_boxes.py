@@ -20,6 +20,8 @@ from ohem.proposals.methods import opencv, search_reduced
 
 MOST = 2000
 """Highest number of boxes of an image: about as many as selective search has. The default of OpenCV is 10,000."""
+LEAST_SIDE = 15
+"""Shortest side of a box in pixels, which follows from OpenCV's lowest area and highest ratio of the sides."""
 TRY_SECONDS = 120
 PURPOSE = "Edge Boxes"
 REMEDY = "name OpenCV's model.yml.gz with --edge-model (--proposals.edge-model)"
@@ -75,17 +77,25 @@ class EdgeBoxes:
 
         Returns:
             float32 (P, 4), P up to `MOST`, [x1, y1, x2, y2] in pixels, exclusive end, distinct, both sides above 2 px.
-            The area of a box is about 1000 px² or more in the reduced image, the default of OpenCV.
+            A box covers about 600 px² or more of the reduced image, since OpenCV refines boxes of 1000 px² or more.
 
         Raises:
-            InputError: another kind of array, or OpenCV is not installed.
+            InputError: another kind of array, a model that OpenCV cannot use on it, or OpenCV is not installed.
         """
         return search_reduced(image, self.width, self._search, PURPOSE)
 
     def _search(self, image: NDArray[np.uint8]) -> Any:
         """Returns the boxes of OpenCV, (P, 4) [x, y, width, height]."""
+        height, width = image.shape[:2]
+        if min(height, width) < LEAST_SIDE:  # no box would fit, and OpenCV fails with patches of the usual size
+            return []
         detector = _detector(self.model, self.digest)
-        edges = detector.detectEdges(image[..., ::-1].astype(np.float32) / np.float32(255))
+        try:
+            edges = detector.detectEdges(image[..., ::-1].astype(np.float32) / np.float32(255))
+        except opencv(PURPOSE).error as error:
+            raise InputError(
+                f"{self.model} cannot be used on an image of {width} x {height} pixels: {REMEDY}"
+            ) from error
         orientation = detector.computeOrientation(edges)
         boxes = opencv(PURPOSE).ximgproc.createEdgeBoxes()
         boxes.setMaxBoxes(MOST)
