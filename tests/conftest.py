@@ -61,16 +61,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def _proposals_once() -> Iterator[None]:
     """Searches the same pixels once: many tests make the same images, and the boxes depend on nothing else."""
-    from ohem.proposals import parallel
+    from ohem.proposals.selective_search import SelectiveSearch
 
-    search, made = parallel.selective_search, dict[object, Any]()
+    search, made = SelectiveSearch.__call__, dict[object, Any]()
 
-    def remembered(image: Any, *options: object) -> Any:
-        key = (image.tobytes(), image.shape, *options)
+    def remembered(method: SelectiveSearch, image: Any) -> Any:
+        key = (method, image.shape, image.tobytes())
         if key not in made:
-            made[key] = search(image, *options)
+            made[key] = search(method, image)
         return made[key].copy()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "selective_search", remembered)
+        patch.setattr(SelectiveSearch, "__call__", remembered)
         yield
