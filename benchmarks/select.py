@@ -27,7 +27,7 @@ SIZES, KEPT, GROUPS = (1000, 2000, 4000, 10_000, 100_000, 1_000_000), 128, (1, 2
 def main() -> None:
     options = _options()
     data = open_data([options.data], (), "--data")
-    proposals = build_proposals(data, ProposalConfig(folder=options.proposals, mode=options.mode))
+    proposals = build_proposals(data, ProposalConfig(folder=options.proposals, mode=(options.mode,)))
     boxes = torch.cat([torch.as_tensor(proposals[name]).float() for name in data.ids])
     table = Table("RoIs", "groups", "torchvision, s", "ours, s", "ratio", title=f"the hardest {KEPT}")
     report = {}

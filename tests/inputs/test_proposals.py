@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from ohem.config.schema import ProposalConfig
 from ohem.errors import InputError
 from ohem.inputs.datasets import open_data
-from ohem.inputs.proposals import build_proposals, check_cached
+from ohem.inputs.proposals import build_proposals, check_cached, methods_of
 from ohem.proposals.store import Proposals
 from ohem.training.fingerprints import digest_of_proposals
 from tests.helpers.command_line import ohem, sentence
@@ -163,3 +163,9 @@ def test_run_is_trained_and_evaluated_on_mat_files(tmp_path: Path) -> None:
     assert ohem("train", run, *training(data), "--proposals.files", mat).code == 0
     assert ohem("eval", run).code == 0
     assert not (data / "Proposals").exists()
+
+
+def test_a_text_is_no_list_of_methods() -> None:
+    """Each letter of it would be skipped, and there would be no proposals."""
+    with pytest.raises(InputError, match="there is no proposal method 'f': use one of fast, "):
+        methods_of(ProposalConfig(mode="fast"))  # type: ignore[arg-type]

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from ohem.config.schema import ProposalConfig
+from ohem.config.schema import ProposalConfig, ProposalMode
 from ohem.data.coco import COCOSource
 from ohem.data.dataset import DetectionSet, Source
 from ohem.errors import InputError
@@ -44,7 +44,7 @@ def methods_of(config: ProposalConfig) -> list[Method]:
     """Returns the methods of `config.mode`, none for `none` and `sliding`.
 
     Raises:
-        InputError: the model of Edge Boxes cannot be read.
+        InputError: there is no such method, or the model of Edge Boxes cannot be read.
     """
     methods: list[Method] = []
     for mode in config.mode:
@@ -52,6 +52,8 @@ def methods_of(config: ProposalConfig) -> list[Method]:
             methods.append(SelectiveSearch(mode, config.seed, config.width))
         elif mode == "edge-boxes":
             methods.append(EdgeBoxes.of(Path(config.edge_model or ""), config.width))
+        elif mode not in ("none", "sliding"):
+            raise InputError(f"there is no proposal method {mode!r}: use one of {', '.join(get_args(ProposalMode))}")
     return methods
 
 
