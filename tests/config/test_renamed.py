@@ -191,7 +191,7 @@ def read_old_sampler(trained: Path, run: Path, options: Mapping[str, Any]) -> Sa
 
 
 def test_every_method_has_an_old_sampler() -> None:
-    new = {"ohem-rpn", "noise-aware", "mr-cnn", "mr-cnn-ohem"}
+    new = {"ohem-rpn", "noise-aware", "mr-cnn", "mr-cnn-ohem", "sppnet", "sppnet-ohem"}
     assert set(OLD_METHODS) == set(METHODS) - new
 
 

@@ -4,13 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from ohem.config import schema
 from ohem.config.recipes import RECIPES
 from ohem.config.schema import BACKBONES_OF, BackboneName, DetectorName, SamplerConfig
-from ohem.detection.backbones import BACKBONES
+from ohem.data.loader import Example
+from ohem.detection.backbones import BACKBONES, Pretrained
 from ohem.detection.box_refinement import BoxRefinement
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.detection.multiscale import nearest, union
@@ -77,6 +79,27 @@ def test_every_region_starts_with_the_weights_of_the_roi_head(tmp_path: Path) ->
         state = network.state_dict()
         assert torch.equal(state["1.weight"], load_file(weights)["roi_head.1.weight"])
     assert len(model.stacks) == 10
+
+
+def test_a_first_layer_that_published_weights_do_not_fit_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The toy network has the place of VGG16, whose fc6 has 25,088 inputs; a pyramid has 25,600."""
+    recipe = with_classes(RECIPES["demo-ohem"].recipe, ("a",))
+    weights = tmp_path / "weights.safetensors"
+    toy = BACKBONES["tiny"]()
+    save_file({name: value for name, value in toy.state_dict().items() if "input" not in name}, weights)
+    model = build_model(replace(recipe, model=replace(recipe.model, pooling="pyramid")), AllSampler())
+    assert isinstance(model, FastRCNN)
+    ours = Pretrained(names={"features.": "features.", "roi_head.": "roi_head."}, replaced="roi_head.1.")
+    model.backbone.pretrained = ours
+    options = replace(recipe, model=replace(recipe.model, weights=str(weights), pooling="pyramid"))
+    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    initialise(model, [Example("a", 0, image, torch.zeros(0, 4), {}, 1.0)], options)  # type: ignore[arg-type]
+    assert "the first fully connected layer starts at random" in capsys.readouterr().out
+    state = model.backbone.state_dict()
+    for name in ("features.0.weight", "roi_head.4.weight"):
+        assert torch.equal(state[name], toy.state_dict()[name])
 
 
 def test_detector_has_the_test_options_of_the_recipe() -> None:

@@ -65,6 +65,11 @@ def _mr_cnn(name: SamplerName) -> Change:
     return lambda recipe: replace_options(recipe, sampler={"name": name}, model=model)
 
 
+def _sppnet(name: SamplerName) -> Change:
+    model = {"pooling": "pyramid", "frozen": "convolutional"}
+    return lambda recipe: replace_options(recipe, sampler={"name": name}, model=model)
+
+
 CLASS_DEFAULTS = dict.fromkeys(("nms_iou", "cls_weight", "box_weight"))  # not the values that the recipe has for OHEM
 METHODS: dict[str, Method] = {
     "frcn": Method("heuristic sampling of Fast R-CNN", _sampler("random")),
@@ -93,6 +98,8 @@ METHODS: dict[str, Method] = {
     "noise-aware": Method("OHEM without background that resembles an object without a box", _noise_aware),
     "mr-cnn": Method("heuristic sampling, the regions and foreground features of MR-CNN", _mr_cnn("random")),
     "mr-cnn-ohem": Method("OHEM, the regions and foreground features of MR-CNN", _mr_cnn("ohem")),
+    "sppnet": Method("heuristic sampling, the pyramid pooling and fixed convolutions of SPPnet", _sppnet("random")),
+    "sppnet-ohem": Method("OHEM, the pyramid pooling and fixed convolutions of SPPnet", _sppnet("ohem")),
     "ratio": Method("the hardest background at a ratio to the foreground (SSD)", _sampler("ratio", nms_iou=None)),
 }
 

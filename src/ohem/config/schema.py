@@ -76,6 +76,12 @@ class ModelConfig:
     """Initial weights: a .safetensors, .pth or .caffemodel file, torchvision:NAME, or none for random weights."""
     dropout: float = 0.5
     """Dropout probability of the RoI head, if it has dropout layers."""
+    frozen: Literal["first", "convolutional", "all"] = "first"
+    """fast_rcnn: layers that are not trained. first: the first ones, for VGG16 conv1 and conv2; convolutional: the
+    whole convolutional network, as in SPPnet; all: the RoI head too, so that only the two output layers are trained."""
+    pooling: Literal["roi", "pyramid"] = "roi"
+    """fast_rcnn: pooling of a RoI. roi: one grid of cells, 7 x 7 for VGG16; pyramid: grids of 6 x 6, 3 x 3, 2 x 2 and 1
+    x 1 cells, as in SPPnet, for a RoI head whose first layer is new."""
     implementation: Literal["read_only", "loss_layer"] = "read_only"
     """Implementation of OHEM. read_only: a read-only pass over all RoIs, then a pass over the chosen ones; loss_layer:
     one pass over all RoIs, in which the losses of the RoIs that are not chosen are set to 0."""

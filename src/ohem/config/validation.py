@@ -45,6 +45,11 @@ def check_recipe(recipe: Recipe) -> None:
     check_methods(recipe.proposals)
     _check_detector(recipe)
     _check_regions(recipe)
+    if recipe.model.pooling == "pyramid" and recipe.model.backbone == "resnet50":
+        raise InputError(
+            "--model.pooling pyramid is for a RoI head that begins with a fully connected layer, which "
+            "--model.backbone resnet50 does not have: leave it out, or give another backbone"
+        )
     if "sliding" in recipe.proposals.mode and recipe.proposals.files:
         raise InputError("--proposals.files and --proposals.mode sliding both give the RoIs: leave out one of them")
     _check_ranking(recipe)
@@ -212,6 +217,8 @@ def _of_fast_rcnn(recipe: Recipe) -> dict[str, bool]:
     """Returns the options that only our own detector has, and whether they are set."""
     return {
         "model.implementation": recipe.model.implementation != "read_only",
+        "model.frozen": recipe.model.frozen != "first",
+        "model.pooling": recipe.model.pooling != "roi",
         "model.regions": bool(recipe.model.regions),
         "model.rescore_top": recipe.model.rescore_top != 0,
         "model.shortlist": recipe.model.shortlist != 0,

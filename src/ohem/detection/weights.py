@@ -128,7 +128,8 @@ def _published_names(backbone: Backbone, source: str) -> dict[str, str]:
             f"{source}: this backbone has no weights in torchvision's layout; "
             "give a checkpoint of this program" + (" or a .caffemodel" if backbone.pretrained.caffe else "")
         )
-    matches = ((name, prefix) for name in backbone.state_dict() for prefix in prefixes if name.startswith(prefix))
+    covered = filter(backbone.pretrained.covers, backbone.state_dict())
+    matches = ((name, prefix) for name in covered for prefix in prefixes if name.startswith(prefix))
     return {name: prefixes[prefix] + name.removeprefix(prefix) for name, prefix in matches}
 
 

@@ -35,7 +35,7 @@ def roi_pools(features: Tensor, windows: Tensor, size: int, chunk: int) -> Itera
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         windows = windows.to(features)
     # torchvision's CPU kernel has one thread, and prepares a gradient that a read-only pass does not have.
-    if (ring or features.device.type == "cpu") and not torch.is_grad_enabled():
+    if (ring or features.device.type == "cpu") and not (torch.is_grad_enabled() and features.requires_grad):
         return roi_max_pools(features, windows, size, chunk)
     if ring:
         return (ring_max_pool(features, part, size) for part in torch.split(windows, chunk))

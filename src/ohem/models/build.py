@@ -2,11 +2,11 @@
 
 from dataclasses import asdict
 
-from torch import nn
+from torch import distributed, nn
 
 from ohem.config.schema import ModelConfig, Recipe, SamplerConfig, TestConfig
 from ohem.data.loader import Examples
-from ohem.detection.backbones import BACKBONES, init_head
+from ohem.detection.backbones import BACKBONES, init_head, with_pyramid
 from ohem.detection.box_refinement import BoxRefinement
 from ohem.detection.detector import Detector
 from ohem.detection.fast_rcnn import FastRCNN
@@ -18,6 +18,9 @@ from ohem.errors import InputError
 from ohem.models.torchvision import TorchvisionDetector, build_torchvision, load_pretrained
 from ohem.rois import match, target_statistics
 from ohem.samplers import RoISampler, make_sampler
+
+FROZEN = {"first": (), "convolutional": ("features",), "all": ("features", "roi_head")}
+"""Submodules of the backbone that are not trained, besides the layers that its constructor freezes."""
 
 
 def as_fast_rcnn(model: Detector, what: str) -> FastRCNN:
@@ -40,6 +43,9 @@ def build_model(recipe: Recipe, sampler: RoISampler, rpn_sampler: RoISampler | N
     if recipe.model.detector != "fast_rcnn":
         return build_torchvision(recipe, sampler, rpn_sampler)
     backbone = BACKBONES[recipe.model.backbone]()
+    if recipe.model.pooling == "pyramid":
+        with_pyramid(backbone)
+    backbone.freeze(*FROZEN[recipe.model.frozen])
     for layer in backbone.roi_head.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = recipe.model.dropout
@@ -93,6 +99,8 @@ def initialise(model: Detector, examples: Examples, recipe: Recipe) -> None:
         load_pretrained(model, recipe)
         return
     assert isinstance(model, FastRCNN)
+    if recipe.model.weights != "none" and model.backbone.pretrained.replaced:
+        _print_once("the first fully connected layer starts at random: pyramid pooling gives it other inputs")
     if recipe.model.weights == "none" or not load_weights(model.backbone, recipe.model.weights):
         init_head(model.backbone, [examples[i].image for i in range(min(len(examples), 8))])
     model.copy_roi_head()
@@ -106,6 +114,12 @@ def initialise(model: Detector, examples: Examples, recipe: Recipe) -> None:
         )
         model.box_mean.copy_(mean)
         model.box_std.copy_(std)
+
+
+def _print_once(text: str) -> None:
+    """Prints `text` in the first of the processes."""
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank()):
+        print(text, flush=True)
 
 
 def build_sampler(config: SamplerConfig) -> RoISampler:

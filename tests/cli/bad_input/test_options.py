@@ -103,6 +103,29 @@ def test_regions_that_do_not_fit(run: Path, data: Path, options: list[object], m
     assert not run.exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--model.backbone", "resnet50"],
+            "--model.pooling pyramid is for a RoI head that begins with a fully connected",
+        ),
+        (["--model.detector", "ssdlite", "--model.backbone", "mobilenet_v3_large"], "--model.pooling is not for"),
+    ],
+)
+def test_pyramids_need_a_head_of_linear_layers(run: Path, data: Path, options: list[object], message: str) -> None:
+    assert message in sentence(ohem("train", run, *training(data), "--model.pooling", "pyramid", *options))
+    assert not run.exists()
+
+
+def test_fixed_layers_are_those_of_fast_rcnn(run: Path, data: Path) -> None:
+    options = ["--model.detector", "ssdlite", "--model.backbone", "mobilenet_v3_large", "--model.frozen", "all"]
+    assert "--model.frozen is not for --model.detector ssdlite" in sentence(
+        ohem("train", run, *training(data), *options)
+    )
+    assert not run.exists()
+
+
 def test_unknown_yaml_key_names_the_nearest(run: Path, data: Path, tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text("solver:\n  momentun: 0.5\n")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ohem.detection.backbones.base import Backbone, Normalisation, Pretrained, init_head
+from ohem.detection.backbones.pyramid import with_pyramid
 from ohem.detection.backbones.tiny import tiny
 from ohem.detection.backbones.torchvision import mobilenet_v2, resnet50, squeezenet1_0
 from ohem.detection.backbones.vgg import vgg16, vgg_cnn_m_1024
@@ -29,4 +30,5 @@ __all__ = [
     "tiny",
     "vgg16",
     "vgg_cnn_m_1024",
+    "with_pyramid",
 ]

@@ -41,15 +41,19 @@ class Pretrained:
         torchvision: name of the model in torchvision, "" if there is none.
         caffe: names of the Caffe layers, in the order of our layers with weights; empty if there is no Caffe model.
         caffe_input: input normalisation of the Caffe model.
+        replaced: prefix of our tensors that are of another shape than the published ones; "" if there are none.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
     torchvision: str = ""
     caffe: tuple[str, ...] = ()
     caffe_input: Normalisation | None = None
+    replaced: str = ""
 
     def covers(self, name: str) -> bool:
         """Returns whether published weights have our tensor `name`: a file without it does not fit."""
+        if self.replaced and name.startswith(self.replaced):
+            return False
         return name.startswith(tuple(self.names)) if self.names else bool(self.caffe)
 
 
@@ -183,8 +187,11 @@ def init_head(backbone: Backbone, images: Sequence[Tensor]) -> float:
     name, linear = next(linears, ("", None))
     if linear is None or backbone.pretrained.covers(f"{name}."):
         return 1.0
-    pooled = [_pooled_windows(backbone, image) for image in images]
-    scale = nn.functional.linear(torch.cat(pooled).flatten(1), linear.weight).std()
+    pooled = torch.cat([_pooled_windows(backbone, image) for image in images])
+    layers = list(backbone.roi_head.children())
+    for layer in layers[: layers.index(linear)] if linear in layers else ():
+        pooled = layer(pooled)
+    scale = nn.functional.linear(pooled.flatten(1), linear.weight).std()
     factor = 1 / scale.clamp(min=1e-6)
     backbone.feature_scale.mul_(factor)
     return factor.item()
