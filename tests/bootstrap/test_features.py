@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ohem.bootstrap.features import (
     Overlaps,
+    Parts,
     RoIFeatures,
     cached_features,
     overlaps_of,
@@ -97,7 +98,7 @@ def test_features_are_the_input_of_the_output_layers() -> None:
     proposals = torch.tensor([[8.0, 8, 40, 40], [9, 9, 39, 39], [40, 8, 72, 40]])
     target = {"boxes": proposals[:1], "labels": torch.tensor([2]), "ignore": torch.tensor([False])}
     example = prepare_example("a", image, proposals.numpy(), target, short=64, long=80)
-    ((features, overlaps),) = roi_features(model, [example])
+    ((features, overlaps, _),) = roi_features(model, [example])
     signs = overlaps.signs(positive_iou=1.0, negative_iou=0.3)
     assert sorted(signs.tolist()) == [[-1, -1], [-1, 1]]
     rois = match([proposals[[0, 2]]], [target], add_ground_truth=False)
@@ -115,7 +116,7 @@ def test_features_of_regions_are_those_that_are_classified() -> None:
     box = torch.tensor([[8.0, 8, 40, 40]])
     target = {"boxes": box, "labels": torch.tensor([2]), "ignore": torch.tensor([False])}
     example = prepare_example("a", image, box.numpy(), target, short=64, long=80)
-    ((features, _),) = roi_features(model, [example])
+    ((features, *_),) = roi_features(model, [example])
     assert features.shape == (1, 160)
     with torch.no_grad():
         scores, _ = model.head(model.feature_map([image]), match([box[:0]], [target]))
@@ -198,3 +199,42 @@ def test_unwritable_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         make(tmp_path / "taken" / "features.safetensors")
+
+
+# Files of single images
+
+
+def parts_of(folder: Path, computed: list[int], made_with: dict[str, object] = MADE_WITH) -> Parts:
+    """Returns parts whose image i has i + 1 rows; `computed` gets the images that are computed."""
+
+    def compute(index: int) -> RoIFeatures:
+        computed.append(index)
+        n = index + 1
+        values = torch.full((n, 4), float(index))
+        return RoIFeatures(values, Overlaps(values[:, :2].clone(), values[:, :2].clone()), values.clone())
+
+    return Parts(folder, made_with, 4, compute)
+
+
+def test_images_that_are_done_are_not_computed_again(tmp_path: Path) -> None:
+    path, computed = tmp_path / "features.safetensors", list[int]()
+    parts = parts_of(tmp_path / "parts", computed)
+    assert [len(parts[i].features) for i in (0, 1, 2)] == [1, 2, 3]
+    damaged = tmp_path / "parts" / "1.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    again = parts_of(tmp_path / "parts", computed)
+    rows = cached_features(path, MADE_WITH, (again[i] for i in range(len(again))), torch.float32)
+    assert computed == [0, 1, 2, 1, 3]
+    assert rows.features[:, 0].tolist() == [0, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+    assert rows.targets is not None
+    assert torch.equal(rows.targets, rows.features)
+    again.remove()
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    again.remove()  # nothing is left
+
+
+def test_images_that_were_made_with_something_else_are_computed_again(tmp_path: Path) -> None:
+    computed: list[int] = []
+    parts_of(tmp_path / "parts", computed)[0]
+    parts_of(tmp_path / "parts", computed, {**MADE_WITH, "step": 4})[0]
+    assert computed == [0, 0]

@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from ohem.bootstrap.run import use_svms
+from ohem.bootstrap import run as bootstrap
+from ohem.bootstrap.config import BootstrapConfig
+from ohem.bootstrap.crops import crop_features
+from ohem.bootstrap.run import bootstrap_run, use_svms
 from ohem.bootstrap.svm import LinearSVM
 from ohem.detection.backbones import tiny
 from ohem.detection.fast_rcnn import FastRCNN
@@ -106,6 +110,101 @@ def test_coco_data_have_their_metric_and_detections(tmp_path: Path) -> None:
     assert {"image_id", "category_id", "bbox", "score"} == set(
         json.loads((run / "bootstrap" / "detections.json").read_text())[0]
     )
+
+
+CROPS = ("--crops", "--crop-size", 32, "--crop-proposals", 12)
+
+
+@pytest.fixture(scope="module")
+def untrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose weights are as they were at first: its learning rate is 0."""
+    folder = tmp_path_factory.mktemp("runs") / "untrained"
+    assert ohem("train", folder, *training(data, steps=1, recipe="small-sppnet"), *UNTRAINED).code == 0
+    return folder
+
+
+UNTRAINED = ("--model.backbone", "tiny", "--model.weights", "none", "--solver.lr", 0)
+
+
+def test_a_learning_rate_of_0_keeps_the_initial_weights(data: Path, untrained: Path, tmp_path: Path) -> None:
+    options = [*training(data, steps=2, recipe="small-sppnet"), *UNTRAINED]
+    assert ohem("train", tmp_path / "longer", *options).code == 0
+    states = [torch.load(run / "checkpoint.pt", weights_only=True)["model"] for run in (untrained, tmp_path / "longer")]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_svms_on_the_pyramids_of_a_network_that_was_not_trained(untrained: Path) -> None:
+    result = ohem("bootstrap", untrained)
+    assert result.code == 0, result.err
+    report = report_of(untrained)
+    assert report["positives"] == dict.fromkeys(NAMES, 6)
+    assert 0 <= report["map"] <= 100
+
+
+def test_svms_on_crops(untrained: Path) -> None:
+    """Two colours are separable by random filters, and boxes are right: proposals are, and they are regressed."""
+    result = ohem("bootstrap", untrained, *CROPS, "--crop-context", 4)
+    assert result.code == 0, result.err
+    report = json.loads((untrained / "crops" / "eval.json").read_text())
+    assert f"{report['map']:.1f}" in result.out
+    assert report["map"] > 50
+    assert report["positives"] == dict.fromkeys(NAMES, 6)
+    assert (report["mining"]["crop_size"], report["test"]["scales"]) == (32, [])
+    assert sorted(path.name for path in (untrained / "crops").iterdir()) == ["eval.json", "features.safetensors"]
+    assert "computing" not in ohem("bootstrap", untrained, *CROPS, "--crop-context", 4, "--no-box-regression").out
+    unmoved = json.loads((untrained / "crops" / "eval.json").read_text())
+    assert unmoved["ap"].keys() == report["ap"].keys()
+    assert (
+        "made with crop context 4, now 0: made again" in ohem("bootstrap", untrained, *CROPS, "--crop-context", 0).out
+    )
+
+
+def test_proposals_of_crops_are_the_first_ones(untrained: Path) -> None:
+    counts = []
+    for top in (1, 4):
+        assert ohem("bootstrap", untrained, *CROPS[:-1], top, "--crop-context", 4).code == 0
+        counts.append(len(load_file(untrained / "crops" / "features.safetensors")["objects"]))
+    assert 6 * 2 < counts[0] <= 6 * (2 + 1) < counts[1] <= 6 * (2 + 4)
+
+
+def test_stopped_crops_go_on_where_they_stopped(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def stopping(model: Any, example: Any) -> Any:
+        if len(done) == 3:
+            done.append("stop")
+            raise KeyboardInterrupt
+        done.append(example.id)
+        return crop_features(model, example)
+
+    monkeypatch.setattr(bootstrap, "crop_features", stopping)
+    options = [*CROPS, "--crop-context", 1]
+    with pytest.raises(KeyboardInterrupt):
+        bootstrap_run(untrained, (), None, BootstrapConfig(crops=True, crop_size=32, crop_context=1, crop_proposals=12))
+    assert ohem("bootstrap", untrained, *options).code == 0
+    assert len(done) == len({*done}) == 7
+    assert not (untrained / "crops" / "features.parts").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--crop-size", 16], "--crop-size 16 is out of range: give 32 to 4096"),
+        (["--crop-size", 64, "--crop-context", 32], "--crop-context 32 leaves no pixel"),
+        (["--crop-proposals", 0], "--crop-proposals 0"),
+        (["--box-iou", 0.4], "--box-iou 0.4 is out of range: give 0.5 to 1"),
+        (["--box-penalty", 0], "--box-penalty 0"),
+    ],
+)
+def test_crops_that_cannot_be_are_reported(untrained: Path, options: list[object], message: str) -> None:
+    assert message in sentence(ohem("bootstrap", untrained, "--crops", *options))
+
+
+@pytest.mark.parametrize("options", [["--crop-size", 64], ["--no-box-regression"], ["--box-iou", 0.7]], ids=str)
+def test_options_of_crops_need_crops(untrained: Path, options: list[object]) -> None:
+    text = sentence(ohem("bootstrap", untrained, *options))
+    assert f"{str(options[0]).replace('--no-', '--')} is for crops: add --crops" in text
 
 
 def test_bad_input_is_reported(run: Path, data: Path, tmp_path: Path) -> None:

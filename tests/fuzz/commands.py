@@ -267,6 +267,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "loss": _of_run("loss", then=_of("run", _losses)),
     "bootstrap": _of_run("bootstrap", then=lambda world: {"report": _json(world / "run/bootstrap" / REPORT)}),
+    "bootstrap on crops": _of_run(
+        *("bootstrap", "--crops", "--crop-size", "32", "--crop-context", "4", "--crop-proposals", "4"),
+        then=lambda world: {"report": _json(world / "run/crops" / REPORT)},
+    ),
     "propose": Command(
         lambda world: ["propose", f"{world / 'ready'}:train", f"{world / 'ready'}:test", "--jobs", 1],
         _of("ready", _proposed),

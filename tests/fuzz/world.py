@@ -49,6 +49,7 @@ def make_world(world: Path, leave_out: Collection[str] = ()) -> None:
         ["train", world / "run", *on_toy(world / "ready", 4)],
         ["eval", world / "run"],
         ["bootstrap", world / "run"],
+        COMMANDS["bootstrap on crops"].arguments(world),
         ["train", world / "coco-run", *on_coco(world, 4)],
     ):
         _run(*arguments)
@@ -266,4 +267,5 @@ KINDS: dict[str, Kind] = {
     "caffemodel": Kind("weights.caffemodel", "caffe"),
     "scenes.json": Kind("demo/data/scenes.json", "demo"),
     "features": Kind("run/bootstrap/features.safetensors", "bootstrap"),
+    "features of crops": Kind("run/crops/features.safetensors", "bootstrap on crops"),
 }

@@ -4,8 +4,9 @@ Shapes: R: RoIs of an image   W: distinct RoIs of an image   N: distinct RoIs of
 """
 
 import json
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,39 @@ class RoIFeatures(NamedTuple):
     features: Tensor
     """(N, D) float16 or float32: input of the output layers of the RoI network."""
     overlaps: Overlaps
+    targets: Tensor | None = None
+    """(N, 4) float32: box regression to the object with the highest IoU, not normalised; None where it is not used."""
+
+
+class Parts:
+    """Features of single images, each in a file of its own, so that a stopped computation goes on where it was.
+
+    Args:
+        folder: folder of the files, which is made.
+        made_with: as for `cached_features`.
+        count: number of images.
+        make: computes the features of an image.
+    """
+
+    def __init__(
+        self, folder: Path, made_with: Mapping[str, Any], count: int, make: Callable[[int], RoIFeatures]
+    ) -> None:
+        self.folder, self.made_with, self.count, self.make = folder, {"format": FORMAT, **made_with}, count, make
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> RoIFeatures:
+        """Returns the features of image `index`, from its file if it is whole."""
+        path = self.folder / f"{index}.safetensors"
+        if _reason_to_make(path, self.made_with):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _save(path, _as_tensors(self.make(index)), self.made_with)
+        return _as_features(_tensors(path))
+
+    def remove(self) -> None:
+        """Removes the files: the features are in one file now."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def cached_features(
@@ -86,8 +120,7 @@ def cached_features(
             raise InputError(
                 f"{path}: the features cannot be written ({why}): make the folder writable or free space"
             ) from error
-    tensors = _tensors(path)
-    return RoIFeatures(tensors["features"], Overlaps(tensors["objects"], tensors["anything"]))
+    return _as_features(_tensors(path))
 
 
 @torch.inference_mode()
@@ -143,26 +176,41 @@ def _reason_to_make(path: Path, made_with: Mapping[str, Any]) -> str:
 def _tensors(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of the file, which are read when they are used."""
     with safe_open(path, framework="pt") as file:  # numpy would copy, torch maps the file
-        return {name: file.get_tensor(name) for name in ("features", "objects", "anything")}
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+
+
+def _as_features(tensors: Mapping[str, Tensor]) -> RoIFeatures:
+    overlaps = Overlaps(tensors["objects"], tensors["anything"])
+    return RoIFeatures(tensors["features"], overlaps, tensors.get("targets"))
+
+
+def _as_tensors(rows: RoIFeatures) -> dict[str, Tensor]:
+    tensors = {"features": rows.features, **rows.overlaps._asdict()}
+    return tensors if rows.targets is None else {**tensors, "targets": rows.targets}
+
+
+def _save(path: Path, tensors: dict[str, Tensor], made_with: Mapping[str, Any]) -> None:
+    with atomic_write(path) as temporary:
+        head = {**made_with, "content": digest_of_weights(tensors)}
+        save_file(tensors, temporary, {_KEY: json.dumps(head)})
 
 
 def _write(path: Path, made_with: Mapping[str, Any], make: Iterable[RoIFeatures], dtype: torch.dtype) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A safetensors file begins with the number of rows, so the rows are kept in another file until it is known.
     with tempfile.TemporaryFile(dir=path.parent) as raw:
-        overlaps: list[Overlaps] = []
-        for features, part in make:
-            rounded = features.to(dtype)
+        others: list[dict[str, Tensor]] = []
+        for part in make:
+            rounded = part.features.to(dtype)
             if not rounded.isfinite().all():
                 raise InputError(f"{path}: a feature is not finite in {dtype}: try --precision float32")
             raw.write(rounded.numpy().tobytes())
-            overlaps.append(part)
+            others.append({name: value for name, value in _as_tensors(part).items() if name != "features"})
         raw.flush()
-        objects, anything = (torch.cat(column) for column in zip(*overlaps, strict=True))
-        if not len(objects):
+        tensors = {name: torch.cat([part[name] for part in others]) for name in others[0]}
+        count = len(tensors["objects"])
+        if not count:
             raise InputError(f"{path}: the training images have no RoI, neither object nor proposal: use other images")
-        mapped = torch.from_numpy(np.memmap(raw, rounded.numpy().dtype, "r+", shape=(len(objects), features.shape[1])))
-        tensors = {"features": mapped, "objects": objects, "anything": anything}
-        with atomic_write(path) as temporary:
-            head = {**made_with, "content": digest_of_weights(tensors)}
-            save_file(tensors, temporary, {_KEY: json.dumps(head)})
+        shape = (count, rounded.shape[1])
+        tensors["features"] = torch.from_numpy(np.memmap(raw, rounded.numpy().dtype, "r+", shape=shape))
+        _save(path, tensors, made_with)

@@ -1,4 +1,7 @@
-"""`ohem bootstrap`: replaces the softmax of a run by SVMs of hard negative mining, and evaluates them as the run."""
+"""`ohem bootstrap`: replaces the softmax of a run by SVMs of hard negative mining, and evaluates them as the run.
+
+The features are those of the RoI head, or of crops of the images (R-CNN).
+"""
 
 import time
 import warnings
@@ -10,22 +13,31 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from ohem.bootstrap.box_regression import BoxRegression, fit_boxes
 from ohem.bootstrap.config import BootstrapConfig
-from ohem.bootstrap.features import RoIFeatures, cached_features, roi_features
+from ohem.bootstrap.crops import (
+    CropDetector,
+    as_crop_detector,
+    crop_features,
+    whole_example,
+    whole_images,
+    with_crops,
+)
+from ohem.bootstrap.features import Parts, RoIFeatures, cached_features, roi_features
 from ohem.bootstrap.svm import LinearSVM, Round, linear_svc, mine_negatives
 from ohem.config.schema import MetricName, Recipe, TestConfig
 from ohem.data.dataset import DetectionSet
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.evaluation.evaluate import detect_all, load_detector, write_report
 from ohem.evaluation.score_report import score, usual_metric
-from ohem.inputs.examples import open_recipe_data, open_training_examples
+from ohem.inputs.examples import build_pyramids, open_recipe_data, open_training_examples
 from ohem.io.console import make_console, make_table
 from ohem.io.progress import tracked
 from ohem.models.build import as_fast_rcnn
 from ohem.training.fingerprints import digest_of_examples, digest_of_weights
 from ohem.training.run_folder import sole_writer
 
-FOLDER, FEATURES = "bootstrap", "features.safetensors"
+FOLDER, CROPS, FEATURES = "bootstrap", "crops", "features.safetensors"
 
 
 def bootstrap_run(
@@ -35,7 +47,9 @@ def bootstrap_run(
     config: BootstrapConfig,
     test: TestConfig | None = None,
 ) -> dict[str, Any]:
-    """Trains an SVM for each class on the features of a run, evaluates them and writes RUN/bootstrap/eval.json.
+    """Trains an SVM for each class on features by a run, evaluates them and writes RUN/bootstrap/eval.json.
+
+    With `config.crops` it writes RUN/crops/eval.json.
 
     Args:
         run: folder of the run.
@@ -53,13 +67,17 @@ def bootstrap_run(
     detector, recipe, step = load_detector(run, test)
     model = as_fast_rcnn(detector, "ohem bootstrap")
     data = open_recipe_data(recipe, sources or recipe.data.test, "--data")
-    with sole_writer(run / FOLDER, "the folder of features"):
-        return _bootstrap(run, model, recipe, step, data, metric, config)
+    folder = run / (CROPS if config.crops else FOLDER)
+    with sole_writer(folder, "the folder of features"):
+        if config.crops:
+            recipe = with_crops(recipe, config)
+            return _bootstrap(folder, as_crop_detector(model, config), recipe, step, data, metric, config)
+        return _bootstrap(folder, model, recipe, step, data, metric, config)
 
 
 def _bootstrap(
-    run: Path,
-    model: FastRCNN,
+    folder: Path,
+    model: FastRCNN | CropDetector,
     recipe: Recipe,
     step: int,
     data: DetectionSet,
@@ -67,22 +85,26 @@ def _bootstrap(
     config: BootstrapConfig,
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    cached = _features(run / FOLDER / FEATURES, model, recipe, step, config)
+    cached = _features(folder / FEATURES, model, recipe, step, config)
     computed = time.perf_counter()
     svms = dict(zip(recipe.data.classes, _mine(cached, recipe.data.classes, config), strict=True))
     mined = time.perf_counter()
     use_svms(model, list(svms.values()))
-    detections, made = detect_all(model, data, recipe)
+    if isinstance(model, CropDetector) and config.box_regression and cached.targets is not None:
+        numbers = cached.features.numpy(), cached.overlaps.objects.numpy(), cached.targets.numpy()
+        use_boxes(model, fit_boxes(*numbers, config))
+    pictures = whole_images if config.crops else build_pyramids
+    detections, made = detect_all(model, data, recipe, pictures=pictures)
     figures, table = score(detections, data, metric or usual_metric(data))
     report = figures | {"step": step, **made} | _as_json(svms) | {"mining": asdict(config)}
     report |= {"seconds_features": computed - started, "seconds_mining": mined - computed}
-    write_report(run / FOLDER / "eval.json", report, detections, data)
+    write_report(folder / "eval.json", report, detections, data)
     make_console().print(_table(svms), table)
     return report
 
 
 @torch.no_grad()
-def use_svms(model: FastRCNN, svms: Sequence[LinearSVM | None]) -> None:
+def use_svms(model: FastRCNN | CropDetector, svms: Sequence[LinearSVM | None]) -> None:
     """Replaces the classifier of `model` by SVMs of its K classes; its box regression stays.
 
     The logistic function maps margins to scores in 0..1 and keeps their order, so that the score thresholds of
@@ -97,8 +119,23 @@ def use_svms(model: FastRCNN, svms: Sequence[LinearSVM | None]) -> None:
     model.probabilities = torch.sigmoid
 
 
-def _features(path: Path, model: FastRCNN, recipe: Recipe, step: int, config: BootstrapConfig) -> RoIFeatures:
-    """Returns the features of all training RoIs, with images of the size `data.short` of the recipe, not flipped."""
+@torch.no_grad()
+def use_boxes(model: CropDetector, regressions: Sequence[BoxRegression | None]) -> None:
+    """Replaces the box regression of `model`; boxes of a class without one stay as they are."""
+    weights, bias = model.deltas.weight.view(model.num_classes, 4, -1), model.deltas.bias.view(model.num_classes, 4)
+    for label, regression in enumerate(regressions, start=1):
+        if regression is not None:
+            weights[label] = torch.from_numpy(regression.weights.T)
+            bias[label] = torch.from_numpy(regression.bias)
+
+
+def _features(
+    path: Path, model: FastRCNN | CropDetector, recipe: Recipe, step: int, config: BootstrapConfig
+) -> RoIFeatures:
+    """Returns the features of all training RoIs, of images that are not flipped.
+
+    Images have the size `data.short` of the recipe, or their own if they are cropped.
+    """
     examples = open_training_examples(recipe)
     made_with = {
         "step": step,
@@ -107,8 +144,19 @@ def _features(path: Path, model: FastRCNN, recipe: Recipe, step: int, config: Bo
         "images": digest_of_examples(examples),
         "precision": config.precision,
     }
-    make = roi_features(model, tracked(examples, "features"))
-    return cached_features(path, made_with, make, getattr(torch, config.precision))
+    dtype = getattr(torch, config.precision)
+    if isinstance(model, FastRCNN):
+        return cached_features(path, made_with, roi_features(model, tracked(examples, "features")), dtype)
+    made_with |= {"crop size": config.crop_size, "crop context": config.crop_context}
+    parts = Parts(
+        path.with_suffix(".parts"),
+        made_with,
+        len(examples),
+        lambda index: crop_features(model, whole_example(examples, index)),
+    )
+    cached = cached_features(path, made_with, tracked(parts, "features"), dtype)
+    parts.remove()
+    return cached
 
 
 def _mine(cached: RoIFeatures, classes: Sequence[str], config: BootstrapConfig) -> list[LinearSVM | None]:

@@ -87,7 +87,7 @@ def mine_negatives(
     Returns:
         K SVMs; None for a class without positives.
     """
-    scale = NORM / (_mean_norm(features) or NORM)
+    scale = NORM / (mean_norm(features) or NORM)
     miners = [_Miner(column, signs, config) for column in range(signs.shape[1])]
     active = [miner for miner in miners if len(miner.positives)]
     for number in range(1, config.rounds + 1):
@@ -204,7 +204,7 @@ def _harvest(features: NDArray[Any], signs: NDArray[Any], miners: Sequence[_Mine
             miner.offer(start + rows, margins[rows, i].astype(np.float64))
 
 
-def _mean_norm(features: NDArray[Any]) -> float:
+def mean_norm(features: NDArray[Any]) -> float:
     return sum(float(np.linalg.norm(block, axis=1).sum()) for _, block in _blocks(features)) / len(features)
 
 

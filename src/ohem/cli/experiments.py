@@ -163,10 +163,10 @@ def bootstrap(
 ) -> None:
     """Classic hard negative mining: replace the softmax of a run by an SVM for each class, and evaluate it.
 
-    The features of all training RoIs are kept in RUN/bootstrap/. The SVMs start from all objects and random negatives;
-    each round fits them, removes easy negatives and adds negatives that violate the margin. The box regression of the
-    run stays. A score is the logistic function of a margin. A test option that is not given has the value of the run.
-    Writes RUN/bootstrap/eval.json.
+    The features of all training RoIs are kept in RUN/bootstrap/, or those of crops (--crops, R-CNN) in RUN/crops/. The
+    SVMs start from all objects and random negatives; each round fits them, removes easy negatives and adds negatives
+    that violate the margin. The box regression of the run stays; that of crops is fitted to their features. A score is
+    the logistic function of a margin. A test option that is not given has the value of the run. Writes eval.json there.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,7 +18,7 @@ from ohem.config.recipe_file import read_run
 from ohem.config.schema import MetricName, Recipe, RunConfig, TestConfig
 from ohem.config.validation import check_recipe
 from ohem.data.dataset import DetectionSet
-from ohem.data.loader import ImagePyramid, ImagePyramids
+from ohem.data.loader import Examples, ImagePyramid, ImagePyramids
 from ohem.data.voc import VOCDetection
 from ohem.detection.detector import Detector
 from ohem.detection.fast_rcnn import FastRCNN
@@ -199,17 +199,21 @@ def _loss_of_training_data(run: Path, model: FastRCNN, recipe: Recipe, fabric: F
 
 
 def detect_all(
-    model: Detector, data: DetectionSet, recipe: Recipe, fabric: Fabric | None = None
+    model: Detector,
+    data: DetectionSet,
+    recipe: Recipe,
+    fabric: Fabric | None = None,
+    pictures: Callable[[Examples, Recipe], ImagePyramids] = build_pyramids,
 ) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
     """Returns the detections in every image of `data`, and how they were made, for a report.
 
-    The processes of `fabric` share the images, and each returns all detections.
+    The processes of `fabric` share the images, and each returns all detections. `pictures` makes what the model gets.
     """
     build = partial(build_examples, data, recipe)
     examples = build() if fabric is None else first_process_first(fabric, build)
     made_of = {"weights": digest_of_weights(model.state_dict()), "data": digest_of_examples(examples)}
     started = time.perf_counter()
-    detections = detect_shared(model, build_pyramids(examples, recipe), "evaluating", fabric)
+    detections = detect_shared(model, pictures(examples, recipe), "evaluating", fabric)
     seconds = time.perf_counter() - started
     return detections, {
         "images": len(data),

@@ -143,6 +143,12 @@ class Backbone(nn.Module):
             blob[:, : image.shape[1], : image.shape[2]] = self.normalise(image)
         return cast(Tensor, self.features(batch) * self.feature_scale)
 
+    def new_layer(self) -> nn.Linear | None:
+        """Returns the first linear layer of the RoI network if published weights do not fill it, else None."""
+        linears = ((n, m) for n, m in self.roi_head.named_modules(prefix="roi_head") if isinstance(m, nn.Linear))
+        name, linear = next(linears, ("", None))
+        return None if self.pretrained.covers(f"{name}.") else linear
+
     def freeze(self, *names: str) -> "Backbone":
         """Excludes the parameters of these submodules ("features.0") from training; returns the backbone."""
         for name in names:
@@ -183,9 +189,8 @@ def init_head(backbone: Backbone, images: Sequence[Tensor]) -> float:
     Returns:
         The factor, deterministic; 1 if nothing is changed.
     """
-    linears = ((n, m) for n, m in backbone.roi_head.named_modules(prefix="roi_head") if isinstance(m, nn.Linear))
-    name, linear = next(linears, ("", None))
-    if linear is None or backbone.pretrained.covers(f"{name}."):
+    linear = backbone.new_layer()
+    if linear is None:
         return 1.0
     pooled = torch.cat([_pooled_windows(backbone, image) for image in images])
     layers = list(backbone.roi_head.children())
