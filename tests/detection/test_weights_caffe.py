@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ohem.detection.backbones import BACKBONES
+from ohem.detection.backbones import BACKBONES, with_pyramid
 from ohem.detection.backbones.base import Pretrained
 from ohem.detection.weights import load_weights
 from ohem.errors import InputError
@@ -35,6 +35,17 @@ def test_a_caffemodel_for_the_features_alone(tmp_path: Path) -> None:
     load_weights(backbone, tmp_path / "w.caffemodel")
     assert torch.equal(backbone.features[2].weight, source.features[2].weight)
     assert torch.equal(backbone.roi_head[1].weight, head)
+
+
+def test_a_caffemodel_fills_all_but_the_first_layer_after_a_pyramid(tmp_path: Path) -> None:
+    source = toy(seed=4)
+    (tmp_path / "w.caffemodel").write_bytes(caffemodel(caffe_layers(source)))
+    backbone = with_pyramid(toy(TOY_CAFFE))
+    first = backbone.roi_head[1].weight.clone()
+    load_weights(backbone, tmp_path / "w.caffemodel")
+    for name in ("features.0.weight", "features.2.bias", "roi_head.4.weight"):
+        assert torch.equal(backbone.get_parameter(name), source.get_parameter(name)), name
+    assert torch.equal(backbone.roi_head[1].weight, first)
 
 
 def test_a_caffemodel_that_does_not_fit(tmp_path: Path) -> None:

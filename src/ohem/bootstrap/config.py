@@ -40,8 +40,8 @@ class BootstrapConfig:
     """Seed of the random negatives and of the solver."""
     crops: bool = False
     """R-CNN: the features are those of the classification network on a crop of the image for each proposal, warped to a
-    square, in place of those of the RoI head. The files are in RUN/crops/. --data.short and --test.scales do not
-    matter, since crops are of the image in its own size."""
+    square, in place of those of the RoI head. The files are in RUN/crops/. The sizes of images in training and in
+    tests do not matter, since crops are of the image in its own size."""
     crop_size: int = 224
     """With --crops: side of a crop, in pixels. R-CNN has 227; VGG16 and ResNet-50 were trained at 224."""
     crop_context: int = 16
