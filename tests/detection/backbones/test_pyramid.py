@@ -28,6 +28,7 @@ from tests.detection.toy_detector import (
     rows_of_roi_network,
     toy,
 )
+from tests.helpers.contracts import check_backbone
 
 
 def test_four_levels_by_hand() -> None:
@@ -113,6 +114,10 @@ def test_only_networks_that_begin_with_a_linear_layer_have_a_pyramid() -> None:
         backbone = resnet50()
     with pytest.raises(ValueError, match=r"nn\.Flatten and nn\.Linear"):
         with_pyramid(backbone)
+
+
+def test_a_backbone_with_a_pyramid_is_a_backbone() -> None:
+    check_backbone(with_pyramid(BACKBONES["tiny"]()))
 
 
 @pytest.mark.parametrize("make", [vgg16, vgg_cnn_m_1024])
