@@ -47,7 +47,8 @@ class BootstrapConfig:
     crop_context: int = 16
     """With --crops: number of pixels of a crop on each side of the proposal."""
     crop_proposals: int = 2000
-    """With --crops: highest number of proposals of an image, in training and in tests; the first ones are used."""
+    """With --crops: highest number of proposals of an image, of each method, in training and in tests; the first ones
+    are used. Sliding windows are all used."""
     box_regression: bool = True
     """With --crops: move the boxes by linear functions of the features, one for each class, from ridge regression.
     Without it, detections are proposals."""
