@@ -16,15 +16,20 @@ from ohem.errors import InputError
 from ohem.experiments.runner import Job, run_jobs
 from ohem.proposals.shards import Shards
 from tests.fuzz.kill import make_pictures
-from tests.helpers.command_line import ohem, sentence
+from tests.helpers.command_line import FORKS, ohem, sentence
 from tests.helpers.toy_data import make_toy, training
 
 distributed = pytest.importorskip("distributed")
+config = pytest.importorskip("dask").config
 
 
 @pytest.fixture(scope="module")
 def dask() -> Iterator[distributed.LocalCluster]:
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as started:
+    """Starts workers as forks of a process that has imported what they need."""
+    FORKS.Process(target=time.sleep, args=(0,)).start()
+    method = {"distributed.worker.multiprocessing-method": "forkserver"}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
+    with config.set(method), distributed.LocalCluster(**options) as started:
         yield started
 
 

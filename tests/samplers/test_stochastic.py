@@ -8,7 +8,7 @@ import torch
 from ohem.samplers import ProportionalSampler, RankSampler, RoISampler
 from tests.helpers.make_rois import make_rois
 
-DRAWS = 4000
+DRAWS = 2000
 
 
 def _frequencies(sampler: RoISampler, losses: list[float]) -> list[float]:
@@ -25,16 +25,16 @@ def _frequencies(sampler: RoISampler, losses: list[float]) -> list[float]:
 def test_chance_decays_exponentially_with_the_rank() -> None:
     """With pressure 16 and 4 RoIs, every rank has half the chance of the rank before it."""
     frequencies = _frequencies(RankSampler(1, pressure=16.0), [0.1, 3.0, 2.9, 1000.0])
-    assert frequencies == pytest.approx([1 / 15, 4 / 15, 2 / 15, 8 / 15], abs=0.03)
+    assert frequencies == pytest.approx([1 / 15, 4 / 15, 2 / 15, 8 / 15], abs=0.04)
 
 
 def test_pressure_1_draws_uniformly() -> None:
-    assert _frequencies(RankSampler(1, pressure=1.0), [1.0, 2.0, 3.0, 4.0]) == pytest.approx([0.25] * 4, abs=0.03)
+    assert _frequencies(RankSampler(1, pressure=1.0), [1.0, 2.0, 3.0, 4.0]) == pytest.approx([0.25] * 4, abs=0.04)
 
 
 def test_chance_is_proportional_to_the_loss() -> None:
     frequencies = _frequencies(ProportionalSampler(1), [0.0, 1.0, 2.0, 5.0])
-    assert frequencies == pytest.approx([0.0, 1 / 8, 2 / 8, 5 / 8], abs=0.03)
+    assert frequencies == pytest.approx([0.0, 1 / 8, 2 / 8, 5 / 8], abs=0.04)
 
 
 @pytest.mark.parametrize("sampler", [RankSampler(2), ProportionalSampler(2)], ids=str)

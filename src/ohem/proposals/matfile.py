@@ -161,7 +161,7 @@ def _characters(element: Element, order: str) -> NDArray[Any]:
 
 
 def _rows(codes: NDArray[Any]) -> NDArray[Any]:
-    if not np.isin(codes, range(1, 0x10000)).all():
+    if not ((codes >= 1) & (codes < 0x10000)).all() or (codes != codes.astype(np.int64)).any():
         raise ValueError("text is damaged")
     rows = codes.reshape(len(codes), -1).tolist() if codes.size else []
     return np.array(["".join(map(chr, row)) for row in rows], dtype=str)
