@@ -4,8 +4,9 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import get_origin
 
-from cyclopts import CycloptsError, MissingArgumentError
+from cyclopts import CoercionError, CycloptsError, MissingArgumentError
 
 from ohem.cli.app import app
 from ohem.config.renamed import check_arguments
@@ -26,9 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(arguments, exit_on_error=False, print_error=False)
         sys.stdout.flush()  # else a full disk is noticed only when Python exits
     except (InputError, CycloptsError) as error:
-        missing = isinstance(error, MissingArgumentError) and error.argument and error.argument.name
-        hint = ": `ohem recipes` lists them" if missing == "--recipe" else ""
-        exit_with(f"{error}{hint}")
+        exit_with(f"{error}{_remedy(error)}")
     except KeyboardInterrupt:
         print(f"ohem: stopped by {signal.SIGINT.name}", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
@@ -37,3 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
         exit_with(describe_os_error(error))
+
+
+def _remedy(error: Exception) -> str:
+    """Returns what the sentence of a wrong argument lacks."""
+    argument = error.argument if isinstance(error, CycloptsError) else None
+    if isinstance(error, MissingArgumentError) and argument and argument.name == "--recipe":
+        return " `ohem recipes` lists them."
+    if isinstance(error, CoercionError) and argument and get_origin(argument.hint) is tuple:
+        return f" {argument.name} takes all values up to the next option: give other arguments before it."
+    return ""

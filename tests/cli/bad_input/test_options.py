@@ -189,3 +189,9 @@ def test_selection_over_a_mini_batch_needs_options_that_fit(
     options: list[object], message: str, run: Path, data: Path
 ) -> None:
     assert message in sentence(ohem("train", run, *training(data), *options))
+
+
+def test_a_data_set_after_an_option_of_several_values(data: Path) -> None:
+    text = sentence(ohem("propose", "--mode", "fast", f"{data}:train"))
+    assert text.startswith(f'Invalid value "{data}:train" for --mode. Choose from: "fast", ')
+    assert text.endswith("--mode takes all values up to the next option: give other arguments before it.")
