@@ -19,7 +19,7 @@ FORKS = multiprocessing.get_context("forkserver")
 
 Its imports are also those of other functions that take the method "forkserver", as `start_processes` of torch does.
 """
-FORKS.set_forkserver_preload(["ohem.training.run", "ohem.evaluation.evaluate", "ohem.bench.workload"])
+FORKS.set_forkserver_preload([__name__, "ohem.training.run", "ohem.evaluation.evaluate", "ohem.bench.workload"])
 
 _assemble = cyclopts.App.assemble_argument_collection
 _assembled: dict[tuple[Any, ...], tuple[cyclopts.ArgumentCollection, dict[int, Any]]] = {}
@@ -36,7 +36,20 @@ def _assemble_once(app: cyclopts.App, **options: Any) -> cyclopts.ArgumentCollec
     return copy.deepcopy(made, dict(shared))
 
 
+_negatives = cyclopts.Argument.negatives.fget
+_negatives_of: dict[int, tuple[object, tuple[str, ...]]] = {}
+
+
+def _negatives_once(argument: cyclopts.Argument) -> tuple[str, ...]:
+    """Returns the flags that switch an option off, which a command computes for every option at every word."""
+    parameter = argument.parameter
+    if id(parameter) not in _negatives_of:
+        _negatives_of[id(parameter)] = parameter, _negatives(argument)  # kept, so that no other one has its id
+    return _negatives_of[id(parameter)][1]
+
+
 cyclopts.App.assemble_argument_collection = _assemble_once  # type: ignore[method-assign, assignment]
+cyclopts.Argument.negatives = property(_negatives_once)  # type: ignore[method-assign, assignment]
 
 
 class Result(NamedTuple):
