@@ -5,6 +5,7 @@ counts foreground anchors twice. It does not train on an image without an object
 mining, counts each anchor once and trains on every image.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection import ssd
@@ -27,9 +28,12 @@ class MinedSSDLoss(MinedLoss):
         self.ratio = float(model.neg_to_pos_ratio)
 
     def anchor_losses(self, outputs: Outputs, rois: RoIs, truth: Tensor) -> dict[str, Tensor]:
-        deltas, targets = outputs["bbox_regression"][rois.foreground].float(), rois.targets[rois.foreground]
+        logits, deltas = (
+            outputs[name].to(torch.promote_types(outputs[name].dtype, torch.float32))
+            for name in ("cls_logits", "bbox_regression")
+        )
+        deltas, targets = deltas[rois.foreground], rois.targets[rois.foreground]
         boxes = functional.smooth_l1_loss(deltas, targets, reduction="none").sum(dim=1)
-        logits = outputs["cls_logits"].float()
         return {
             "bbox_regression": scatter_foreground(rois, boxes),
             "classification": functional.cross_entropy(logits, rois.labels, reduction="none", ignore_index=-1),

@@ -47,7 +47,8 @@ class TorchvisionDetector(Detector):
         targets: Sequence[Mapping[str, Tensor]] | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Returns losses in train mode and detections in eval mode."""
-        scaled = [image.float() / 255 for image in images]
+        dtype = next(self.parameters(), torch.empty(0)).dtype
+        scaled = [image.to(dtype) / 255 for image in images]
         if targets is not None and not self.mined:
             targets = [_without_ignored(target) for target in targets]
         outputs: dict[str, Tensor] | list[dict[str, Tensor]] = self.model(scaled, targets)
