@@ -20,6 +20,7 @@ class Use(IntEnum):
     SAMPLER = 0
     READ_ONLY_PASS = 1
     TRAINING_PASS = 2
+    ANCHORS = 3
 
 
 @contextmanager

@@ -113,7 +113,13 @@ class Forked:
         return Result(self.process.exitcode, *(path.read_text() for path in self._output))
 
 
-def in_processes(count: int, lines: Sequence[Sequence[object]], folder: Path, status: int = 0) -> str:
+def in_processes(
+    count: int,
+    lines: Sequence[Sequence[object]],
+    folder: Path,
+    status: int = 0,
+    first: Callable[[], None] | None = None,
+) -> str:
     """Runs commands in turn, each in `count` processes, which are started as torchrun starts them.
 
     Args:
@@ -121,6 +127,7 @@ def in_processes(count: int, lines: Sequence[Sequence[object]], folder: Path, st
         lines: arguments of `ohem`.
         folder: an existing folder for the output.
         status: exit status of the last command, which all processes must have; that of the others is 0.
+        first: what the processes call before the commands.
 
     Returns:
         What the processes printed, one after the other.
@@ -132,7 +139,9 @@ def in_processes(count: int, lines: Sequence[Sequence[object]], folder: Path, st
     ports = [store.port for store in stores]
     texts = [[str(part) for part in line] for line in lines]
     logs = [folder / f"{count}-{rank}.txt" for rank in range(count)]
-    processes = [FORKS.Process(target=_run_as, args=(texts, ports, rank, count, logs[rank])) for rank in range(count)]
+    processes = [
+        FORKS.Process(target=_run_as, args=(texts, ports, rank, count, logs[rank], first)) for rank in range(count)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -143,7 +152,9 @@ def in_processes(count: int, lines: Sequence[Sequence[object]], folder: Path, st
     return said
 
 
-def _run_as(lines: Sequence[list[str]], ports: Sequence[int], rank: int, count: int, log: Path) -> None:
+def _run_as(
+    lines: Sequence[list[str]], ports: Sequence[int], rank: int, count: int, log: Path, first: Callable[[], None] | None
+) -> None:
     import torch
 
     for number in (1, 2):
@@ -153,6 +164,8 @@ def _run_as(lines: Sequence[list[str]], ports: Sequence[int], rank: int, count: 
     os.environ.update({name: str(value) for name, value in place.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    if first:
+        first()
     for line, port in zip(lines, ports, strict=True):
         os.environ["MASTER_PORT"] = str(port)
         main(line)

@@ -26,6 +26,19 @@ def make_toy(folder: Path, splits: dict[str, Sequence[str]] | None = None) -> Pa
     return folder
 
 
+def make_uneven_toy(folder: Path) -> Path:
+    """Writes eight such images `train`, three of which are wider, so that those of a mini-batch are padded."""
+    toy = make_toy(folder, {"train": "abcdefgh"})
+    for stem in "adf":
+        path = toy / "JPEGImages" / f"{stem}.png"
+        wider = Image.new("RGB", (96, 64))
+        with Image.open(path) as image:
+            wider.paste(image)
+        wider.save(path)
+        edit_xml(toy, "<width>80<", "<width>96<", stem)
+    return toy
+
+
 def make_toy_coco(folder: Path) -> tuple[str, str]:
     """Writes the same images and objects in COCO's format, classes 7 and 3; returns the sources of `train` and `test`.
 

@@ -10,6 +10,11 @@ from torch import Tensor, nn
 class Detector(nn.Module, ABC):
     """A module that is called with images, proposals and, in train mode, targets; see `FastRCNN`."""
 
+    least_size: tuple[int, int] = (0, 0)
+    """Lowest (height, width) to which images are padded: what other processes have in the same mini-batch."""
+    trained_on: int = 0
+    """Number of RoIs of the last mini-batch, over which its losses are means."""
+
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
@@ -22,6 +27,10 @@ class Detector(nn.Module, ABC):
     def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Returns (height, width) that the network gets of an image of `size` (height, width)."""
         return size
+
+    def number_trained_on(self, loss: str) -> Tensor | int:
+        """Returns the number of RoIs or anchors of the last mini-batch that `loss` was divided by; 0 if by 1."""
+        return self.trained_on
 
     @abstractmethod
     def forward(

@@ -120,8 +120,6 @@ class FastRCNN(Detector):
         self.refinement = refinement
         self.merge = merge
         self.probabilities = probabilities or partial(torch.softmax, dim=1)
-        self.trained_on = 0
-        """Number of RoIs of the last mini-batch, over which its losses are means."""
         self._reaches_out = regions is not None  # beyond the image, which no RoI does
         regions = regions or Regions((Region(),), None)
         self.regions = regions.all
@@ -214,6 +212,7 @@ class FastRCNN(Detector):
 
     def feature_map(self, images: Sequence[Tensor]) -> Tensor:
         """Computes the feature map (N, C, H', W') that RoIs of N images, uint8 (3, h, w) RGB, are pooled from."""
+        self.backbone.least_size = self.least_size
         features: Tensor = self.backbone(images)
         if self.foreground is not None:  # more channels, which their region alone pools
             features = torch.cat([features, self.foreground(features)], dim=1)

@@ -21,6 +21,7 @@ from ohem.detection.backbones.torchvision import INPUT
 from ohem.detection.detector import Detector
 from ohem.detection.weights import load_stages, stated_input
 from ohem.integrations import with_ohem
+from ohem.models.shared_batch import PaddingTransform, number_trained_on, prepare_shared
 from ohem.rois import ignored
 from ohem.samplers import RoISampler
 
@@ -51,6 +52,8 @@ class TorchvisionDetector(Detector):
         scaled = [image.to(dtype) / 255 for image in images]
         if targets is not None and not self.mined:
             targets = [_without_ignored(target) for target in targets]
+        if isinstance(transform := getattr(self.model, "transform", None), PaddingTransform):
+            transform.least_size = self.least_size
         outputs: dict[str, Tensor] | list[dict[str, Tensor]] = self.model(scaled, targets)
         return outputs
 
@@ -79,6 +82,10 @@ class TorchvisionDetector(Detector):
             resized, _ = transform.resize(torch.empty(3, *size, device="meta"), None)
         height, width = resized.shape[-2:]
         return height, width
+
+    def number_trained_on(self, loss: str) -> Tensor | int:
+        """Returns the number of RoIs or anchors of the last mini-batch that `loss` was divided by; 0 if by 1."""
+        return number_trained_on(self.model, loss)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the state dict of torchvision's model."""
@@ -125,10 +132,13 @@ def build_torchvision(
     `sampler` mines in it unless the recipe has the sampler "builtin", and `rpn_sampler` among its anchors, if any.
     """
     model = {"faster_rcnn": _faster_rcnn, "ssdlite": _ssdlite}[recipe.model.detector](recipe)
+    mined = rpn_sampler is not None or recipe.sampler.name != "builtin"
     if rpn_sampler is not None:
-        return TorchvisionDetector(with_ohem(model, sampler, rpn_sampler=rpn_sampler), True)
-    mined = recipe.sampler.name != "builtin"
-    return TorchvisionDetector(with_ohem(model, sampler) if mined else model, mined)
+        with_ohem(model, sampler, rpn_sampler=rpn_sampler)
+    elif mined:
+        with_ohem(model, sampler)
+    prepare_shared(model)
+    return TorchvisionDetector(model, mined)
 
 
 def load_pretrained(detector: TorchvisionDetector, recipe: Recipe) -> None:

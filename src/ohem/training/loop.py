@@ -100,8 +100,6 @@ def _make_trainer(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric)
         raise InputError(
             f"--solver.images {solver.images} cannot be shared by {fabric.world_size} processes: choose a multiple"
         )
-    if recipe.model.detector == "ssdlite" and solver.images == fabric.world_size:
-        raise InputError("the batch norm of ssdlite needs 2 or more images in each process: raise --solver.images")
     trainer = Trainer(recipe, run, examples, fabric)
     if trainer.step > solver.steps:
         raise InputError(

@@ -17,8 +17,9 @@ from torch import Tensor
 from ohem.config.schema import Recipe
 from ohem.data.loader import Example, Stream, seed_of
 from ohem.detection.detector import Detector
-from ohem.detection.fast_rcnn import FastRCNN
+from ohem.detection.windows import sizes_of
 from ohem.draws import seed, seeded_images
+from ohem.models.shared_batch import share_batch_norm
 from ohem.recorder import Recorder
 from ohem.rois import RoIs
 from ohem.samplers import Losses, NoiseAwareSampler, OHEMSampler, RoISampler
@@ -36,12 +37,12 @@ class WholeBatch:
     """
 
     def __init__(self, recipe: Recipe, fabric: Fabric, detector: Detector) -> None:
-        self.recipe, self.fabric = recipe, fabric
-        # Other detectors pad, draw and count by themselves.
-        self.detector = detector if isinstance(detector, FastRCNN) else None
+        self.recipe, self.fabric, self.detector = recipe, fabric, detector
         solver = recipe.solver
         self.shared = fabric.world_size > 1 and (not solver.accumulate or solver.rank_first)
         self.pyramid: PyramidSampler | None = None
+        if self.shared:
+            share_batch_norm(detector)
 
     def sampler(self, sampler: RoISampler) -> RoISampler:
         """Returns `sampler`, or what lets it choose among the RoIs of all processes if it compares those of images."""
@@ -61,35 +62,36 @@ class WholeBatch:
         seed(seeds[0], self.fabric.device)
         if self.pyramid:
             self.pyramid.begin(examples)
-        if (self.shared or batch) and self.detector:
-            sizes = torch.tensor([example.image.shape[1:] for example in batch or examples]).amax(dim=0)
+        if self.shared or batch:
+            resized = [self.detector.network_size(size) for size in sizes_of([e.image for e in batch or examples])]
+            sizes = torch.tensor(resized).amax(dim=0)
             largest = cast(Tensor, self.fabric.all_reduce(sizes.to(self.fabric.device), reduce_op="max"))
-            self.detector.backbone.least_size = (int(largest[0]), int(largest[1]))
+            self.detector.least_size = (int(largest[0]), int(largest[1]))
         try:
             with seeded_images(seeds):
                 yield
         finally:
-            if self.detector:  # images of an evaluation or a measurement are alone
-                self.detector.backbone.least_size = (0, 0)
+            self.detector.least_size = (0, 0)  # images of an evaluation or a measurement are alone
 
     def weighted(
         self, losses: Mapping[str, Tensor], trained_on: int | None = None, passes: int = 1
     ) -> dict[str, Tensor]:
-        """Weights the losses of this process, so that their mean over the processes is that over all RoIs.
+        """Weights the losses of this process, so that their mean over the processes is that of the whole mini-batch.
 
         Args:
-            losses: of a pass.
+            losses: of a pass, each divided by the number of RoIs or anchors that it is a sum over.
             trained_on: number of RoIs that this process trains on in `passes` passes over the mini-batch, of which this
                 is one; None: a pass has a mini-batch of its own.
             passes: their number, equal in all processes.
         """
-        if self.detector is None or (trained_on is None and not self.shared):
+        if trained_on is None and not self.shared:
             return dict(losses)
-        own = self.detector.trained_on
-        total = own if trained_on is None else trained_on / passes
-        count = torch.tensor(total, dtype=torch.float64, device=self.fabric.device)
-        mean = float(cast(Tensor, self.fabric.all_reduce(count, reduce_op="mean")))
-        return {name: value * (own / mean if own else 0.0) for name, value in losses.items()}
+        counts = [torch.as_tensor(self.detector.number_trained_on(name), device=self.fabric.device) for name in losses]
+        own = torch.stack(counts).double()
+        total = own.clone() if trained_on is None else torch.full_like(own, trained_on / passes)
+        mean = cast(Tensor, self.fabric.all_reduce(total, reduce_op="mean")).clamp(min=1 / self.fabric.world_size)
+        weights = (own.clamp(min=1) / mean).tolist()
+        return {name: value * weight for (name, value), weight in zip(losses.items(), weights, strict=True)}
 
     def mean(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """Returns the mean of numbers over the processes."""
