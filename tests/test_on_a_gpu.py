@@ -23,6 +23,7 @@ from tests.detection.toy_detector import Implementation, detector, mini_batch
 from tests.helpers import one_stage, tiny_rcnn
 from tests.helpers.contracts import EVERY_SAMPLER
 from tests.helpers.fake_gpu import Pretended, on_gpu, pretended_gpu
+from tests.kernels.test_low_precision import needs_float8
 
 every_sampler = pytest.mark.parametrize("sampler", EVERY_SAMPLER.values(), ids=EVERY_SAMPLER)
 TORCHVISION: dict[str, tuple[Callable[[], nn.Module], Sequence[Any]]] = {
@@ -184,16 +185,7 @@ def test_ohem_loss_is_that_of_the_cpu(device: Device) -> None:
         assert criterion(device.move(scores), device.move(labels)).item() == pytest.approx(expected.item())
 
 
-def _float8_on_the_cpu() -> bool:
-    """Returns whether PyTorch multiplies float8 matrices on a CPU: 2.10 is the first with the function."""
-    try:
-        Float8Linear(nn.Linear(16, 16))(torch.ones(1, 16))
-    except (AttributeError, NotImplementedError):
-        return False
-    return True
-
-
-@pytest.mark.skipif(not _float8_on_the_cpu(), reason="this PyTorch does not multiply float8 on a CPU")
+@needs_float8
 def test_float8_is_that_of_the_cpu(device: Device) -> None:
     layer, x = nn.Linear(32, 16), torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
     expected = Float8Linear(layer)(x)

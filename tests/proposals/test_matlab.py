@@ -8,6 +8,7 @@ import scipy.io.matlab
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.io import loadmat, savemat
+from scipy.io.matlab import matfile_version
 
 from ohem.errors import InputError
 from ohem.proposals.matfile import read_variables
@@ -97,6 +98,8 @@ def same(ours, theirs):
     return ours.shape == theirs.shape and ours.tolist() == theirs.tolist()
 
 
+HDF = 2
+"""Version of the files that SciPy does not read, those of MATLAB 7.3."""
 OF_MATLAB = sorted(Path(scipy.io.matlab.__file__).parent.glob("tests/data/test*_[567]*.mat"))
 
 
@@ -105,10 +108,9 @@ OF_MATLAB = sorted(Path(scipy.io.matlab.__file__).parent.glob("tests/data/test*_
 def test_files_of_matlab_are_read_as_scipy_reads_them():
     compared = 0
     for path in OF_MATLAB:
-        try:
-            names = [name for name in loadmat(path) if not name.startswith("__")]
-        except NotImplementedError:
+        if matfile_version(path)[0] == HDF:
             continue
+        names = [name for name in loadmat(path) if not name.startswith("__")]
         variables = read_variables(path.read_bytes(), names)
         theirs = loadmat(path)
         for name in names:
