@@ -18,6 +18,7 @@ from ohem.training.logs.metrics_log import read_metrics
 from tests.fuzz.commands import children_in_this_process
 from tests.helpers.command_line import Result, ohem, sentence
 from tests.helpers.toy_data import make_toy
+from tests.insight.browser import dump_dom, needs_browser
 from tests.io.test_locks import another_process
 
 
@@ -111,6 +112,13 @@ def test_methods_are_described_and_the_verdict_is_printed(done: Comparison) -> N
     for method in methods:
         assert f"{method['name']}: {method['about']}." in done.result.out
         assert f"<dd>{method['about']}</dd>" in page
+
+
+@needs_browser
+def test_the_page_fits_a_phone(done: Comparison, tmp_path: Path) -> None:
+    page = tmp_path / "compare.html"
+    page.write_bytes((done.out / "compare.html").read_bytes())
+    assert "<title>500</title>" in dump_dom(page, width=500)
 
 
 def test_curve_of_map_ends_at_the_final_evaluation_and_at_the_sum_of_the_seconds(done: Comparison) -> None:

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,9 @@ from ohem.data.sources import open_dataset
 from ohem.insight.suspects.folds import folds_of
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.toy_data import make_toy, make_toy_coco, make_toy_yolo, training
+from tests.insight.browser import dump_dom, needs_browser
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* whose label file is missing or empty:UserWarning")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def voc(folder: Path) -> str:
@@ -193,30 +191,27 @@ def test_bad_decisions_are_refused(audited: tuple[Path, str]) -> None:
     assert "leave out SOURCE" in sentence(ohem("audit", source, "--apply", broken))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@needs_browser
 def test_the_page_works_in_a_browser(audited: tuple[Path, str], tmp_path: Path) -> None:
     folder, source = audited
     if not source.endswith("data:train"):
         pytest.skip("one format is enough")
     page = (folder / "out" / "audit.html").read_text()
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")  # it needs nothing from elsewhere
-    keys = "".join(f'dispatchEvent(new KeyboardEvent("keydown", {{key: "{key}"}}));' for key in "au")
-    check = f"<script>{keys.replace('dispatch', 'document.dispatch')}document.title = saved();</script>"
     path = tmp_path / "page.html"
-    path.write_text(page.replace("</body>", f"{check}</body>"))
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run(
-        [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
-    title = done.stdout.split("<title>")[1].split("</title>")[0]
+    path.write_text(page)
+    key = 'dispatchEvent(new KeyboardEvent("keydown", {key: "a"}))'
+    click = 'querySelector("[data-choice=unsure]").click()'
+    document = dump_dom(path, script=f"document.{key}; document.{click}; document.title = saved();")
+    title = document.split("<title>")[1].split("</title>")[0]
     saved = json.loads(title.replace("&quot;", '"').replace("&amp;", "&"))
     assert [decision["decision"] for decision in saved["decisions"]] == ["accept", "unsure"]
     rows = rows_of(folder)
     assert [{k: v for k, v in d.items() if k != "decision"} for d in saved["decisions"]] == rows[:2]
     assert saved["sources"] == [source]
-    assert done.stdout.count("<rect") == sum(
-        bool(rows[min(2, len(rows) - 1)][k]) for k in ("given_box", "proposed_box")
-    )
+    third = rows[min(2, len(rows) - 1)]
+    assert document.count("<rect") == sum(bool(third[key]) for key in ("given_box", "proposed_box"))
+    assert "<title>500</title>" in dump_dom(path, width=500)
 
 
 def test_folds_depend_on_the_seed_and_the_names_alone() -> None:

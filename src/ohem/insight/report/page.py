@@ -51,6 +51,6 @@ def _iou_chart(periods: Sequence[dict[str, Any]]) -> Any:
         axes.stackplot(steps, *shares, labels=labels, colors=[COLOURS[i] for i in (1, 5, 4, 0)])
         axes.set_ylim(0, 1)
         axes.set_xlim(steps[0], steps[-1])
-        axes.legend(frameon=True, loc="upper right", fontsize="small")
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, fontsize="small")
         axes.spines[["top", "right"]].set_visible(False)
     return figure
