@@ -20,7 +20,8 @@ from benchmarks.common import announce, as_recipe, make_parser, print_table, run
 from benchmarks.rivals import Plain
 from ohem.config.schema import TestConfig
 from ohem.data.loader import ImagePyramid, ImagePyramids
-from ohem.detection.fast_rcnn import CHUNK, FastRCNN
+from ohem.detection.fast_rcnn import FastRCNN
+from ohem.detection.roi_networks import CHUNK
 from ohem.evaluation.evaluate import detect_images, load_detector
 from ohem.inputs.datasets import open_data
 from ohem.inputs.examples import build_examples
@@ -38,8 +39,8 @@ class EveryRoI(FastRCNN):
     """Our detector, but every RoI is pooled and run, also those with the same window on the feature map."""
 
     def distinct_parts(self, features: Tensor, rois: RoIs) -> tuple[Iterator[Tensor], Tensor]:
-        windows = self.windows(rois)
-        return map(self.backbone.roi_head, self._chunks(features, 0, windows, CHUNK)), torch.arange(len(rois))
+        pooled = self.roi_networks().pools(features, 0, self.windows(rois), CHUNK)
+        return map(self.backbone.roi_head, pooled), torch.arange(len(rois))
 
 
 @dataclass

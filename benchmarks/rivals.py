@@ -19,6 +19,7 @@ from ohem.bench.workload import Training, training_workload
 from ohem.config.methods import B_OVER_N
 from ohem.config.schema import Recipe
 from ohem.detection.fast_rcnn import FastRCNN
+from ohem.detection.roi_networks import RoINetworks
 from ohem.kernels.fast_linear import forwards
 from ohem.losses import detection_loss, roi_losses, weighted
 from ohem.mining import hard_examples
@@ -61,6 +62,14 @@ class ClassLossSampler:
         return torch.cat([chosen, background[hard_examples(losses[background], self.batch_size - len(chosen))]])
 
 
+class PlainlyPooled(RoINetworks):
+    """RoI networks whose windows are pooled by torchvision, every one of them."""
+
+    def pools(self, features: Tensor, region: int, windows: Tensor, chunk: int) -> Iterator[Tensor]:
+        size = self.backbone.pool_size
+        return (roi_pool(features, part, (size, size)) for part in torch.split(windows.to(features), chunk))
+
+
 class Plain(FastRCNN):
     """The two passes of the paper without our optimisations: torchvision pools every RoI, and every RoI is run.
 
@@ -71,9 +80,8 @@ class Plain(FastRCNN):
         with forwards(self, {nn.Linear: lambda layer: partial(nn.Linear.forward, layer)}):
             return super().head(features, rois)
 
-    def _chunks(self, features: Tensor, region: int, windows: Tensor, chunk: int) -> Iterator[Tensor]:
-        size = self.backbone.pool_size
-        return (roi_pool(features, part, (size, size)) for part in torch.split(windows.to(features), chunk))
+    def roi_networks(self) -> RoINetworks:
+        return PlainlyPooled(**vars(super().roi_networks()))
 
     def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         return self.head(features, rois)

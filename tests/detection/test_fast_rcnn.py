@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import roi_pool
 
-from ohem.detection import fast_rcnn
+from ohem.detection import fast_rcnn, roi_networks
 from ohem.detection.backbones import tiny
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.detection.regions import FOREGROUND, Regions
@@ -247,7 +247,7 @@ def test_chunks_do_not_matter(chunk: int, monkeypatch: pytest.MonkeyPatch) -> No
     model = detector(OHEMSampler()).double()
     features, rois = model.backbone(images), match(proposals, truths)
     whole = model.read_only_losses(features, rois)
-    monkeypatch.setattr(fast_rcnn, "CHUNK", chunk)
+    monkeypatch.setattr(roi_networks, "CHUNK", chunk)
     with rows_of_roi_network(model) as seen:
         torch.testing.assert_close(model.read_only_losses(features, rois), whole)
     assert max(seen) == (chunk, False)
@@ -264,7 +264,7 @@ def test_outputs_in_parts_are_the_outputs(rows: int, monkeypatch: pytest.MonkeyP
     whole = model.read_only_losses(features, rois)
     most = []
     model.scores.register_forward_pre_hook(lambda _, inputs: most.append(len(inputs[0])))
-    monkeypatch.setattr(fast_rcnn, "CHUNK", 5)
+    monkeypatch.setattr(roi_networks, "CHUNK", 5)
     monkeypatch.setattr(fast_rcnn, "AT_ONCE", rows)
     torch.testing.assert_close(model.read_only_losses(features, rois), whole)
     assert max(most) == (5 if rows == 1 else 10)

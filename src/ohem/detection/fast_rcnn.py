@@ -4,7 +4,7 @@ Shapes: R: RoIs of the mini-batch   B: RoIs trained on   N: images   P: proposal
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -22,16 +22,15 @@ from ohem.checks import (
 from ohem.detection.backbones import Backbone
 from ohem.detection.box_refinement import BoxRefinement
 from ohem.detection.detector import Detector
-from ohem.detection.foreground import POOL_SIZE, ForegroundNetwork, foreground_dim, foreground_head
+from ohem.detection.foreground import ForegroundNetwork, foreground_dim, foreground_head
 from ohem.detection.multiscale import Merge, View, union
 from ohem.detection.post_process import BoxScores, PostProcess
 from ohem.detection.regions import Region, Regions
+from ohem.detection.roi_networks import RoINetworks
 from ohem.detection.shortlist import Shortlist
-from ohem.detection.windows import combined, counts_of, distinct, grouped, own_cells, sizes_of, windows_of
-from ohem.draws import Use, begin_image, is_seeded
+from ohem.detection.windows import grouped, own_cells, sizes_of, windows_of
 from ohem.kernels.fast_linear import fast_linear
 from ohem.kernels.low_precision import is_exact, low_precision
-from ohem.kernels.roi_pool import roi_pools
 from ohem.losses import detection_loss, roi_losses, weighted
 from ohem.mining import hard_examples
 from ohem.read_only import read_only
@@ -40,8 +39,6 @@ from ohem.samplers import Losses, RoISampler
 from ohem.samplers.base import by_image, check_sampler
 from ohem.targets import read_targets
 
-# Number of RoIs that go through the read-only pass at once: it bounds the memory for any R. A GPU is slow with few.
-CHUNK, CHUNK_ON_GPU = 256, 2048
 # Number of RoIs whose features (VGG16: 4096 numbers) are in memory at once, until the output layers have read them.
 AT_ONCE = 8192
 
@@ -220,17 +217,7 @@ class FastRCNN(Detector):
 
     def head(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """Computes scores (R, K + 1) and normalised deltas (R, K + 1, 4) of `rois` on `features` (N, C, H, W)."""
-        whole = max(len(rois), 1)
-        pooled = [next(self._chunks(features, i, self.windows(rois, r), whole)) for i, r in enumerate(self.regions)]
-        if not self._draws():
-            return self._outputs(torch.cat(self._hidden([[part] for part in pooled]), dim=1))
-        order = rois.images.argsort(stable=True)
-        counts = counts_of(rois.images, len(features))
-        hidden = []
-        for i, parts in enumerate(zip(*(torch.split(part[order], counts) for part in pooled), strict=True)):
-            begin_image(i, Use.TRAINING_PASS, self.device)
-            hidden.append(torch.cat(self._hidden([[part] for part in parts]), dim=1))
-        return self._outputs(torch.cat(hidden)[order.argsort()])
+        return self._outputs(self.roi_networks().features(features, rois))
 
     def read_only_losses(
         self, features: Tensor, rois: RoIs, cls_weight: float = 1.0, box_weight: float = 1.0
@@ -238,7 +225,7 @@ class FastRCNN(Detector):
         """Computes the loss (R,) of every RoI, classification + box regression, in the read-only pass."""
         if not self.rescore_top or is_exact(features.device) or features.dtype == torch.float64:
             return weighted(self.read_only_parts(features, rois), cls_weight, box_weight)
-        with low_precision(nn.ModuleList(self._networks()), features) as rounded:
+        with low_precision(nn.ModuleList(self.roi_networks().networks), features) as rounded:
             losses = weighted(self.read_only_parts(rounded, rois), cls_weight, box_weight)
         hardest = torch.cat([here[hard_examples(losses[here], self.rescore_top)] for here in by_image(rois)])
         losses[hardest] = weighted(self.read_only_parts(features, rois[hardest]), cls_weight, box_weight)
@@ -256,9 +243,6 @@ class FastRCNN(Detector):
     def distinct_features(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """Computes the inputs of the two output layers, for any number of RoIs.
 
-        RoIPool rounds to cells of the feature map, and RoIs with the same cells have identical features. Therefore the
-        RoI network runs on the distinct windows of each region, in chunks that bound the memory.
-
         Args:
             features: (N, C, H, W), from `feature_map`.
             rois: R RoIs, in pixels of the images of `features`.
@@ -271,63 +255,13 @@ class FastRCNN(Detector):
         return torch.cat(list(parts)), which
 
     def distinct_parts(self, features: Tensor, rois: RoIs) -> tuple[Iterator[Tensor], Tensor]:
-        """Returns what `distinct_features` does, the features as an iterator of their chunks (C, D), one at a time.
+        """Returns what `distinct_features` does, the features as an iterator of their chunks (C, D), one at a time."""
+        return self.roi_networks().distinct_parts(features, rois)
 
-        With several regions, those of each are in memory at once.
-        """
-        parts = [distinct(self.windows(rois, region)) for region in self.regions]
-        windows, which = zip(*parts, strict=True)
-        chunk = CHUNK if features.device.type == "cpu" else CHUNK_ON_GPU
-        if len(windows) == 1:
-            return self._hidden_parts(features, windows[0], chunk), which[0]
-        if self._draws():
-            hidden = self._drawn(features, windows, chunk)
-        else:
-            hidden = self._hidden([self._chunks(features, i, part, chunk) for i, part in enumerate(windows)])
-        index, joint = combined(which)
-        rows = (part.unbind(1) for part in torch.split(index, chunk))
-        return (torch.cat([own[r] for own, r in zip(hidden, row, strict=True)], dim=1) for row in rows), joint
-
-    def _hidden_parts(self, features: Tensor, windows: Tensor, chunk: int) -> Iterator[Tensor]:
-        """Yields the features (C, D) of the windows of the RoIs alone, `chunk` at a time."""
-        network = self.backbone.roi_head
-        if not self._draws():
-            yield from map(network, self._chunks(features, 0, windows, chunk))
-            return
-        for i, part in enumerate(torch.split(windows, counts_of(windows[:, 0], len(features)))):
-            alone = torch.cat([torch.zeros_like(part[:, :1]), part[:, 1:]], dim=1)
-            begin_image(i, Use.READ_ONLY_PASS, self.device)
-            yield from map(network, self._chunks(features[i : i + 1], 0, alone, chunk))
-
-    def _draws(self) -> bool:
-        """Returns whether each image needs a pass of its own, with its own seed, through the dropout layers."""
-        return is_seeded() and any(
-            isinstance(layer, nn.Dropout) and layer.training and layer.p > 0
-            for network in self._networks()
-            for layer in network.modules()
-        )
-
-    def _networks(self) -> list[nn.Module]:
-        """Returns the RoI network of each region."""
-        return [self.backbone.roi_head, *self.stacks]
-
-    def _hidden(self, chunks: Iterable[Iterable[Tensor]]) -> list[Tensor]:
-        """Computes the features (W, D) of the pooled windows of each region, which come in chunks."""
-        return [
-            torch.cat([network(pooled) for pooled in part])
-            for network, part in zip(self._networks(), chunks, strict=True)
-        ]
-
-    def _drawn(self, features: Tensor, windows: Sequence[Tensor], chunk: int) -> list[Tensor]:
-        """Computes the features (W, D) of the windows of each region, image by image, with the numbers of each."""
-        images = [torch.split(part, counts_of(part[:, 0], len(features))) for part in windows]
-        hidden = []
-        for i, parts in enumerate(zip(*images, strict=True)):
-            begin_image(i, Use.READ_ONLY_PASS, self.device)
-            alone = [torch.cat([torch.zeros_like(part[:, :1]), part[:, 1:]], dim=1) for part in parts]
-            own = features[i : i + 1]
-            hidden.append(self._hidden([self._chunks(own, k, part, chunk) for k, part in enumerate(alone)]))
-        return [torch.cat(column) for column in zip(*hidden, strict=True)]
+    def roi_networks(self) -> RoINetworks:
+        """Returns the RoI network of each region, which computes the features of RoIs."""
+        foreground = None if self.foreground is None else self._foreground_number
+        return RoINetworks((self.backbone.roi_head, *self.stacks), self.regions, self.backbone, foreground)
 
     def _all_outputs(self, features: Tensor, rois: RoIs) -> tuple[Tensor, Tensor]:
         """Computes the outputs of `head` for any number of RoIs, without gradient."""
@@ -351,15 +285,6 @@ class FastRCNN(Detector):
     def windows(self, rois: RoIs, region: Region | None = None) -> Tensor:
         """Returns the window (R, 5), or (R, 9), of a region of each RoI, by default of the RoI; see `windows_of`."""
         return windows_of(rois, region or Region(), self.backbone.stride)
-
-    def _chunks(self, features: Tensor, region: int, windows: Tensor, chunk: int) -> Iterator[Tensor]:
-        """Yields what the network of a region, by its number, gets of `windows`, `chunk` at a time."""
-        channels, size = self.backbone.channels, self.backbone.pool_size
-        if self.foreground is None:
-            return roi_pools(features, windows, size, chunk)
-        if region != self._foreground_number:
-            return roi_pools(features[:, :channels], windows, size, chunk)
-        return roi_pools(features[:, channels:].detach(), windows, POOL_SIZE, chunk)
 
     def _outputs(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         scores = self.scores(hidden[:, : self.scores.in_features])
