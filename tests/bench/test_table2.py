@@ -75,7 +75,7 @@ def test_the_measured_step_of_a_shortlist_is_a_later_visit(data: Path, tmp_path:
     )
     with training_workload(recipe, tmp_path, 1) as workload:
         workload.load(0)
-        shortlist = workload.trainer.shortlist
+        shortlist = workload.trainer.update.shortlist
         assert shortlist is not None
         assert [visit.number for visit in shortlist.visits.values()] == [1, 1]
         workload.run()

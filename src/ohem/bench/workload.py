@@ -49,8 +49,8 @@ class Training:
     def load(self, step: int) -> dict[str, Any]:
         """Reads the mini-batch; returns its images, their sizes, and their numbers of RoIs and of distinct RoIs."""
         self.batch = next(self.batches)
-        if self.trainer.shortlist:
-            self.trainer.rank(self.batch)  # so that the measured step is a later visit of its images
+        if self.trainer.update.shortlist:
+            self.trainer.update.rank(self.batch)  # so that the measured step is a later visit of its images
         counts = [self._count(example) for example in self.batch]
         return {
             "images": [example.id for example in self.batch],

@@ -3,17 +3,14 @@
 Data order, flips, sampling and dropout are functions of (seed, step), so a resumed run is the run that never stopped.
 """
 
-import math
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ohem.config.schema import Recipe
@@ -30,26 +27,21 @@ from ohem.data.loader import (
 )
 from ohem.detection.detector import Detector
 from ohem.detection.draw import draw_hardest
-from ohem.detection.fast_rcnn import FastRCNN
 from ohem.errors import InputError
-from ohem.io.json_files import write_json
 from ohem.kernels import choice
-from ohem.kernels.fast_linear import fast_linear, kernels_of
+from ohem.kernels.fast_linear import kernels_of
 from ohem.kernels.low_precision import is_exact, suited
 from ohem.models.build import build_model, build_rpn_sampler, initialise
 from ohem.processes import Stopped, collect_signals
 from ohem.recorder import Recorder
 from ohem.training import checkpoint
-from ohem.training.distributed import Agreement, Fabric, Failed, agreed, describe, first_of, share_kernels, share_losses
+from ohem.training.distributed import Agreement, Fabric, Failed, describe, share_kernels
 from ohem.training.hooks import Observer
-from ohem.training.joint import Choice, choose, replayed
 from ohem.training.logs import mining
-from ohem.training.logs.evidence import evidence
 from ohem.training.logs.loggers import Loggers
 from ohem.training.logs.metrics_log import MetricsLog, RunningMeans
 from ohem.training.logs.progress import ProgressBar, print_next_steps
-from ohem.training.optimizer import build_optimizer, learning_rate
-from ohem.training.whole_batch import WholeBatch
+from ohem.training.step import TrainingStep
 
 
 def train(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None:
@@ -109,15 +101,14 @@ def _make_trainer(recipe: Recipe, run: Path, examples: Examples, fabric: Fabric)
 
 
 class Trainer:
-    """The state of a run: model, optimizer and step."""
+    """The state of a run: how a step updates the detector, the number of steps, and what is logged."""
 
     def __init__(self, recipe: Recipe, run: Path, examples: Examples, fabric: Fabric) -> None:
         self.recipe, self.run, self.examples, self.fabric = recipe, run, examples, fabric
         self.recorder = mining.make_recorder(recipe, run)
         rpn_sampler = build_rpn_sampler(recipe.model)
         rpn_recorder = None if rpn_sampler is None else Recorder(rpn_sampler)
-        # By the prefix of its columns in metrics.csv.
-        self.recorders = {"": self.recorder, **({"rpn_": rpn_recorder} if rpn_recorder else {})}
+        recorders = {"": self.recorder, **({"rpn_": rpn_recorder} if rpn_recorder else {})}
         torch.manual_seed(seed_of(recipe.solver.seed, Stream.INITIAL))
         # In its precision before weights are restored: a checkpoint in float64 must not be rounded.
         model = fabric.strategy.precision.convert_module(build_model(recipe, self.recorder, rpn_recorder))
@@ -129,12 +120,7 @@ class Trainer:
             checkpoint.restore(model, resumed.state, run)
         self.detector: Detector = model
         mining.watch_classifier(self.recorder, model)
-        self.whole = WholeBatch(recipe, fabric, model)
-        self.recorder.sampler = self.whole.sampler(self.recorder.sampler)
-        self.shortlist = model.shortlist if isinstance(model, FastRCNN) else None
-        # A fused optimizer reads the weights once; but Fabric cannot clip gradients that a scaler still has to divide.
-        self.scaled = getattr(fabric.strategy.precision, "scaler", None) is not None
-        self.model, self.optimizer = fabric.setup(model, build_optimizer(model, recipe.solver, fused=not self.scaled))
+        self.update = TrainingStep(recipe, run, fabric, model, recorders)
         self.step = 0
         self.window = RunningMeans()
         self.log: MetricsLog | None = None
@@ -153,7 +139,7 @@ class Trainer:
 
     def _restore(self, state: checkpoint.State) -> None:
         """Restores everything of a checkpoint except the weights of the model."""
-        checkpoint.restore_optimizer(self.optimizer, state, self.run)
+        checkpoint.restore_optimizer(self.update.optimizer, state, self.run)
         if state["precision"]:  # empty where the run was trained in another precision
             try:
                 self.fabric.strategy.precision.load_state_dict(state["precision"])
@@ -165,8 +151,8 @@ class Trainer:
         self.window = RunningMeans(**state["window"])
         self._metrics = state.get(checkpoint.METRICS)
         choice.restore(state.get(checkpoint.KERNELS, {}))
-        if self.shortlist and checkpoint.SHORTLIST in state:
-            self.shortlist.load_state_dict(state[checkpoint.SHORTLIST])
+        if self.update.shortlist and checkpoint.SHORTLIST in state:
+            self.update.shortlist.load_state_dict(state[checkpoint.SHORTLIST])
         mining.restore(self.recorder, state.get(checkpoint.MINING), self.fabric)
 
     def run_to(self, last: int) -> None:
@@ -249,11 +235,11 @@ class Trainer:
             "step": self.step,
             "window": {"sums": self.window.sums, "counts": self.window.counts},
             "model": self.detector.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.update.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             checkpoint.METRICS: self.log.text if self.log else self._metrics,
             checkpoint.KERNELS: choice.choices(),
-            **({checkpoint.SHORTLIST: self.shortlist.state_dict()} if self.shortlist else {}),
+            **({checkpoint.SHORTLIST: self.update.shortlist.state_dict()} if self.update.shortlist else {}),
             **({checkpoint.MINING: logged} if logged else {}),
         }
         checkpoint.save(self.run, state, keep_newest=self._newest_is_whole)
@@ -292,104 +278,10 @@ class Trainer:
             raise describe_data_error(error) from error
 
     def train_step(self, batch: list[Example], statistics: bool) -> dict[str, float]:
-        """Updates the weights once with the next of `batches`, and returns numbers to log.
-
-        Args:
-            batch: one of `batches`.
-            statistics: whether the numbers include those of the mined RoIs.
-        """
-        solver, started = self.recipe.solver, time.perf_counter()
-        self.model.train()
-        rate = learning_rate(solver, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-        passes = [[example] for example in batch] if solver.accumulate else [batch]
-        numbers, statistics_seconds = RunningMeans(), 0.0
-        choice = self._choose(batch) if solver.rank_first else None
-        for i, examples in enumerate(passes):
-            last = i == len(passes) - 1
-            with self.fabric.no_backward_sync(self.model, enabled=not last):
-                if choice is None:
-                    numbers.add(self._pass(examples, len(passes)))
-                else:
-                    with replayed(cast(FastRCNN, self.detector), choice.keep[i]):
-                        numbers.add(self._pass(examples, len(passes), batch, choice.trained_on))
-            if statistics and (last or not choice):
-                before = time.perf_counter()
-                for prefix, recorder in self.recorders.items():
-                    mined = self.whole.statistics(recorder)
-                    numbers.add({f"{prefix}{name}": value for name, value in mined.items()})
-                statistics_seconds += time.perf_counter() - before
-        limit = solver.clip if solver.clip > 0 else math.inf
-        norm = cast(
-            Tensor,
-            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=limit, error_if_nonfinite=False),
-        )
-        if not self.scaled:  # a scaler skips such steps
-            self._must_be_finite("gradient", norm, batch)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.shortlist:
-            share_losses(self.shortlist, self.fabric)
+        """Updates the weights once with the next of `batches`, and returns numbers to log: see `TrainingStep`."""
+        numbers = self.update(batch, self.step + 1, statistics)
         self.step += 1
-        return {
-            **numbers.means(),
-            "grad_norm": float(norm),
-            "lr": rate,
-            "seconds": time.perf_counter() - started - statistics_seconds,
-        }
-
-    def _choose(self, batch: Sequence[Example]) -> Choice:
-        """Chooses the RoIs of `batch` before the passes over its images."""
-        mining.begin_step(self.recorder, self.detector, batch, self.step + 1)
-        with self.whole.step(batch, batch), self.fabric.autocast():
-            return choose(cast(FastRCNN, self.detector), *self._inputs(batch))
-
-    def _pass(
-        self, examples: Sequence[Example], passes: int, batch: Sequence[Example] = (), trained_on: int | None = None
-    ) -> dict[str, float]:
-        """Computes losses and gradients of `examples`, one of `passes` that are averaged; returns the losses.
-
-        `trained_on` RoIs of `batch` were chosen before.
-        """
-        if trained_on is None:
-            mining.begin_step(self.recorder, self.detector, examples, self.step + 1)
-        with self.whole.step(examples, batch), fast_linear(self.detector):
-            computed = self.model(*self._inputs(examples))
-        losses = self.whole.weighted(computed, trained_on, passes)
-        loss = torch.stack(list(losses.values())).sum()
-        ranked = (recorder.losses.sum() for recorder in self.recorders.values() if recorder.losses is not None)
-        self._must_be_finite("loss", sum(ranked, loss), examples)
-        self.fabric.backward(loss / passes)
-        return self.whole.mean({"loss": loss.item(), **{name: value.item() for name, value in losses.items()}})
-
-    def rank(self, batch: list[Example]) -> None:
-        """Makes a visit of the images of `batch` without training on them: a shortlist remembers their losses."""
-        self.model.train()
-        with torch.no_grad(), fast_linear(self.detector):
-            self.model(*self._inputs(batch))
-
-    def _inputs(self, examples: Sequence[Example]) -> tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]]:
-        columns = [e.image for e in examples], [e.proposals for e in examples], [e.target for e in examples]
-        moved: tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]] = self.fabric.to_device(columns)
-        return moved
-
-    def _must_be_finite(self, what: str, value: Tensor, examples: Sequence[Example]) -> None:
-        # All processes agree, since one that stops alone would leave the others waiting for its gradient.
-        number = 0 if value.isfinite() else first_of(self.fabric)
-        highest = agreed(self.fabric, number)
-        if not highest:
-            return
-        path = self.run / f"non-finite-{self.fabric.global_rank}.json"
-        write_json(path, evidence(self.recorder, self.step + 1, examples))
-        if highest != number:
-            raise SystemExit(2)  # another process reports it
-        weights = self.recipe.model.weights
-        check = "" if self.step or weights == "none" else f"check the initial weights, {weights}, "
-        raise InputError(
-            f"the {what} is not finite at step {self.step + 1}, image {', '.join(e.id for e in examples)}: {check}"
-            f"lower --solver.lr or set --solver.clip, and see the RoIs in {path}; the last checkpoint is kept"
-        )
+        return numbers
 
     def _observe(self, observer: Observer, last: int, agreement: Agreement) -> None:
         if signum := observer(self.step, last):
