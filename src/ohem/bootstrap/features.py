@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from ohem.checks import is_finite
 from ohem.data.loader import Example
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.errors import InputError
@@ -202,7 +203,7 @@ def _write(path: Path, made_with: Mapping[str, Any], make: Iterable[RoIFeatures]
         others: list[dict[str, Tensor]] = []
         for part in make:
             rounded = part.features.to(dtype)
-            if not rounded.isfinite().all():
+            if not is_finite(rounded):
                 raise InputError(f"{path}: a feature is not finite in {dtype}: try --precision float32")
             raw.write(rounded.numpy().tobytes())
             others.append({name: value for name, value in _as_tensors(part).items() if name != "features"})

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
+from ohem.checks import is_finite
 from ohem.detection.backbones.base import Backbone, Normalisation
 from ohem.errors import InputError
 from ohem.extras import import_extra
@@ -271,7 +272,7 @@ def _check(source: str, ours: Mapping[str, Tensor], weights: _PretrainedWeights)
             missing.append(theirs)
         elif _squeezed(tensor.shape) != _squeezed(want):
             other.append(f"{theirs} {tuple(tensor.shape)} instead of {want}")
-        elif not tensor.isfinite().all():
+        elif not is_finite(tensor):
             bad.append(theirs)
     faults = (("missing", missing), ("of another shape", other), ("with values that are not finite", bad))
     texts = [f"{len(items)} {fault}: {_some(items)}" for fault, items in faults if items]

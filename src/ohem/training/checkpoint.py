@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ohem.checks import is_finite
 from ohem.errors import InputError
 from ohem.io.digests import check_crcs
 from ohem.io.files import atomic_write, describe_os_error, remove_leftovers
@@ -191,7 +192,7 @@ def _fault(state: Any) -> str:
             return f"its {key!r} is not that of a checkpoint"
     tensors = _tensors(state)
     for name, value in tensors.items():
-        if not value.isfinite().all():
+        if not is_finite(value):
             return f"{name} is not finite"
     if state.get(DIGEST) not in (None, digest_of_weights(tensors)):
         return "its content does not match its digest"

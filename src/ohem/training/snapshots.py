@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ohem.checks import is_finite
 from ohem.errors import InputError
 from ohem.io.files import atomic_write, describe_os_error, remove_leftovers
 from ohem.training.fingerprints import digest_of_weights
@@ -51,7 +52,7 @@ def load(path: Path) -> dict[str, Tensor]:
         raise _damaged(path, str(error)) from error
     if digest is not None and digest != digest_of_weights(tensors):
         raise _damaged(path, "its weights do not match its digest")
-    infinite = next((name for name, value in tensors.items() if not value.isfinite().all()), None)
+    infinite = next((name for name, value in tensors.items() if not is_finite(value)), None)
     if infinite is not None:
         raise _damaged(path, f"{infinite} is not finite")
     return tensors
