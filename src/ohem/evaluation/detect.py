@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from joblib import cpu_count
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
@@ -25,6 +24,7 @@ from ohem.detection.draw import draw_detections
 from ohem.errors import InputError
 from ohem.evaluation.detections_file import NAME, images_of, publishing
 from ohem.evaluation.evaluate import detect_images, load_detector, of_processes
+from ohem.images.read import read_comment
 from ohem.inputs.examples import sizes_to_test
 from ohem.inputs.proposals import methods_of
 from ohem.io.files import atomic_write, check_output
@@ -157,10 +157,8 @@ def _check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 def is_drawn(path: Path) -> bool:
     """Returns whether `path` is a picture that `save_picture` wrote."""
     try:
-        with Image.open(path) as image:
-            return image.info.get("comment") == COMMENT
-    except (ModuleNotFoundError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        # ultralytics replaces Image.open by a function that needs another package for what Pillow cannot identify.
+        return read_comment(path) == COMMENT
+    except InputError:
         return False
 
 

@@ -54,6 +54,15 @@ def read_header(path: Path) -> Header:
         raise _missing(path, error) from error
 
 
+def read_comment(path: Path) -> object:
+    """Reads the comment of an image file, None if it has none; raises `InputError` as `read_rgb` does."""
+    try:
+        with path.open("rb") as file, _opened(path, file) as image:
+            return image.info.get("comment")
+    except OSError as error:
+        raise _missing(path, error) from error
+
+
 def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
     """Reads an image file as uint8 `[H, W, 3]`, RGB, upright.
 
