@@ -18,6 +18,12 @@ CLUSTER_HELP = (
 )
 Cluster = Annotated[str | None, Parameter(help=CLUSTER_HELP)]
 
+DEVICES_HELP = (
+    "Number of processes that share the images, one for each GPU; auto uses every GPU. With torchrun, the processes "
+    "that it started."
+)
+Devices = Annotated[str, Parameter(help=DEVICES_HELP)]
+
 # Help does not show the defaults of these classes: the recipe or the run gives the value of an option.
 Settings = Annotated[Recipe, Parameter(name="*", show_default=False)]
 RunTest = Annotated[TestConfig, Parameter(show_default=False)]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ohem.cli.app import Cluster, Metric, RunTest, Settings, app
+from ohem.cli.app import Cluster, Devices, Metric, RunTest, Settings, app
 from ohem.config.recipes import list_recipes, named_recipe
 from ohem.config.resolve import format_recipe
 from ohem.config.schema import ProposalConfig, Recipe, TestConfig
@@ -97,7 +97,7 @@ def evaluate(
     submit: Path | None = None,
     out: Path | None = None,
     curve: int = 0,
-    devices: str = "1",
+    devices: Devices = "1",
     test: RunTest = TestConfig(),  # noqa: B008  frozen
 ) -> None:
     """Evaluate a run: print a table and write RUN/eval.json, and for COCO data RUN/detections.json.
@@ -118,9 +118,6 @@ def evaluate(
         File to write instead of RUN/eval.json.
     curve
         Evaluate this number of snapshots (--run.snapshot-every), evenly spread, and only write RUN/map_curve.json.
-    devices
-        Number of processes that share the images, one for each GPU; auto uses every GPU. With torchrun, the processes
-        that it started.
     """
     if curve:
         from ohem.evaluation.map_curve import evaluate_curve
@@ -135,7 +132,7 @@ def evaluate(
 
 
 @app.command
-def loss(*runs: Path, data: tuple[str, ...] = (), plot: Path | None = None, devices: str = "1") -> None:
+def loss(*runs: Path, data: tuple[str, ...] = (), plot: Path | None = None, devices: Devices = "1") -> None:
     """Measure the mean loss over all RoIs at every snapshot of runs (figure 3 of the paper), and print a table.
 
     Parameters
@@ -147,9 +144,6 @@ def loss(*runs: Path, data: tuple[str, ...] = (), plot: Path | None = None, devi
         Data sets to measure on. Default: the training data of each run, with its negatives.
     plot
         .svg or .png file for a chart of all runs. Runs whose names differ only in a trailing -SEED are one method.
-    devices
-        Number of processes that share the images, one for each GPU; auto uses every GPU. With torchrun, the processes
-        that it started.
     """
     from ohem.experiments.loss_curves import compare_losses
 
@@ -164,7 +158,7 @@ def detect(
     out: Path,
     score: float = 0.5,
     jobs: int = -1,
-    devices: str = "1",
+    devices: Devices = "1",
     test: RunTest = TestConfig(),  # noqa: B008  frozen
 ) -> None:
     """Detect objects in images: write pictures with boxes, names and scores, and detections.json.
@@ -183,9 +177,6 @@ def detect(
         Lowest score of a detection that is drawn. The JSON file has all detections.
     jobs
         Number of processes that make proposals; -1 uses all cores.
-    devices
-        Number of processes that share the images, one for each GPU; auto uses every GPU. With torchrun, the processes
-        that it started.
     """
     from ohem.evaluation.detect import detect_files
     from ohem.io.archives import local_file
