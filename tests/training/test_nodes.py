@@ -1,15 +1,19 @@
-"""Two agents of torchrun on the loopback interface stand for two machines that share a folder."""
+"""Two agents of torchrun on the loopback interface stand for two machines that share a folder. A worker is killed."""
 
 import os
+import signal
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ohem.cli import main
+from ohem.training import checkpoint
+from ohem.training.loop import Trainer
 from tests.helpers.command_line import FORKS, ohem
 from tests.helpers.toy_data import make_toy, training
 from tests.training.test_processes import assert_same
@@ -25,42 +29,77 @@ def options(data: Path, steps: int) -> list[object]:
     return [*training(data, steps=steps, test=None), "--run.precision", "64-true", *every]
 
 
-def _agent(node: int, port: int, arguments: Sequence[str], folder: Path) -> None:
-    """Runs an agent with one worker."""
+def _agent(node: int, port: int, restarts: int, killed_after: int, arguments: Sequence[str], folder: Path) -> None:
+    """Runs an agent with one worker, which it starts again at most `restarts` times."""
     for number in (1, 2):
         os.dup2(os.open(folder / f"agent-{node}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     config = LaunchConfig(
-        2, 2, 1, run_id="test", rdzv_backend="c10d", rdzv_endpoint=f"localhost:{port}", max_restarts=2
+        2, 2, 1, run_id="test", rdzv_backend="c10d", rdzv_endpoint=f"localhost:{port}", max_restarts=restarts
     )
     config.start_method, config.monitor_interval = "forkserver", 0.1
-    elastic_launch(config, _worker)(list(arguments))
+    elastic_launch(config, _worker)(list(arguments), folder / f"workers-{node}.txt", killed_after if node else None)
 
 
-def _worker(arguments: list[str]) -> None:
+def _worker(arguments: list[str], started: Path, killed_after: int | None) -> None:
     torch.set_num_threads(1)
+    if not started.exists() and killed_after:
+        kill_after(killed_after)
+    with started.open("a") as file:
+        file.write(f"{os.getpid()}\n")
     main(arguments)
 
 
-def start(arguments: Sequence[object], folder: Path) -> list[FORKS.Process]:  # type: ignore[name-defined]
+def kill_after(step: int) -> None:
+    """Makes the next training in this process kill it after a step, while the other process computes the next one."""
+    train_step = Trainer.train_step
+
+    def killed(trainer: Trainer, *arguments: Any) -> dict[str, float]:
+        if trainer.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return train_step(trainer, *arguments)
+
+    Trainer.train_step = killed  # type: ignore[method-assign]
+
+
+def run_agents(
+    arguments: Sequence[object], folder: Path, restarts: int, killed_after: int
+) -> tuple[list[int | None], str, list[list[int]]]:
+    """Returns the exit statuses of two agents, what they and their workers printed, and the workers of both."""
+    folder.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     texts = [str(part) for part in arguments]
     # Not daemons: they have children.
-    agents = [FORKS.Process(target=_agent, args=(node, port, texts, folder)) for node in range(2)]
+    agents = [
+        FORKS.Process(target=_agent, args=(node, port, restarts, killed_after, texts, folder)) for node in range(2)
+    ]
     for agent in agents:
         agent.start()
-    return agents
-
-
-def end(agents: Sequence[FORKS.Process], folder: Path) -> None:  # type: ignore[name-defined]
     for agent in agents:
         agent.join(90)
+    statuses = [agent.exitcode for agent in agents]
+    for agent in agents:
         agent.kill()
-    assert [agent.exitcode for agent in agents] == [0, 0], "\n".join(p.read_text() for p in folder.glob("agent-*.txt"))
+    said = "\n".join(path.read_text() for path in folder.glob("agent-*.txt"))
+    workers = [(folder / f"workers-{node}.txt").read_text().split() for node in range(2)]
+    return statuses, said, [[int(number) for number in started] for started in workers]
 
 
-def test_two_nodes_train_as_one_process(data: Path, tmp_path: Path) -> None:
+def test_a_training_with_killed_workers_is_that_of_one_process(data: Path, tmp_path: Path) -> None:
+    """Without restarts all processes end, and the same command resumes; with restarts all are started again."""
     one, two = tmp_path / "one", tmp_path / "two"
-    assert ohem("train", one, *options(data, 4)).code == 0
-    end(start(["train", two, *options(data, 4)], tmp_path), tmp_path)
+    assert ohem("train", one, *options(data, 8)).code == 0
+    line = ["train", two, *options(data, 8)]
+    statuses, said, workers = run_agents(line, tmp_path / "without", restarts=0, killed_after=3)
+    assert statuses == [1, 1], said
+    assert "repeat the command to resume from the last checkpoint" in said
+    for (worker,) in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
+    state = checkpoint.load(two)
+    assert state is not None
+    assert state["step"] == 2
+    statuses, said, workers = run_agents(line, tmp_path / "with", restarts=1, killed_after=5)
+    assert statuses == [0, 0], said
+    assert [len(started) for started in workers] == [2, 2], said
     assert_same(two, one)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 import torch.distributed
 from torch import Tensor
@@ -48,6 +49,7 @@ SETTLE = 0.1
 torch 2.8 may wait for ever where an error ends a training at once: the end of a `DistributedDataParallel` holds the
 interpreter's lock while it waits for a thread of gloo, which needs that lock to finish the last exchange.
 """
+POLL_SECONDS = 0.01
 _FAILED = 1 << 16  # above the number of every signal
 
 
@@ -74,7 +76,8 @@ def launched(config: RunConfig) -> Iterator[Fabric]:
             f"--run.accelerator {config.accelerator}, --run.devices {devices} and --run.precision {config.precision} "
             f"do not fit this machine ({error}): choose others"
         ) from error
-    fabric.launch()
+    with _only_this_attempt():
+        fabric.launch()
     # Mixed precision would round the boxes that are passed to the model, by whole pixels; images are bytes.
     fabric.strategy.precision.convert_input = lambda data: data  # type: ignore[method-assign]
     # Double precision would round the losses to float32.
@@ -86,6 +89,50 @@ def launched(config: RunConfig) -> Iterator[Fabric]:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             time.sleep(SETTLE)
             torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def _only_this_attempt() -> Iterator[None]:
+    """Makes processes that torchrun starts again connect to one another, and not to those that have ended.
+
+    The agent of torchrun keeps its store when it starts the processes again: with the addresses of those before, under
+    the same keys (github.com/pytorch/pytorch/issues/135712). A process that reads an old one waits for ever.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # the first process has a store of its own
+        yield
+        return
+    module: Any = torch.distributed
+    connect = module.init_process_group
+
+    def connect_anew(*arguments: Any, **options: Any) -> None:
+        connect(*arguments, **options, store=_new_part(*next(module.rendezvous("env://"))))
+
+    module.init_process_group = connect_anew
+    try:
+        yield
+    finally:
+        module.init_process_group = connect
+
+
+def _new_part(store: Any, rank: int, processes: int) -> Any:
+    """Returns a part of `store` that no earlier process has written to, the same in all processes.
+
+    The number of the attempt would not do: agents on several machines count differently. Each process writes a number
+    that nobody else has, and waits until the first one has answered it with a name for the part.
+    """
+    name = own = uuid4().hex
+    if rank:
+        store.set(f"ohem {rank}", own)
+        while not store.check([own]):
+            time.sleep(POLL_SECONDS)
+        name = store.get(own).decode()
+        store.add(name, 1)
+    while not rank and store.add(name, 0) < processes - 1:
+        for key in (f"ohem {other}" for other in range(1, processes)):
+            if store.check([key]):
+                store.set(store.get(key).decode(), name)  # or that of an earlier process, which does no harm
+        time.sleep(POLL_SECONDS)
+    return cast(Any, torch.distributed).PrefixStore(name, store)
 
 
 def agreed(fabric: Fabric, number: int) -> int:
