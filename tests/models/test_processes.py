@@ -38,10 +38,12 @@ VARIANTS: dict[str, list[object]] = {
 
 
 def small_rcnn(recipe: Recipe) -> nn.Module:
+    """Returns a Faster R-CNN with batch norm."""
     model = faster_rcnn(
         rpn_batch_size_per_image=recipe.model.rpn_batch_size or 16,
         box_batch_size_per_image=recipe.sampler.batch_size or 16,
     )
+    model.backbone.low = nn.Sequential(model.backbone.low, nn.BatchNorm2d(model.backbone.out_channels))
     model.transform.size_divisible = 8  # images of other widths are then padded to other sizes
     return model
 
@@ -82,12 +84,13 @@ def test_two_processes_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert_same(tmp_path / "two" / name, tmp_path / "one" / name, rtol=1e-7)
 
 
-def test_batch_norm_waits_for_no_process_where_nothing_is_trained() -> None:
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_batch_norm_waits_for_no_process_where_nothing_is_trained(one_by_one: bool) -> None:
     """There is no other process here: to wait for one would fail."""
     images = torch.rand(2, 3, 4, 4)
     own = nn.BatchNorm2d(3)
     shared = copy.deepcopy(own)
-    share_batch_norm(nn.Sequential(shared))
+    share_batch_norm(nn.Sequential(shared), one_by_one=one_by_one)
     expected = own(images)
     with read_only(shared):
         assert torch.equal(shared(images), expected)

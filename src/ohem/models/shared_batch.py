@@ -1,7 +1,7 @@
 """What torchvision's detectors need so that several processes train them as one does.
 
-Images have random numbers of their own, and can be padded to the largest of the whole mini-batch. Batch norm can use
-the statistics of all processes. The numbers that the losses were divided by are known.
+Images have random numbers of their own, and can be padded to the largest of the whole mini-batch. Batch norm uses the
+statistics of all processes. The numbers that the losses were divided by are known.
 
 Shapes: A: anchors or RoIs of an image   N: images   C: channels
 """
@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import all_reduce, get_world_size
+from torch.distributed import all_gather, all_reduce, get_world_size
+from torch.nn.functional import batch_norm
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -85,6 +86,30 @@ class SharedBatchNorm(nn.BatchNorm2d):
         return cast(Tensor, output)
 
 
+class OrderedBatchNorm(nn.BatchNorm2d):
+    """Batch norm of images that pass one by one, with the running statistics of one process.
+
+    One process averages the statistics of one image after the other. Here the images of all processes pass at the same
+    time; they are averaged in the order of the processes, which is that of the mini-batch.
+    """
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Normalises (N, C, H, W) by its own statistics."""
+        if not self.training or self.running_mean is None or self.running_var is None:
+            return super().forward(batch)
+        own = torch.zeros_like(torch.stack([self.running_mean, self.running_var]))
+        output = batch_norm(batch, own[0], own[1], self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
+        of_all = [torch.empty_like(own) for _ in range(get_world_size())]
+        all_gather(of_all, own)
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked += len(of_all)
+        for mean, var in of_all:
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var, self.momentum)
+        return output
+
+
 class _Normalise(torch.autograd.Function):
     """Normalises a batch (N, C, H, W) by the mean and the variance of all processes, and returns both."""
 
@@ -118,11 +143,16 @@ def _mean_of_all(values: Tensor) -> Tensor:
     return values / get_world_size()
 
 
-def share_batch_norm(model: nn.Module) -> None:
-    """Makes batch norm that is trained use the statistics of all processes."""
+def share_batch_norm(model: nn.Module, *, one_by_one: bool = False) -> None:
+    """Makes batch norm that is trained use the statistics of all processes.
+
+    Args:
+        model: the detector.
+        one_by_one: whether each image is normalised by itself.
+    """
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = SharedBatchNorm
+            module.__class__ = OrderedBatchNorm if one_by_one else SharedBatchNorm
 
 
 def prepare_shared(model: Any) -> None:

@@ -41,8 +41,8 @@ class WholeBatch:
         solver = recipe.solver
         self.shared = fabric.world_size > 1 and (not solver.accumulate or solver.rank_first)
         self.pyramid: PyramidSampler | None = None
-        if self.shared:
-            share_batch_norm(detector)
+        if fabric.world_size > 1:
+            share_batch_norm(detector, one_by_one=solver.accumulate)
 
     def sampler(self, sampler: RoISampler) -> RoISampler:
         """Returns `sampler`, or what lets it choose among the RoIs of all processes if it compares those of images."""
