@@ -1,5 +1,6 @@
 """metrics.csv: writing and reading, damaged files, and files restored from a checkpoint."""
 
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,6 +52,18 @@ def test_names_that_come_later_are_columns_of_their_own(tmp_path: Path) -> None:
         log.write({"step": 2, "loss_rpn": 3.0})
         assert read_metrics(tmp_path)[0] == dict.fromkeys([*COLUMNS, "loss_rpn"], "") | {"step": "1", "loss": "2"}
         assert (tmp_path / NAME).read_bytes().decode() == log.text
+
+
+def test_a_row_takes_little_memory(tmp_path: Path) -> None:
+    """A dict would take 1300 bytes."""
+    with MetricsLog(tmp_path, 0) as log:
+        tracemalloc.start()
+        try:
+            for step in range(300):
+                log.write(dict.fromkeys(COLUMNS, step / 7) | {"step": step})
+            assert tracemalloc.get_traced_memory()[0] < 300 * 300
+        finally:
+            tracemalloc.stop()
 
 
 HEADER, EMPTY = ",".join(COLUMNS), "," * (len(COLUMNS) - 1)

@@ -54,9 +54,11 @@ class MetricsLog:
         """
         if not row.keys() <= set(self._columns):
             self._file.close()
-            self._begin(self.rows, row)
-        self.rows.append({k: str(v) if k == "step" else f"{v:.6g}" for k, v in row.items()})
-        self._append(_as_text(self._columns, self.rows[-1:], header=False))
+            self._begin(list(csv.DictReader(io.StringIO(self.text))), row)
+        texts = {k: str(v) if k == "step" else f"{v:.6g}" for k, v in row.items()}
+        # Kept as text: as a dict, a row would take 1.3 KB of memory, and a training may have a million.
+        self._lines.append(_as_text(self._columns, [texts], header=False))
+        self._append(self._lines[-1])
 
     def _append(self, text: str) -> None:
         try:
@@ -69,12 +71,12 @@ class MetricsLog:
     @property
     def text(self) -> str:
         """Content of the file."""
-        return _as_text(self._columns, self.rows)
+        return _as_text(self._columns, ()) + "".join(self._lines)
 
     def _begin(self, rows: Sequence[Mapping[str, str]], more: Iterable[str]) -> None:
         """Writes `rows` with their columns and those in `more`, and opens the file to append."""
-        self.rows: list[Mapping[str, str]] = list(rows)
         self._columns = list(dict.fromkeys([*COLUMNS, *(rows[0] if rows else ()), *more]))
+        self._lines = _as_text(self._columns, rows, header=False).splitlines(keepends=True)
         path = self.run / NAME
         with atomic_write(path) as temporary:
             temporary.write_text(self.text, encoding="utf-8", newline="")
