@@ -3,16 +3,20 @@
 import os
 import signal
 import socket
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ohem.cli import main
 from ohem.training import checkpoint
+from ohem.training.distributed import _new_part
 from ohem.training.loop import Trainer
 from tests.helpers.command_line import FORKS, ohem
 from tests.helpers.toy_data import make_toy, training
@@ -58,7 +62,7 @@ def kill_after(step: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return train_step(trainer, *arguments)
 
-    Trainer.train_step = killed  # type: ignore[method-assign]
+    Trainer.train_step = killed  # type: ignore[assignment, method-assign]
 
 
 def run_agents(
@@ -103,3 +107,17 @@ def test_a_training_with_killed_workers_is_that_of_one_process(data: Path, tmp_p
     assert statuses == [0, 0], said
     assert [len(started) for started in workers] == [2, 2], said
     assert_same(two, one)
+
+
+def test_processes_that_are_started_again_see_nothing_of_the_earlier_ones() -> None:
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    stores = [TCPStore("127.0.0.1", server.port, is_master=False) for _ in range(3)]
+    with ThreadPoolExecutor() as pool:
+        for attempt in ("first", "second"):
+            first = pool.submit(_new_part, stores[0], 0, 3)
+            time.sleep(0.03)  # it reads what the earlier ones wrote
+            others = [pool.submit(_new_part, stores[rank], rank, 3) for rank in (1, 2)]
+            parts = [process.result() for process in (first, *others)]
+            assert not any(part.check(["address"]) for part in parts)
+            parts[0].set("address", attempt)
+            assert [part.get("address").decode() for part in parts] == [attempt] * 3
