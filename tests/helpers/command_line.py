@@ -19,7 +19,10 @@ FORKS = multiprocessing.get_context("forkserver")
 
 Its imports are also those of other functions that take the method "forkserver", as `start_processes` of torch does.
 """
-FORKS.set_forkserver_preload([__name__, "ohem.training.run", "ohem.evaluation.evaluate", "ohem.bench.workload"])
+FORKS.set_forkserver_preload(
+    # pyarrow imports pandas for a table, which takes a second.
+    [__name__, "ohem.training.run", "ohem.evaluation.evaluate", "ohem.bench.workload", "pyarrow.parquet", "pandas"]
+)
 
 _assemble = cyclopts.App.assemble_argument_collection
 _assembled: dict[tuple[Any, ...], tuple[cyclopts.ArgumentCollection, dict[int, Any]]] = {}

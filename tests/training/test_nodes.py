@@ -1,4 +1,4 @@
-"""Two agents of torchrun on the loopback interface stand for two machines that share a folder. A worker is killed."""
+"""Workers of torchrun are killed. Two agents on the loopback interface stand for two machines that share a folder."""
 
 import os
 import signal
@@ -33,24 +33,26 @@ def options(data: Path, steps: int) -> list[object]:
     return [*training(data, steps=steps, test=None), "--run.precision", "64-true", *every]
 
 
-def _agent(node: int, port: int, restarts: int, killed_after: int, arguments: Sequence[str], folder: Path) -> None:
-    """Runs an agent with one worker, which it starts again at most `restarts` times."""
+def _agent(node: int, nodes: int, port: int, restarts: int, line: Sequence[str], folder: Path, step: int) -> None:
+    """Runs one of the agents, which starts its workers again at most `restarts` times."""
     for number in (1, 2):
         os.dup2(os.open(folder / f"agent-{node}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    config = LaunchConfig(
-        2, 2, 1, run_id="test", rdzv_backend="c10d", rdzv_endpoint=f"localhost:{port}", max_restarts=restarts
-    )
-    config.start_method, config.monitor_interval = "forkserver", 0.1
-    elastic_launch(config, _worker)(list(arguments), folder / f"workers-{node}.txt", killed_after if node else None)
+    place = {"rdzv_backend": "c10d", "rdzv_endpoint": f"localhost:{port}", "run_id": "test"}
+    config = LaunchConfig(nodes, nodes, 2 // nodes, max_restarts=restarts, **place)
+    # A fork of this process, since a fork server of its own would have to import everything.
+    config.start_method, config.monitor_interval = "fork", 0.1
+    elastic_launch(config, _worker)(list(line), folder, step)
 
 
-def _worker(arguments: list[str], started: Path, killed_after: int | None) -> None:
+def _worker(line: list[str], folder: Path, step: int) -> None:
+    """Runs `ohem` as one of two processes; the first time, the second one is killed after a step."""
     torch.set_num_threads(1)
-    if not started.exists() and killed_after:
-        kill_after(killed_after)
+    started = folder / f"worker-{os.environ['RANK']}.txt"
+    if os.environ["RANK"] == "1" and not started.exists():
+        kill_after(step)
     with started.open("a") as file:
         file.write(f"{os.getpid()}\n")
-    main(arguments)
+    main(line)
 
 
 def kill_after(step: int) -> None:
@@ -66,16 +68,19 @@ def kill_after(step: int) -> None:
 
 
 def run_agents(
-    arguments: Sequence[object], folder: Path, restarts: int, killed_after: int
+    nodes: int, line: Sequence[object], folder: Path, restarts: int, step: int
 ) -> tuple[list[int | None], str, list[list[int]]]:
-    """Returns the exit statuses of two agents, what they and their workers printed, and the workers of both."""
+    """Returns the exit statuses of agents with two workers, one of which is killed after a step.
+
+    Then what they printed, and the processes that each of the workers had.
+    """
     folder.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    texts = [str(part) for part in arguments]
+    texts = [str(part) for part in line]
     # Not daemons: they have children.
     agents = [
-        FORKS.Process(target=_agent, args=(node, port, restarts, killed_after, texts, folder)) for node in range(2)
+        FORKS.Process(target=_agent, args=(node, nodes, port, restarts, texts, folder, step)) for node in range(nodes)
     ]
     for agent in agents:
         agent.start()
@@ -85,7 +90,7 @@ def run_agents(
     for agent in agents:
         agent.kill()
     said = "\n".join(path.read_text() for path in folder.glob("agent-*.txt"))
-    workers = [(folder / f"workers-{node}.txt").read_text().split() for node in range(2)]
+    workers = [(folder / f"worker-{rank}.txt").read_text().split() for rank in range(2)]
     return statuses, said, [[int(number) for number in started] for started in workers]
 
 
@@ -94,17 +99,17 @@ def test_a_training_with_killed_workers_is_that_of_one_process(data: Path, tmp_p
     one, two = tmp_path / "one", tmp_path / "two"
     assert ohem("train", one, *options(data, 8)).code == 0
     line = ["train", two, *options(data, 8)]
-    statuses, said, workers = run_agents(line, tmp_path / "without", restarts=0, killed_after=3)
-    assert statuses == [1, 1], said
-    assert "repeat the command to resume from the last checkpoint" in said
+    statuses, said, workers = run_agents(1, line, tmp_path / "without", restarts=0, step=3)
+    assert statuses == [1], said
     for (worker,) in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(worker, 0)
     state = checkpoint.load(two)
     assert state is not None
     assert state["step"] == 2
-    statuses, said, workers = run_agents(line, tmp_path / "with", restarts=1, killed_after=5)
+    statuses, said, workers = run_agents(2, line, tmp_path / "with", restarts=1, step=5)
     assert statuses == [0, 0], said
+    assert "another process of the training" in said
     assert [len(started) for started in workers] == [2, 2], said
     assert_same(two, one)
 
