@@ -1,93 +1,151 @@
-"""Measures time and memory of writing and of opening the proposals of very many images.
+"""Measures time and memory of making and of opening the proposals of very many images.
 
     python -m benchmarks.scale.proposals --images 1000 100000 1000000 --boxes 20
 
-The boxes are random. A measurement is a process of its own. Memory is the highest resident memory beyond that of the
-imports, as Linux counts it; "read" is the time to read the boxes of a random image.
+The pictures are hard links to a few small ones, the boxes are random; the rest is what `ohem propose` and a training
+do: digests of the pictures, unfinished parts, files of 4096 images, the place of each image. A measurement is a process
+of its own. Memory is the highest resident memory beyond that of the imports and of the names of the images, as Linux
+counts it; "read" is the time to read the boxes of a random image, "digest" that of all proposals at the start of a
+training.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import process_time
-from typing import Any
+from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
+from PIL import Image
 from rich.table import Table
 
 from benchmarks.common import announce, make_parser_without_data, print_table, run_main, write_report
 from benchmarks.scale.opening import highest_memory
-from ohem.proposals import shards
-from ohem.proposals.shards import Shards
+from ohem.config.schema import ProposalConfig
+from ohem.data.dataset import DetectionSet, Source
+from ohem.inputs.proposals import build_proposals
+from ohem.proposals import generate
+from ohem.training.fingerprints import digest_of_proposals
 
 READ = 1000
 """Number of images that are read."""
+SIZE = (64, 48)
+LINKS = 50_000
+"""Links to a picture; a file system allows 65,000."""
+TOP = 2000
+
+
+class ManyImages:
+    """What `build_proposals` uses of a data set of `count` images."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder = folder
+        self.ids = [f"COCO_train_{i:011d}" for i in range(count)]
+        self.sources = [Source("many", folder, "many", tuple(self.ids))]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def path(self, index: int) -> Path:
+        """Returns the picture of an image."""
+        return self.folder / "images" / f"{self.ids[index]}.jpg"
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns height and width; they differ, as those of photographs do."""
+        return SIZE[1] + index % 1000, SIZE[0] + index % 1001
 
 
 def main() -> None:
     parser = make_parser_without_data(__doc__, rounds=1)
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10_000, 100_000], help="numbers of images")
     parser.add_argument("--boxes", type=int, default=20, help="boxes of an image; selective search has about 2000")
-    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.file:
-        measure = _read if options.file.exists() else _write
-        print(json.dumps(measure(options.file, options.images[0], options.boxes)))
+    if options.folder:
+        print(json.dumps(_measure(options.folder, options.images[0], options.boxes)))
         return
-    table = Table(
-        "images", "files", "writing, CPU s", "MB", "opening, CPU s", "MB", "read, ms", "one more image, CPU s"
-    )
-    report = {}
+    titles = ("making, CPU s", "MB", "opening", "MB", "again", "MB", "read, ms", "digest", "again", "one more")
+    table, report = Table("images", "files", *titles), {}
     for images in options.images:
-        announce(f"{images} images")
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "proposals.safetensors"
-            write, read = (_process(path, images, options.boxes) for _ in range(2))
-        report[images] = {"write": write, "read": read}
-        numbers = [*write.values(), *(read[name] for name in ("opening", "megabytes", "reading", "adding"))]
-        table.add_row(str(images), f"{read['files']:.0f}", *(f"{number:.2f}" for number in numbers))
+        announce(f"proposals of {images} images")
+        report[images] = row = measure_proposals(images, options.boxes)
+        table.add_row(str(images), f"{row['files']:.0f}", *(f"{row[key]:.2f}" for key in COLUMNS))
     print_table(table)
     write_report(options.out, {"proposals": report})
 
 
-def _process(path: Path, images: int, boxes: int) -> dict[str, float]:
-    arguments = ["--images", str(images), "--boxes", str(boxes), "--file", str(path)]
+COLUMNS = (
+    "making", "making_mb", "opening", "opening_mb", "again", "again_mb", "read_ms", "digest", "digest_again", "adding"
+)  # fmt: skip
+
+
+def measure_proposals(images: int, boxes: int) -> dict[str, float]:
+    """Returns CPU seconds and megabytes of making and of opening the proposals of so many images."""
+    with tempfile.TemporaryDirectory() as folder:
+        _link(Path(folder), images + 1)
+        run = partial(_process, Path(folder), boxes)
+        row = {f"making{key}": value for key, value in run(images).items()}
+        opened = run(images)
+        row |= {f"opening{key}": opened[key] for key in ("", "_mb")} | {"digest": opened["digest"]}
+        again = run(images)  # digests are remembered
+        row |= {f"again{key}": again[key] for key in ("", "_mb")} | {"digest_again": again["digest"]}
+        row |= {"read_ms": again["read_ms"], "adding": run(images + 1)[""]}
+        return row | {"files": len(list(Path(folder).rglob("*.safetensors")))}
+
+
+def _link(folder: Path, images: int) -> None:
+    data = ManyImages(folder, images)
+    (folder / "images").mkdir()
+    random = np.random.default_rng(0)
+    for i in range(images):
+        if i % LINKS == 0:
+            picture = folder / f"{i}.jpg"
+            Image.fromarray(random.integers(0, 256, (*SIZE[::-1], 3), np.uint8)).save(picture)
+        os.link(picture, data.path(i))
+
+
+def _process(folder: Path, boxes: int, images: int) -> dict[str, float]:
+    arguments = ["--images", str(images), "--boxes", str(boxes), "--folder", str(folder)]
     command = [sys.executable, "-m", "benchmarks.scale.proposals", *arguments]
-    result: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
+    result: dict[str, float] = json.loads(output.splitlines()[-1])
     return result
 
 
-def _write(path: Path, images: int, boxes: int) -> dict[str, float]:
+def _measure(folder: Path, images: int, boxes: int) -> dict[str, float]:
+    """Makes what proposals are missing, and opens them; where there were some already, measures also reading."""
+    there = (folder / generate.FOLDER).exists()
+    data = cast(DetectionSet, ManyImages(folder, images))
     before, started = highest_memory(), process_time()
-    cached: Shards | None = None
-    for first in range(0, images, shards.SHARD):
-        cached = _add(path, cached, range(first, min(first + shards.SHARD, images)), boxes)
-    return {"writing": process_time() - started, "megabytes": highest_memory() - before}
-
-
-def _add(path: Path, cached: Shards | None, numbers: range, boxes: int) -> Shards:
-    corners = np.random.default_rng(numbers.start).random((len(numbers), boxes, 4)).astype(np.float32)
-    corners[..., 2:] += 1 + corners[..., :2]
-    digests = {f"{number:012d}": f"{number:016x}" for number in numbers}
-    settings: dict[str, Any] = {"method": "random", "opencv": "none"}
-    return shards.write_next(path, cached, dict(zip(digests, corners, strict=True)), digests, digests, settings)
-
-
-def _read(path: Path, images: int, boxes: int) -> dict[str, float]:
-    before, started = highest_memory(), process_time()
-    opened = Shards(path)
-    opening = process_time() - started
+    with patch.object(generate, "results_of", partial(_results_at_once, boxes)):  # no picture is searched
+        proposals = build_proposals(data, ProposalConfig())
+    result = {"": process_time() - started, "_mb": highest_memory() - before}
+    if not there:
+        return result
     started = process_time()
-    for number in np.random.default_rng(0).integers(0, images, READ).tolist():
-        opened[f"{number:012d}"]
-    reading = 1000 * (process_time() - started) / READ
-    highest, started = highest_memory() - before, process_time()
-    _add(path, opened, range(images, images + 1), boxes)
-    adding = process_time() - started
-    return {"opening": opening, "megabytes": highest, "reading": reading, "adding": adding, "files": len(opened.files)}
+    for index in np.random.default_rng(0).integers(0, images, READ).tolist():
+        proposals[data.ids[index]]
+    result["read_ms"] = 1000 * (process_time() - started) / READ
+    started = process_time()
+    digest_of_proposals(data.ids, proposals, TOP)
+    return result | {"digest": process_time() - started}
+
+
+@contextmanager
+def _results_at_once(boxes: int, todo: Mapping[str, Path], *_: Any) -> Iterator[Iterator[tuple[str, Any]]]:
+    random = np.random.default_rng(len(todo))
+    corners = random.integers(0, SIZE[1] // 2, (len(todo), boxes, 4)).astype(np.float32)
+    corners[..., 2:] += 1 + corners[..., :2]
+    yield iter(zip(todo, corners, strict=True))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from ohem.config.schema import ProposalConfig
 from ohem.errors import InputError
 from ohem.inputs.datasets import open_data
 from ohem.inputs.proposals import build_proposals, check_cached, methods_of
-from ohem.proposals.store import Proposals
+from ohem.proposals.store import BoxFile, Proposals
+from ohem.training import fingerprints
 from ohem.training.fingerprints import digest_of_proposals
 from tests.helpers.command_line import ohem, sentence
 from tests.helpers.toy_data import make_toy, make_toy_coco, make_toy_yolo, training, write_mat_file
@@ -169,3 +170,30 @@ def test_a_text_is_no_list_of_methods() -> None:
     """Each letter of it would be skipped, and there would be no proposals."""
     with pytest.raises(InputError, match="there is no proposal method 'f': use one of fast, "):
         methods_of(ProposalConfig(mode="fast"))  # type: ignore[arg-type]
+
+
+def test_the_digest_of_many_proposals_is_remembered(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_data([f"{data}:train"], (), "--data.train")
+    config = ProposalConfig(mode=("fast", "fast"), folder=str(tmp_path), jobs=1)
+    proposals = build_proposals(dataset, config)
+    expected = digest_of_proposals(dataset.ids, proposals, 4)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fingerprints, "MANY", 6)
+    assert digest_of_proposals(dataset.ids, proposals, 4) == expected
+    (path,) = tmp_path.glob("*.safetensors")
+    cached = Proposals.load(path)
+    moved = {name: boxes[::-1] if name == "c" else boxes for name, boxes in cached.items()}
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("boxes are read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BoxFile, "at", refuse)
+        assert digest_of_proposals(dataset.ids, build_proposals(dataset, config), 4) == expected
+        for names, top in ((dataset.ids[::-1], 4), (dataset.ids, 5)):
+            with pytest.raises(AssertionError, match="boxes are read"):
+                digest_of_proposals(names, proposals, top)
+    Proposals.from_boxes(moved, cached.digests, cached.metadata).save(path)
+    assert digest_of_proposals(dataset.ids, build_proposals(dataset, config), 4) != expected

@@ -46,9 +46,9 @@ def test_a_digest_is_that_of_the_content(tmp_path: Path) -> None:
     assert digest_of_file(path) == hashlib.sha256(b"some content").hexdigest()[:16]
     (tmp_path / "b").write_bytes(b"other")
     paths = [tmp_path / "b", path, tmp_path / "b"]
-    assert digests_of_files(paths) == [digest_of_file(p) for p in paths]
+    assert list(digests_of_files(paths)) == [digest_of_file(p) for p in paths]
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        digests_of_files([path, tmp_path / "nowhere"])
+        list(digests_of_files([path, tmp_path / "nowhere"]))
 
 
 def test_a_digest_is_computed_again_where_the_file_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

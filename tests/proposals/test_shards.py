@@ -1,14 +1,19 @@
 """Proposals in several files: equal to those in one, and no complete file is written again."""
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ohem.errors import InputError
+from ohem.io.texts import Texts
 from ohem.proposals import generate as module
 from ohem.proposals import shards
 from ohem.proposals.generate import generate, is_generated
+from ohem.proposals.index import Digests, Rows, packed
 from ohem.proposals.selective_search import SelectiveSearch
 from ohem.proposals.shards import Shards, shard_files
 from tests.proposals.conftest import picture
@@ -147,3 +152,66 @@ def test_many_files(tmp_path):
     assert "30-0" not in opened
     with pytest.raises(KeyError):
         opened["30-0"]
+
+
+def test_the_files_of_very_many_images_are_opened_for_every_read(images, path, monkeypatch):
+    make(images, path)
+    monkeypatch.setattr(shards, "OPEN", 2)
+    opened = Shards(path)
+    equal(opened, make(images, path), images)
+    first = shard_files(path)[0]
+    first.write_bytes(first.read_bytes())
+    assert opened["d"].size
+    with pytest.raises(InputError, match=r"00001\.safetensors: the boxes of .* written again since"):
+        [opened[name] for name in images]
+
+
+NAMES = st.lists(st.text(max_size=3), max_size=8)
+
+
+@given(NAMES, NAMES)
+def test_the_last_row_of_an_id_counts(ids, others):
+    expected = {name: row for row, name in enumerate(ids)}
+    for rows in (Rows(ids), pickle.loads(pickle.dumps(Rows(Texts.of(ids))))):
+        assert {name: rows[name] for name in ids} == expected
+        assert rows.find([*others, *ids]).tolist() == [expected.get(name, -1) for name in [*others, *ids]]
+        assert list(rows) == ids
+
+
+class Same(str):
+    __slots__ = ()
+
+    def __hash__(self):
+        return 7
+
+
+def test_ids_of_one_hash():
+    ids = [Same(name) for name in "abcb"]
+    rows = Rows(ids)
+    assert [rows[name] for name in ids] == [0, 3, 2, 3]
+    assert rows.find([*ids, Same("d")]).tolist() == [0, 3, 2, 3, -1]
+    assert Same("d") not in rows
+
+
+def test_other_digests():
+    have, want = packed({"a": "00" * 8, "b": "ff" * 8}), packed({"b": "ff" * 8, "a": "0" * 15 + "1", "c": "00" * 8})
+    assert want.others(have.rows, have.content) == ["a", "c"]
+    assert dict(want) == {"b": "ff" * 8, "a": "0" * 15 + "1", "c": "00" * 8}
+    assert want.others(Rows([]), np.zeros((0, 8), np.uint8)) == ["b", "a", "c"]
+    assert not Digests([], np.zeros((0, 8), np.uint8)).others(have.rows, have.content)
+
+
+def test_an_image_takes_a_hundred_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD", 4096)
+    path, count, cached = tmp_path / "many.safetensors", 2 * 4096, None
+    for first in range(0, count, 4096):
+        digests = {f"COCO_train2014_{number:07d}": f"{number:016x}" for number in range(first, first + 4096)}
+        boxes = dict.fromkeys(digests, np.array([[1, 2, 40, 50]], np.float32))
+        cached = shards.write_next(path, cached, boxes, digests, digests, {"opencv": "4"})
+    tracemalloc.start()
+    try:
+        opened = Shards(path)
+        assert "COCO_train2014_0000017" in opened
+        assert tracemalloc.get_traced_memory()[0] < 75 * count
+    finally:
+        tracemalloc.stop()

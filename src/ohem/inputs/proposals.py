@@ -1,6 +1,7 @@
 """The proposals of a data set: those of methods, cached per source, sliding windows, or files of the user."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +16,7 @@ from ohem.proposals.box_files import BoxFile
 from ohem.proposals.boxes import fault_of_boxes
 from ohem.proposals.edge_boxes import EdgeBoxes
 from ohem.proposals.generate import cache_name, cache_path, generate, is_generated
+from ohem.proposals.index import Rows
 from ohem.proposals.methods import Method, union_of
 from ohem.proposals.selective_search import SelectiveSearch
 from ohem.proposals.shards import Shards
@@ -62,21 +64,20 @@ def most_proposals(config: ProposalConfig) -> int:
     return config.windows if "sliding" in config.mode else config.top * len(config.mode)
 
 
-def _made_by(method: Method, data: DetectionSet, config: ProposalConfig) -> "_Placed":
+def _made_by(method: Method, data: DetectionSet, config: ProposalConfig) -> "_Cached":
     """Returns the boxes of one method, which runs where they are missing."""
-    places: dict[str, Place] = {}
     _check_places(data, config.folder, method)
-    for source in data.sources:
-        cached = generate(_images(data, source), _cache(source, config.folder, method), method, jobs=config.jobs)
-        for name, stem, index in _rows(data, source):
-            places[name] = cached, stem, data.size(index)
-    return _Placed(places)
+    files = [
+        generate(_Images(data, source), _cache(source, config.folder, method), method, jobs=config.jobs)
+        for source in data.sources
+    ]
+    return _Cached(_Places(data, files))
 
 
 def check_cached(data: DetectionSet, config: ProposalConfig) -> None:
     """Raises `InputError` where proposals are missing: other processes would not wait long enough."""
     for source, method in product(data.sources, () if config.files else methods_of(config)):
-        if not is_generated(_images(data, source), _cache(source, config.folder, method), method):
+        if not is_generated(_Images(data, source), _cache(source, config.folder, method), method):
             raise InputError(
                 f"{source.folder} has no proposals yet, or not of all its images, for which several processes cannot "
                 "wait: make them first, with `ohem propose`"
@@ -88,8 +89,44 @@ def _rows(data: DetectionSet, source: Source) -> Iterator[tuple[str, str, int]]:
     return zip(data.ids[source.indices], source.ids, range(*source.indices.indices(len(data))), strict=True)
 
 
-def _images(data: DetectionSet, source: Source) -> dict[str, Path]:
-    return {stem: data.path(index) for _, stem, index in _rows(data, source)}
+class _Images(Mapping[str, Path]):
+    """The images of a source by their ids in it: a path for each would take 400 bytes."""
+
+    def __init__(self, data: DetectionSet, source: Source) -> None:
+        self._data, self._source = data, source
+
+    @cached_property
+    def _rows(self) -> Rows:
+        return Rows(self._source.ids)
+
+    def __getitem__(self, stem: str) -> Path:
+        return self._data.path(self._source.first + self._rows[stem])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._source.ids)
+
+    def __len__(self) -> int:
+        return len(self._source.ids)
+
+
+class _Places(Mapping[str, Place]):
+    """The places of images by their names in the data set, of which `files` has those of each source."""
+
+    def __init__(self, data: DetectionSet, files: Sequence[Shards]) -> None:
+        self._data, self._sources, self.files = data, data.sources, files
+        self._rows = Rows(data.ids)
+
+    def __getitem__(self, name: str) -> Place:
+        index = self._rows[name]
+        number = next(number for number, source in enumerate(self._sources) if index < source.indices.stop)
+        source = self._sources[number]
+        return self.files[number], source.ids[index - source.first], self._data.size(index)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
 def _check_places(data: DetectionSet, folder: str | None, method: Method) -> None:
@@ -114,8 +151,14 @@ def _cache(source: Source, folder: str | None, method: Method) -> Path:
 class _Union(Mapping[str, Any]):
     """Boxes by image name: the union of the first `top` of all `parts`."""
 
-    def __init__(self, parts: Sequence[Mapping[str, Any]], top: int) -> None:
+    def __init__(self, parts: Sequence["_Cached"], top: int) -> None:
         self.parts, self.top = parts, top
+
+    def hash_index(self, add: Callable[[bytes], object]) -> None:
+        """Passes what identifies the boxes to `add`, without reading them."""
+        add(str(self.top).encode())
+        for part in self.parts:
+            part.hash_index(add)
 
     def __getitem__(self, name: str) -> Any:
         return union_of([part[name][: self.top] for part in self.parts])
@@ -149,6 +192,17 @@ class _Placed(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.places)
+
+
+class _Cached(_Placed):
+    """Boxes of one method."""
+
+    places: _Places
+
+    def hash_index(self, add: Callable[[bytes], object]) -> None:
+        """Passes what identifies the boxes to `add`, without reading them."""
+        for file in self.places.files:
+            file.hash_index(add)
 
 
 def check_ids(data: DetectionSet, other: DetectionSet, config: ProposalConfig) -> None:

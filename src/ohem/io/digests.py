@@ -5,9 +5,10 @@ import os
 import sqlite3
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import cast
 
@@ -18,9 +19,13 @@ _PART = 1 << 18  # bytes, which the cache of a core holds
 _HASHING_THREADS = min(8, os.cpu_count() or 1)
 MEMORY = "digests.sqlite3"
 """File of remembered digests in the cache of the user."""
-_MANY = 1000  # files whose digests are remembered in the cache of the user: fewer are read at once
+MANY = 1000
+"""Files whose digests are remembered in the cache of the user: fewer are read at once."""
 _UNSETTLED = 2e9  # ns after a change of a file in which another one may leave its times as they are
 _Identity = tuple[str, int, int, int, int]
+_AT_ONCE = 1 << 14  # files whose digests are computed before the next ones, so that memory does not grow with them
+_TASKS = 512  # into which they are divided: one for each file would take longer than what it does
+_MOST = 50_000  # digests that a process keeps, in 25 MB
 _digests: dict[_Identity, str] = {}
 
 
@@ -55,20 +60,42 @@ def digest_of_ends(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def digests_of_files(paths: Iterable[Path], digest: Callable[[Path], str] = digest_of_file) -> list[str]:
-    """Returns the `digest` of each path, in order, computed by several threads. Raises OSError as it does.
+def digests_of_files(paths: Iterable[Path], digest: Callable[[Path], str] = digest_of_file) -> Iterator[str]:
+    """Yields the `digest` of each path, in order, computed by several threads. Raises OSError as it does.
 
     Those of many whole files are remembered in the cache of the user: a file is read again only if its size, times or
     inode have changed.
     """
-    files = list(paths)
-    remembered = digest is digest_of_file and len(files) >= _MANY
-    known = _recall(files) if remembered else set()
+    rest, many = iter(paths), False
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        digests = list(pool.map(digest, files))
-    if remembered:
-        _remember(known)
-    return digests
+        while files := list(islice(rest, _AT_ONCE)):
+            many = many or (digest is digest_of_file and len(files) >= MANY)
+            known = _recall(files) if many else set()
+            size = -(-len(files) // _TASKS)
+            parts = [files[first : first + size] for first in range(0, len(files), size)]
+            yield from chain.from_iterable(list(pool.map(lambda part: [digest(file) for file in part], parts)))
+            if many:
+                _remember(files, known)
+            for old in list(islice(_digests, max(0, len(_digests) - _MOST))):
+                del _digests[old]
+
+
+def remembered(key: str, make: Callable[[], str]) -> str:
+    """Returns `make()`, which is remembered in the cache of the user for `key`, no path of a file."""
+    known: list[str] = []
+
+    def read(table: sqlite3.Connection) -> None:
+        known.extend(value for (value,) in table.execute("SELECT digest FROM digests WHERE path = ?", (key,)))
+
+    def write(table: sqlite3.Connection) -> None:
+        table.execute("INSERT OR REPLACE INTO digests VALUES (?, 0, 0, 0, 0, ?)", (key, known[0]))
+        table.commit()
+
+    _with_memory(read)
+    if not known:
+        known.append(make())
+        _with_memory(write)
+    return known[0]
 
 
 def _identity(path: Path, stat: os.stat_result) -> _Identity:
@@ -76,21 +103,24 @@ def _identity(path: Path, stat: os.stat_result) -> _Identity:
 
 
 def _recall(files: Sequence[Path]) -> set[_Identity]:
-    """Reads remembered digests of the files. Returns all identities that are known now."""
+    """Reads remembered digests of the files; returns the identities of the files then."""
+    known: set[_Identity] = set()
 
     def read(table: sqlite3.Connection) -> None:
         for path in map(str, files):
             for *identity, value in table.execute("SELECT * FROM digests WHERE path = ?", (path,)):
-                _digests.setdefault(cast(_Identity, tuple(identity)), value)
+                known.add(key := cast(_Identity, tuple(identity)))
+                _digests.setdefault(key, value)
 
     _with_memory(read)
-    return set(_digests)
+    return known
 
 
-def _remember(known: set[_Identity]) -> None:
+def _remember(files: Sequence[Path], known: set[_Identity]) -> None:
     """Writes the digests of files that are not `known`, in place of earlier ones of the same paths."""
     settled = time.time_ns() - _UNSETTLED
-    new = [(*key, _digests[key]) for key in _digests.keys() - known if max(key[2], key[3]) < settled]
+    keys = {_identity(path, path.stat()) for path in files} & _digests.keys()
+    new = [(*key, _digests[key]) for key in keys - known if max(key[2], key[3]) < settled]
 
     def write(table: sqlite3.Connection) -> None:
         table.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?)", new)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+_AT_ONCE = 1 << 14
 
 
 class Texts(Sequence[str]):
@@ -41,6 +43,13 @@ class Texts(Sequence[str]):
             return self.take(np.arange(len(self))[index])
         start, end = self.starts[:-1][index], self.starts[1:][index]
         return self.content[start:end].tobytes().decode("utf-8", "surrogatepass")
+
+    def __iter__(self) -> Iterator[str]:
+        for first in range(0, len(self), _AT_ONCE):
+            starts = self.starts[first : first + _AT_ONCE + 1].tolist()
+            content = self.content[starts[0] : starts[-1]].tobytes()
+            for start, end in pairwise(starts):
+                yield content[start - starts[0] : end - starts[0]].decode("utf-8", "surrogatepass")
 
     def take(self, indices: Ints) -> Texts:
         """Returns the texts at `indices`, in their order."""

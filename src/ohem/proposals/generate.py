@@ -21,6 +21,7 @@ from ohem.io.digests import digests_of_files
 from ohem.io.files import cache_folder
 from ohem.io.locks import locked
 from ohem.io.progress import Counter
+from ohem.proposals.index import Digests
 from ohem.proposals.methods import Method, opencv
 from ohem.proposals.parallel import check_jobs, results_of
 from ohem.proposals.selective_search import FAST
@@ -78,16 +79,18 @@ def generate(
     check_jobs(jobs)
     digests = _digests(images)
     cached = _cached(path, method.settings, images)
-    if cached is not None and len(cached.current(digests)) == len(digests):
+    if cached is not None and not cached.missing(digests):
         _tidy(path)
         return cached
+    del cached
     method.check()
     with _one_writer(path):
         _remove_leftovers(path, parts=False)
         cached = _cached(path, method.settings, images)  # which another process may have written in the meantime
-        if cached is None or len(cached.current(digests)) < len(digests):
+        if cached is None or cached.missing(digests):
             _add(images, digests, cached, path, method, jobs, progress)
         _remove_leftovers(path, parts=True)
+    del cached  # so that memory has the index once
     return Shards(path)
 
 
@@ -97,12 +100,14 @@ def is_generated(images: Mapping[str, Path], path: Path, method: Method = FAST) 
         warnings.simplefilter("ignore")  # `generate` warns
         cached = _cached(path, method.settings, images)
     digests = _digests(images)
-    return cached is not None and len(cached.current(digests)) == len(digests)
+    return cached is not None and not cached.missing(digests)
 
 
-def _digests(images: Mapping[str, Path]) -> dict[str, str]:
+def _digests(images: Mapping[str, Path]) -> Digests:
     try:
-        return dict(zip(images, digests_of_files(images.values()), strict=True))
+        numbers = (int(digest, 16) for digest in digests_of_files(images.values()))
+        content = np.fromiter(numbers, np.uint64, len(images)).astype(">u8").view(np.uint8)
+        return Digests(list(images), content.reshape(-1, 8))
     except OSError as error:
         name, path = next((n, p) for n, p in images.items() if str(p) == str(error.filename))
         raise InputError(
@@ -173,7 +178,7 @@ def _parts_of(path: Path) -> Path:
 
 def _add(
     images: Mapping[str, Path],
-    digests: Mapping[str, str],
+    digests: Digests,
     cached: Shards | None,
     path: Path,
     method: Method,
@@ -184,24 +189,27 @@ def _add(
     boxes, made_with = _CollectedBoxes(), _made_with(method)
     if cached is None and path.exists():
         _warn(f"{path}: the proposals are in an earlier format without digests of the images: they are made again")
-    current = set(cached.current(digests)) if cached is not None else set()
-    finished = _finished(path, made_with, digests, boxes) - current
-    todo = [name for name in images if name not in current]
+    todo = digests.ids if cached is None else cached.missing(digests)
+    finished = _finished(path, made_with, digests, boxes)
+    if cached is not None:
+        finished = {name for name in finished if cached.digests.get(name) != digests[name]}
     changed = [name for name in todo if cached is not None and name in cached.digests and name not in finished]
     if changed:
         _warn(
             f"{path}: {len(changed)} image files have changed since their proposals were made, the first is "
             f"{images[changed[0]]}: their proposals are made again"
         )
-    done = len(current) + len(finished)
+    done = len(images) - len(todo) + len(finished)
+    first = 0
     with Counter(method.title, len(images), done, enabled=progress) as counter:
-        while todo or cached is None:
-            size = room(cached)
-            names, todo = todo[:size], todo[size:]
+        while first < len(todo) or cached is None:
+            names = todo[first : first + room(cached)]
+            first += len(names)
             missing = {name: images[name] for name in names if name not in finished}
             parts = _make_parts(missing, digests, boxes, path, method, jobs, counter.advance)
             added = {name: digests[name] for name in names}
             cached = write_next(path, cached, boxes, added, digests, made_with)
+            boxes.remove(names)
             for part in parts:
                 part.unlink(missing_ok=True)
 
@@ -249,6 +257,11 @@ class _CollectedBoxes(Mapping[str, NDArray[np.float32]]):
     def add(self, place: Path, names: Iterable[str]) -> None:
         """Reads the boxes of `names` from `place` from now on."""
         self._places |= dict.fromkeys(names, place)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Forgets the places of `names`, which must be known."""
+        for name in names:
+            del self._places[name]
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         return self._open(self._places[name])[name]

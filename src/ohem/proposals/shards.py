@@ -4,18 +4,29 @@ The first file is that of `cache_path`. It holds the boxes of up to `SHARD` imag
 FILE.shards/00001.safetensors and so on. Where an image is in several files, the last one counts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ohem.io.texts import starts_of
+from ohem.proposals.index import Digests, Rows, packed
 from ohem.proposals.store import Boxes, Proposals, write_proposals
 
 SHARD = 4096
 """Images of a complete file. Selective search needs an hour for so many, and they have 100 MB of boxes."""
 
+OPEN = 100
+"""Most files that stay open."""
+
 
 class Shards(Mapping[str, Boxes]):
     """Image id -> boxes, of all files of a data set; see `Proposals`.
+
+    One index of all files is made when an image is first searched for; only a few files are open at a time.
 
     Args:
         path: the first file.
@@ -28,21 +39,30 @@ class Shards(Mapping[str, Boxes]):
     def __init__(self, path: Path, files: Sequence[Proposals] | None = None) -> None:
         self.path = path
         places = [file for file in (path, *shard_files(path)) if file.exists()]
-        self.files = [Proposals.load(file) for file in places or [path]] if files is None else list(files)
-        self.digests = _Digests(self.files)
+        self.files = [_opened(file, len(places)) for file in places or [path]] if files is None else list(files)
+        self.digests = _Digests(self)
 
     @property
     def metadata(self) -> Mapping[str, Any]:
         """Settings of the boxes; each file has its own version of OpenCV."""
         return self.files[-1].metadata
 
+    @cached_property
+    def ids(self) -> "_Ids":
+        """Image ids of all files, one file after the other."""
+        return _Ids([file.ids for file in self.files])
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Image id -> its row in `ids`."""
+        return Rows(self.ids)
+
     def __getitem__(self, image_id: str) -> Boxes:
-        return _last(self.files, image_id)[image_id]
+        number, row = self.ids.place(self.rows[image_id])
+        return self.files[number].at(row)
 
     def __iter__(self) -> Iterator[str]:
-        for number, file in enumerate(self.files):
-            later = self.files[number + 1 :]
-            yield from (name for name in file if not any(name in other.digests for other in later))
+        return (name for row, name in enumerate(self.ids) if self.rows[name] == row)
 
     def __len__(self) -> int:
         return sum(1 for _ in self) if len(self.files) > 1 else len(self.files[0])
@@ -50,30 +70,61 @@ class Shards(Mapping[str, Boxes]):
     def __reduce__(self) -> Any:
         return type(self), (self.path,)
 
-    def current(self, digests: Mapping[str, str]) -> list[str]:
-        """Returns the ids of `digests` whose boxes are in a file and were made from an image of that digest."""
-        return [name for name, digest in digests.items() if self.digests.get(name) == digest]
+    def missing(self, digests: Digests) -> list[str]:
+        """Returns the ids of `digests` whose boxes are in no file, or were made from an image of another digest."""
+        return digests.others(self.rows, np.concatenate([packed(file.digests).content for file in self.files]))
+
+    def hash_index(self, add: Callable[[bytes], object]) -> None:
+        """Passes what identifies the boxes to `add`, without reading them."""
+        for file in self.files:
+            if file.file is not None:
+                file.file.hash_index(add)
 
 
 class _Digests(Mapping[str, str]):
-    def __init__(self, files: Sequence[Proposals]) -> None:
-        self._files = files
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
 
     def __getitem__(self, name: str) -> str:
-        return _last(self._files, name).digests[name]
+        number, row = self._shards.ids.place(self._shards.rows[name])
+        digest: bytes = packed(self._shards.files[number].digests).content[row].tobytes()
+        return digest.hex()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(name for file in self._files for name in file.digests))
+        return iter(self._shards)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._shards)
 
 
-def _last(files: Sequence[Proposals], name: str) -> Proposals:
-    for file in reversed(files):
-        if name in file.digests:
-            return file
-    raise KeyError(name)
+class _Ids(Sequence[str]):
+    """The ids of several files, one after the other."""
+
+    def __init__(self, parts: Sequence[Sequence[str]]) -> None:
+        self._parts, self._starts = parts, starts_of([len(part) for part in parts])
+
+    def place(self, row: int) -> tuple[int, int]:
+        """Returns the number of the file, and the row in it."""
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return number, row - int(self._starts[number])
+
+    def __getitem__(self, row: Any) -> Any:
+        number, place = self.place(row)
+        return self._parts[number][place]
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(self._parts)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+
+def _opened(path: Path, count: int) -> Proposals:
+    """Opens one of `count` files; those of many are opened again for each read."""
+    proposals = Proposals.load(path)
+    if count > OPEN and proposals.file is not None and len(proposals) >= SHARD:
+        proposals.file.close_between_reads()
+    return proposals
 
 
 def shards_of(path: Path) -> Path:
@@ -115,7 +166,8 @@ def write_next(
     if cached is None or _is_complete(cached):
         new = path if cached is None else shards_of(path) / f"{_number(cached.files[-1]) + 1:05d}.safetensors"
         write_proposals(new, boxes, digests, made_with)
-        return Shards(path, [*([] if cached is None else cached.files), Proposals.load(new)])
+        files = [] if cached is None else cached.files
+        return Shards(path, [*files, _opened(new, len(files))])
     last = cached.files[-1]
     together = {**dict(last.digests), **digests}
     names = [name for name in order if name in together] if len(order) <= SHARD else []

@@ -11,13 +11,12 @@ The file is read with pread, not mapped: a mapped file that is cut short meanwhi
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +27,7 @@ from ohem.errors import InputError
 from ohem.io.files import atomic_write
 from ohem.io.texts import Texts
 from ohem.proposals.boxes import fault_of_boxes
+from ohem.proposals.index import Digests
 
 FORMAT = 2
 _KEY = "ohem.proposals"
@@ -38,6 +38,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "U32": np.dtype("<u4"),
 }
 _MOST = 10**15  # highest number of boxes that the header has room for
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REMEDY = "delete the file, and it is made again"
 Boxes = NDArray[np.float32]
@@ -66,7 +67,8 @@ class Proposals(Mapping[str, Boxes]):
     def __init__(self, boxes: "Mapping[str, Boxes]", digests: Mapping[str, str], metadata: Mapping[str, Any]) -> None:
         self.metadata = dict(metadata)
         self.digests = digests
-        self.path = boxes.path if isinstance(boxes, _BoxFile) else None
+        self.file = boxes if isinstance(boxes, BoxFile) else None
+        self.path = self.file.path if self.file else None
         self._boxes = boxes
 
     @classmethod
@@ -89,10 +91,14 @@ class Proposals(Mapping[str, Boxes]):
     @property
     def ids(self) -> Sequence[str]:
         """Image ids, in the order of the data set."""
-        return list(self.digests)
+        return self.digests.ids if isinstance(self.digests, Digests) else list(self.digests)
 
     def __getitem__(self, image_id: str) -> Boxes:
         return self._boxes[image_id].copy()  # writable, for torch.from_numpy
+
+    def at(self, row: int) -> Boxes:
+        """Returns the boxes of an image by its position in `ids`."""
+        return self.file.at(row).copy() if self.file is not None else self[self.ids[row]]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.digests)
@@ -113,19 +119,19 @@ class Proposals(Mapping[str, Boxes]):
     def load(cls, path: Path) -> "Proposals":
         """Opens a file; raises `InputError` where it is missing, cut short, damaged, or of another format."""
         try:
-            file = _BoxFile(path)
+            file = BoxFile(path)
             head, text = _read_head(file)
             index = [file.tensor(name) for name in ("offsets", "digests", "crcs")]
             if _crc_of_index(text, index) != file.tensor("index_crc")[0]:
                 raise ValueError("its index is damaged")
-            digests = file.set_index(head["ids"], *index)
+            file.set_index(head["ids"], *index)
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file of proposals: `ohem propose` makes it") from error
         except OldFormat:
             raise
         except (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
             raise InputError(f"{path}: not a complete file of proposals ({error}): {_REMEDY}") from error
-        return cls(file, digests, head["metadata"])
+        return cls(file, file.digests, head["metadata"])
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Raises `InputError` unless `settings`, fields of `metadata`, are those of the boxes."""
@@ -133,7 +139,7 @@ class Proposals(Mapping[str, Boxes]):
 
     def current(self, digests: Mapping[str, str]) -> list[str]:
         """Returns the ids of `digests` whose boxes are in the file and were made from an image of that digest."""
-        return [name for name, digest in digests.items() if self.digests.get(name) == digest]
+        return [name for name, digest in self.digests.items() if digests.get(name) == digest]
 
 
 def check_settings(path: Path | None, made_with: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -226,7 +232,7 @@ def _crc_of_index(text: str, tensors: Sequence[NDArray[Any]]) -> int:
     return crc
 
 
-def _read_head(file: "_BoxFile") -> tuple[dict[str, Any], str]:
+def _read_head(file: "BoxFile") -> tuple[dict[str, Any], str]:
     """Reads the head and its text; raises OldFormat for format 1, ValueError for other formats."""
     text = file.header["__metadata__"][_KEY]
     head = json.loads(text)
@@ -243,67 +249,21 @@ def _read_head(file: "_BoxFile") -> tuple[dict[str, Any], str]:
     return head, text
 
 
-class Rows(Mapping[str, int]):
-    """Image id -> its row in the tensors, in arrays: a dictionary would take five times the memory."""
-
-    def __init__(self, ids: Sequence[str]) -> None:
-        self._texts = Texts.of(ids)
-        hashes = np.fromiter(map(_hash, ids), np.uint64, len(ids))
-        self._order = np.argsort(hashes, kind="stable").astype(np.int32)
-        self._hashes = hashes[self._order]
-
-    def __getitem__(self, name: str) -> int:
-        value = np.uint64(_hash(name))
-        place = int(np.searchsorted(self._hashes, value))
-        while place < len(self._hashes) and self._hashes[place] == value:
-            row = int(self._order[place])
-            if self._texts[row] == name:
-                return row
-            place += 1
-        raise KeyError(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._texts)
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-class _Digests(Mapping[str, str]):
-    """Image id -> hexadecimal digest of the image file."""
-
-    def __init__(self, rows: Rows, digests: NDArray[np.uint8]) -> None:
-        self._rows, self._digests = rows, digests
-
-    def __getitem__(self, name: str) -> str:
-        digest: bytes = self._digests[self._rows[name]].tobytes()
-        return digest.hex()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-
-class _BoxFile(Mapping[str, Boxes]):
+class BoxFile(Mapping[str, Boxes]):
     """An open safetensors file, and its boxes by image id."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        weakref.finalize(self, os.close, self._file)
-        self.size = os.fstat(self._file).st_size
+        self._file: int | None = os.open(path, _READ)
+        self._close = weakref.finalize(self, os.close, self._file)
+        self._identity = _identity(self._file)
+        self.size = self._identity[0]
         length = int.from_bytes(self._read(0, 8), "little")
         self.start = 8 + length
         if self.start > self.size:
             raise ValueError("it is cut short, or another kind of file")
         self.header: dict[str, Any] = json.loads(self._read(8, length))
-        self.rows = Rows([])
+        self.digests = Digests([], np.zeros((0, 8), np.uint8))
 
     def tensor(self, name: str) -> NDArray[Any]:
         """Reads the whole tensor `name`."""
@@ -313,17 +273,30 @@ class _BoxFile(Mapping[str, Boxes]):
             entry["shape"]
         )
 
-    def set_index(
-        self, ids: Sequence[str], offsets: NDArray[Any], digests: NDArray[Any], crcs: NDArray[Any]
-    ) -> "_Digests":
-        """Sets the places of the boxes of each image; returns the digests. Raises ValueError where they do not fit."""
+    def set_index(self, ids: Sequence[str], offsets: NDArray[Any], digests: NDArray[Any], crcs: NDArray[Any]) -> None:
+        """Sets the places of the boxes of each image, and the digests. Raises ValueError where they do not fit."""
         if offsets[0] != 0 or offsets[-1] != self.header["boxes"]["shape"][0] or (np.diff(offsets) < 0).any():
             raise ValueError("boxes and offsets disagree")
-        self.rows, self._offsets, self._crcs = Rows(ids), offsets, crcs
-        return _Digests(self.rows, digests)
+        self.digests, self._offsets, self._crcs = Digests(Texts.of(ids), digests), offsets, crcs
+        self.header = {}  # it has the ids once more
+
+    def close_between_reads(self) -> None:
+        """Opens the file for each read from now on: a process may have about 1000 open files."""
+        self._close()
+        self._file = None
+
+    def hash_index(self, add: Callable[[bytes], object]) -> None:
+        """Passes the bytes of ids, offsets, digests and CRCs to `add`: other boxes have others."""
+        texts: Any = self.digests.ids
+        for array in (texts.content, texts.starts, self._offsets, self.digests.content, self._crcs):
+            add(array.tobytes())
 
     def __getitem__(self, image_id: str) -> Boxes:
-        row = self.rows[image_id]
+        return self.at(self.digests.rows[image_id])
+
+    def at(self, row: int) -> Boxes:
+        """Reads the boxes of the image in this row; raises `InputError` where they are damaged."""
+        image_id = self.digests.ids[row]
         first, end = self._offsets[row : row + 2].tolist()
         start, length, crc = self.start + 16 * first, 16 * (end - first), int(self._crcs[row])  # 16 bytes a box
         try:
@@ -337,17 +310,34 @@ class _BoxFile(Mapping[str, Boxes]):
         return boxes
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.rows)
+        return iter(self.digests)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.digests)
 
     def _read(self, start: int, length: int) -> bytes:
-        if hasattr(os, "pread"):  # forked workers share the position in the file, which is therefore not used
-            content = os.pread(self._file, length, start)
-        else:
-            os.lseek(self._file, start, os.SEEK_SET)
-            content = os.read(self._file, length)
-        if len(content) < length:
-            raise ValueError(f"it ends at byte {start + len(content)} of at least {start + length}")
-        return content
+        if self._file is not None:
+            return _read_at(self._file, start, length)
+        file = os.open(self.path, _READ)
+        try:
+            if _identity(file) != self._identity:
+                raise ValueError("it has been written again since this command began")
+            return _read_at(file, start, length)
+        finally:
+            os.close(file)
+
+
+def _identity(file: int) -> tuple[int, int, int]:
+    stat = os.fstat(file)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+def _read_at(file: int, start: int, length: int) -> bytes:
+    if hasattr(os, "pread"):  # forked workers share the position in the file, which is therefore not used
+        content = os.pread(file, length, start)
+    else:
+        os.lseek(file, start, os.SEEK_SET)
+        content = os.read(file, length)
+    if len(content) < length:
+        raise ValueError(f"it ends at byte {start + len(content)} of at least {start + length}")
+    return content

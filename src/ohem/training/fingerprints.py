@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ohem.data.loader import DetectionData, Examples
-from ohem.io.digests import digest_of_ends, digest_of_file, digests_of_files
+from ohem.io.digests import MANY, digest_of_ends, digest_of_file, digests_of_files, remembered
 from ohem.proposals.windows import SlidingWindows
 
 KEYS = ("boxes", "labels", "ignore")
@@ -53,8 +53,10 @@ def digests_of_data(data: DetectionData) -> DataDigests:
         if "background" in target:
             _add(annotations, "background", target["background"])
     digest = digest_of_file if len(data) <= WHOLE_FILES else digest_of_ends
-    files = digests_of_files([data.path(i) for i in range(len(data))], digest)
-    return DataDigests(_short(" ".join(files)), annotations.hexdigest()[:16])
+    images = hashlib.sha256()
+    for place, text in enumerate(digests_of_files(map(data.path, range(len(data))), digest)):
+        images.update(f"{' ' * (place > 0)}{text}".encode())
+    return DataDigests(images.hexdigest()[:16], annotations.hexdigest()[:16])
 
 
 def digest_of_sets(*sets: DetectionData) -> str:
@@ -65,11 +67,23 @@ def digest_of_sets(*sets: DetectionData) -> str:
 def digest_of_proposals(names: Sequence[str], proposals: Mapping[str, Any], top: int) -> str:
     """Returns 16 hexadecimal digits of the first `top` proposals of each image, in order.
 
-    Of sliding windows, those of the first image suffice: the others follow from the images, which have digests.
+    Of sliding windows, those of the first image suffice: the others follow from the images, which have digests. That of
+    many images whose proposals are in files is remembered in the cache of the user, as long as the files are the same.
     """
-    digest = hashlib.sha256()
     if isinstance(proposals, SlidingWindows):
         names = names[:1]
+    hash_index = getattr(proposals, "hash_index", None)
+    if hash_index is None or len(names) < MANY:
+        return _digest_of_boxes(names, proposals, top)
+    key = hashlib.sha256(f"{top} {len(names)}".encode())
+    for name in names:
+        key.update(f"{name}\0".encode("utf-8", "surrogatepass"))
+    hash_index(key.update)
+    return remembered(f"proposals {key.hexdigest()}", lambda: _digest_of_boxes(names, proposals, top))
+
+
+def _digest_of_boxes(names: Sequence[str], proposals: Mapping[str, Any], top: int) -> str:
+    digest = hashlib.sha256()
     for name in names:
         _add(digest, "proposals", torch.as_tensor(np.array(proposals[name][:top], dtype=np.float32)))
     return digest.hexdigest()[:16]
