@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -18,8 +18,9 @@ class Server:
 
     Attributes:
         address: `http://127.0.0.1:PORT`.
-        faults: path -> what the next requests of it meet, in order: a status, "reset", "truncated", or "slow" (0.2
-            seconds). The last one is repeated if it is followed by "always".
+        faults: path -> what the next requests of it meet, in order: a status, "reset", "truncated", "slow" (0.2
+            seconds), or "endless" (half of the content, then `while_endless` is called). The last one is repeated if it
+            is followed by "always".
         requests: methods and paths, in order.
         files: paths of files that exist.
         lists: whether folders are listed.
@@ -31,6 +32,8 @@ class Server:
         self.requests: list[tuple[str, str]] = []
         self.files: set[str] = set()
         self.lists = True
+        self.while_endless: Callable[[], object] = lambda: None
+        self.closed = threading.Event()
 
     def downloads(self) -> list[str]:
         """Returns the paths of files that were sent, sorted, and forgets them."""
@@ -71,12 +74,15 @@ class _Handler(SimpleHTTPRequestHandler):
             self.send_error(fault)
         elif fault == "reset":
             self.connection.shutdown(socket.SHUT_RDWR)
-        elif fault == "truncated" and self.command == "GET":
+        elif fault in ("truncated", "endless") and self.command == "GET":
             content = Path(self.translate_path(self.path)).read_bytes()
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content[: len(content) // 2])
+            if fault == "endless":
+                state.while_endless()
+                state.closed.wait()
         else:
             if fault == "slow":
                 time.sleep(0.2)
@@ -99,5 +105,6 @@ def serving(folder: Path) -> Iterator[Server]:
         try:
             yield handler.server_state
         finally:
+            handler.server_state.closed.set()
             server.shutdown()
             thread.join()

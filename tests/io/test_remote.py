@@ -3,6 +3,7 @@
 import shutil
 import sys
 import warnings
+from _thread import interrupt_main
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -102,6 +103,18 @@ def test_one_failing_answer_is_no_failure(fault: int | str, folder: Path, server
     server.faults[PICTURES[1]] = [fault] * 2  # of the size, and of the content
     check_equal(opened(VOC.format(server.address)), opened(VOC.format(folder)))
     assert not temporary(cache)
+
+
+def test_a_signal_ends_transfers_that_are_on_their_way(folder: Path, server: Server, cache: Path) -> None:
+    """Else the command would wait for their end, which may be hours. What is complete is kept."""
+    server.faults[PICTURES[1]] = ["endless"] * 2  # of the size, and of the content
+    server.while_endless = interrupt_main
+    with pytest.raises(KeyboardInterrupt):
+        opened(VOC.format(server.address))
+    assert not temporary(cache)
+    assert not list(cache.rglob("b.png"))
+    server.faults.clear()
+    check_equal(opened(VOC.format(server.address)), opened(VOC.format(folder)))
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ import errno
 import hashlib
 import os
 import re
-import time
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from inspect import CORO_CREATED, getcoroutinestate
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
@@ -33,6 +34,7 @@ TIMEOUT = 30.0
 WAITS = (0.5, 1.0, 2.0, 4.0)
 """Seconds between the attempts."""
 _THREADS = 16
+_AGAIN_SECONDS = 0.05
 _MANY = 1000  # files to be compared, which takes some seconds
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # C:// is a drive
 # What identifies the content of a file, as servers, object stores and fsspec call it; the first one counts.
@@ -80,6 +82,7 @@ class RemoteFolder:
         self.address = _resolved(address)
         self.copy = self._copy_of(self.address)
         self.fs = _file_system(self.scheme, self.address, self.is_http)
+        self._stopped = threading.Event()
 
     def path(self, name: str) -> Path:
         """Returns the copy of the file `name`, a path relative to the folder, whether it is there or not."""
@@ -221,6 +224,8 @@ class RemoteFolder:
         def once() -> None:
             with atomic_write(path) as temporary:
                 self.fs.get_file(address, str(temporary))
+                if self._stopped.is_set():
+                    raise ConnectionAbortedError
                 received = temporary.stat().st_size
                 if size not in (None, received):
                     raise ConnectionError(f"{received} of {size} bytes came")
@@ -233,14 +238,21 @@ class RemoteFolder:
             raise InputError(f"{address} was removed meanwhile: repeat the command") from error
 
     def _in_threads(self, function: Callable[[S], T], items: Sequence[S], description: str, progress: bool) -> list[T]:
-        """Calls the function for each item, in threads; the first error ends those that have not begun."""
+        """Calls the function for each item, in threads; an error ends those that have not begun, a signal all."""
         pool = ThreadPoolExecutor(_THREADS)
+        futures = [pool.submit(function, item) for item in items]
         results: list[T] = []
         try:
             with Counter(description, len(items), unit="files", enabled=progress) as counter:
-                for result in pool.map(function, items):
-                    results.append(result)
+                for future in futures:
+                    results.append(future.result())
                     counter.advance()
+        except (KeyboardInterrupt, SystemExit):
+            self._stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            while wait(futures, timeout=_AGAIN_SECONDS).not_done:  # a thread may begin a transfer meanwhile
+                _cancel_transfers(self.fs)
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
         return results
@@ -253,16 +265,21 @@ class RemoteFolder:
             InputError: it has no other answer after the last attempt.
             OSError: an error of the disk.
         """
-        for number, wait in enumerate((*WAITS, None), start=1):
+        for number, pause in enumerate((*WAITS, None), start=1):
             try:
-                return action()
+                result = action()
+                if self._stopped.is_set():  # a transfer that is cancelled may end without an error
+                    raise ConnectionAbortedError
+                return result
             except Exception as error:
+                if self._stopped.is_set():
+                    raise
                 final = _final(error, address)
-                if final is None and wait is None:
+                if final is None and pause is None:
                     final = _unreadable(address, f"{_reason(error)}, after {number} attempts")
                 if final is not None:
                     raise final from error
-                time.sleep(wait or 0)
+                self._stopped.wait(pause)
         raise AssertionError
 
 
@@ -306,6 +323,20 @@ def _file_system(scheme: str, address: str, is_http: bool) -> Any:
         ) from error
     system.invalidate_cache()
     return system
+
+
+def _cancel_transfers(fs: Any) -> None:
+    """Ends what `fs` reads now. fsspec reads HTTP and object stores in an event loop of its own thread."""
+    loop = getattr(fs, "loop", None)
+
+    def cancel() -> None:
+        for task in asyncio.all_tasks(loop):
+            coroutine: Any = task.get_coro()
+            if getcoroutinestate(coroutine) != CORO_CREATED:  # the waiting thread would never be notified
+                task.cancel()
+
+    if loop is not None:
+        loop.call_soon_threadsafe(cancel)
 
 
 def _stamp(state: Mapping[str, Any]) -> int | None:
