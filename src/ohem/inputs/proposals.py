@@ -1,6 +1,6 @@
 """The proposals of a data set: those of methods, cached per source, sliding windows, or files of the user."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, ValuesView
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -93,20 +93,37 @@ class _Images(Mapping[str, Path]):
     """The images of a source by their ids in it: a path for each would take 400 bytes."""
 
     def __init__(self, data: DetectionSet, source: Source) -> None:
-        self._data, self._source = data, source
+        self._data, self._first, self.ids = data, source.first, source.ids
 
     @cached_property
     def _rows(self) -> Rows:
-        return Rows(self._source.ids)
+        return Rows(self.ids)
 
     def __getitem__(self, stem: str) -> Path:
-        return self._data.path(self._source.first + self._rows[stem])
+        return self.at(self._rows[stem])
+
+    def at(self, row: int) -> Path:
+        """Returns the image by its position in `ids`."""
+        return self._data.path(self._first + row)
+
+    def values(self) -> ValuesView[Path]:
+        """Returns the paths, for which `_rows` are not made."""
+        return _Paths(self)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._source.ids)
+        return iter(self.ids)
 
     def __len__(self) -> int:
-        return len(self._source.ids)
+        return len(self.ids)
+
+
+class _Paths(ValuesView[Path]):
+    def __init__(self, images: _Images) -> None:
+        super().__init__(images)
+        self._images = images
+
+    def __iter__(self) -> Iterator[Path]:
+        return map(self._images.at, range(len(self._images)))
 
 
 class _Places(Mapping[str, Place]):

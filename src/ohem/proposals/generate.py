@@ -79,7 +79,7 @@ def generate(
     check_jobs(jobs)
     digests = _digests(images)
     cached = _cached(path, method.settings, images)
-    if cached is not None and not cached.missing(digests):
+    if cached is not None and not len(cached.missing(digests)):
         _tidy(path)
         return cached
     del cached
@@ -87,7 +87,7 @@ def generate(
     with _one_writer(path):
         _remove_leftovers(path, parts=False)
         cached = _cached(path, method.settings, images)  # which another process may have written in the meantime
-        if cached is None or cached.missing(digests):
+        if cached is None or len(cached.missing(digests)):
             _add(images, digests, cached, path, method, jobs, progress)
         _remove_leftovers(path, parts=True)
     del cached  # so that memory has the index once
@@ -100,14 +100,14 @@ def is_generated(images: Mapping[str, Path], path: Path, method: Method = FAST) 
         warnings.simplefilter("ignore")  # `generate` warns
         cached = _cached(path, method.settings, images)
     digests = _digests(images)
-    return cached is not None and not cached.missing(digests)
+    return cached is not None and not len(cached.missing(digests))
 
 
 def _digests(images: Mapping[str, Path]) -> Digests:
     try:
         numbers = (int(digest, 16) for digest in digests_of_files(images.values()))
         content = np.fromiter(numbers, np.uint64, len(images)).astype(">u8").view(np.uint8)
-        return Digests(list(images), content.reshape(-1, 8))
+        return Digests(getattr(images, "ids", None) or list(images), content.reshape(-1, 8))
     except OSError as error:
         name, path = next((n, p) for n, p in images.items() if str(p) == str(error.filename))
         raise InputError(
@@ -189,11 +189,13 @@ def _add(
     boxes, made_with = _CollectedBoxes(), _made_with(method)
     if cached is None and path.exists():
         _warn(f"{path}: the proposals are in an earlier format without digests of the images: they are made again")
-    todo = digests.ids if cached is None else cached.missing(digests)
+    todo = np.arange(len(digests)) if cached is None else cached.missing(digests)
     finished = _finished(path, made_with, digests, boxes)
+    changed: list[str] = []
     if cached is not None:
         finished = {name for name in finished if cached.digests.get(name) != digests[name]}
-    changed = [name for name in todo if cached is not None and name in cached.digests and name not in finished]
+        missing = (digests.ids[at] for at in todo.tolist())
+        changed = [name for name in missing if name in cached.digests and name not in finished]
     if changed:
         _warn(
             f"{path}: {len(changed)} image files have changed since their proposals were made, the first is "
@@ -203,13 +205,12 @@ def _add(
     first = 0
     with Counter(method.title, len(images), done, enabled=progress) as counter:
         while first < len(todo) or cached is None:
-            names = todo[first : first + room(cached)]
-            first += len(names)
-            missing = {name: images[name] for name in names if name not in finished}
-            parts = _make_parts(missing, digests, boxes, path, method, jobs, counter.advance)
-            added = {name: digests[name] for name in names}
+            added = digests.take(todo[first : first + room(cached)])
+            first += len(added)
+            unmade = {name: images[name] for name in added if name not in finished}
+            parts = _make_parts(unmade, added, boxes, path, method, jobs, counter.advance)
             cached = write_next(path, cached, boxes, added, digests, made_with)
-            boxes.remove(names)
+            boxes.remove(added)
             for part in parts:
                 part.unlink(missing_ok=True)
 

@@ -79,16 +79,19 @@ class Digests(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def others(self, rows: Rows, content: NDArray[np.uint8]) -> list[str]:
-        """Returns the ids that are not in `rows`, or whose digest there, in `content` uint8 (m, 8), is another one."""
-        result: list[str] = []
+    def take(self, positions: Ints) -> "Digests":
+        """Returns those of the images at these positions."""
+        return Digests([self.ids[at] for at in positions.tolist()], self.content[positions])
+
+    def others(self, rows: Rows, content: NDArray[np.uint8]) -> Ints:
+        """Returns the positions of ids that `rows` has not, or with another digest, in `content` uint8 (m, 8)."""
+        result = [np.zeros(0, np.int64)]
         for start in range(0, len(self), _AT_ONCE):
-            names = self.ids[start : start + _AT_ONCE]
-            there = rows.find(names)
+            there = rows.find(self.ids[start : start + _AT_ONCE])
             same = there >= 0
             same[same] = (content[there[same]] == self.content[start : start + _AT_ONCE][same]).all(axis=1)
-            result += [names[at] for at in np.flatnonzero(~same).tolist()]
-        return result
+            result.append(start + np.flatnonzero(~same))
+        return np.concatenate(result)
 
 
 def packed(digests: Mapping[str, str]) -> Digests:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ohem.io.texts import starts_of
+from ohem.io.texts import Ints, starts_of
 from ohem.proposals.index import Digests, Rows, packed
 from ohem.proposals.store import Boxes, Proposals, write_proposals
 
@@ -70,8 +70,8 @@ class Shards(Mapping[str, Boxes]):
     def __reduce__(self) -> Any:
         return type(self), (self.path,)
 
-    def missing(self, digests: Digests) -> list[str]:
-        """Returns the ids of `digests` whose boxes are in no file, or were made from an image of another digest."""
+    def missing(self, digests: Digests) -> Ints:
+        """Returns the positions in `digests` of images whose boxes are in no file, or made from another content."""
         return digests.others(self.rows, np.concatenate([packed(file.digests).content for file in self.files]))
 
     def hash_index(self, add: Callable[[bytes], object]) -> None:

@@ -277,7 +277,8 @@ class BoxFile(Mapping[str, Boxes]):
         """Sets the places of the boxes of each image, and the digests. Raises ValueError where they do not fit."""
         if offsets[0] != 0 or offsets[-1] != self.header["boxes"]["shape"][0] or (np.diff(offsets) < 0).any():
             raise ValueError("boxes and offsets disagree")
-        self.digests, self._offsets, self._crcs = Digests(Texts.of(ids), digests), offsets, crcs
+        self.digests, self._crcs = Digests(Texts.of(ids), digests), crcs
+        self._offsets = offsets.astype(np.uint32 if offsets[-1] < 1 << 32 else np.int64)
         self.header = {}  # it has the ids once more
 
     def close_between_reads(self) -> None:
