@@ -13,7 +13,8 @@ from benchmarks import anchors, picture, segmentation, select, torchvision_step,
 from benchmarks.goals import GOALS, WITHOUT_GOALS, read_results
 from benchmarks.ranking import shortlist
 from benchmarks.rivals import ClassLossSampler, Gathered, PerImage, Plain, WholeNMS
-from benchmarks.scale import opening, recall
+from benchmarks.scale import arms, evaluation, opening, proposals, recall, steps
+from benchmarks.scale.__main__ import ROWS, table_of
 from benchmarks.step import OURS
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from ohem.detection.fast_rcnn import FastRCNN
 from ohem.inputs.datasets import open_data
 from ohem.kernels.fast_linear import fast_linear
 from ohem.proposals.selective_search import FAST
+from ohem.proposals.store import Proposals
 from ohem.recorder import Recorder
 from ohem.samplers import OHEMSampler
 from tests.detection.toy_detector import assert_close, detector, losses_and_gradients, mini_batch
@@ -260,3 +262,41 @@ def test_recall_counts_objects_that_a_proposal_finds(tmp_path: Path, monkeypatch
     counts = recall._measure(data, [0], [FAST])
     assert (counts["objects"], counts["found"], counts["found_first"]) == (wanted[0], wanted[0], 0)
     assert counts["found_at_0.7"] == wanted[0]
+
+
+def test_proposals_of_many_images_are_those_of_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposals, "READ", 2)
+    proposals._link(tmp_path, 9)
+    assert set(proposals._measure(tmp_path, 8, 3)) == {"", "_mb"}
+    assert set(proposals._measure(tmp_path, 9, 3)) == {"", "_mb", "_read_ms", "_digest"}
+    (path,) = (tmp_path / "Proposals").iterdir()
+    assert [len(boxes) for boxes in Proposals.load(path).values()] == [3] * 9
+
+
+def test_scores_of_many_images_are_those_of_pycocotools(tmp_path: Path) -> None:
+    evaluation.make_detections(tmp_path, 12, 6)
+    results = {name: method(tmp_path) for name, method in evaluation.METHODS.items()}
+    assert results["COCO"]["map"] == pytest.approx(results["pycocotools"]["map"], abs=1e-9)
+    assert 0 < results["COCO"]["map"] < results["VOC"]["map"]
+
+
+def test_steps_of_large_data_read_what_torchvision_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"READ": 2, "STEPS": 1, "SHORT": 48, "LONG": 64, "PROPOSALS": 20}.items():
+        monkeypatch.setattr(steps, name, value)
+    path = opening.make_data(tmp_path / "made", 4)
+    assert steps._of_torchvision(path)["image_ms"] > 0
+    assert all(value >= 0 for value in steps._of_ohem(path).values())
+
+
+def test_a_measurement_that_needs_too_much_ends_in_a_sentence(tmp_path: Path) -> None:
+    limits = arms.Limits(seconds=0.01)
+    assert arms.run_arm("opening", [], tmp_path, limits) == {"stopped": "takes more than 0 s"}
+
+    def fill() -> arms.Result:
+        raise MemoryError
+
+    with pytest.raises(SystemExit) as ended:
+        arms.print_result(fill)
+    assert ended.value.code == arms.NO_MEMORY
+    report = {1000: {"opening": {"first": {"seconds": 1.5, "megabytes": 20.0}, "again": {"stopped": "too long"}}}}
+    assert [list(column.cells) for column in table_of(report).columns] == [list(ROWS)[:2], ["1.5 s, 20 MB", "too long"]]

@@ -11,25 +11,25 @@ imports, as Linux counts it.
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
-from time import process_time
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from PIL import Image
 from rich.table import Table
 
 from benchmarks.common import announce, make_parser_without_data, print_table, run_main, write_report
+from benchmarks.scale.arms import Limits, Result, cost_of, print_result, run_arm
 
 BOXES = 7.3
 PICTURES = 20
 """Number of different pictures; a file system allows so many links to each that more are not needed."""
 LINKS = 50_000
 SIZE = (640, 480)
+CLASSES = 80
 MODULES = {"ohem": "ohem.data.sources", "pycocotools": "pycocotools.coco"}
 """Method -> what is imported before the measurement."""
 
@@ -41,30 +41,28 @@ def main() -> None:
     parser.add_argument("--source", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.method:
-        print(json.dumps(_open(options.method, options.source)))
+        print_result(lambda: _open(options.method, options.source))
         return
     columns = ("images", "MB of JSON", "first, CPU s", "MB", "again, CPU s", "MB", "pycocotools, CPU s", "MB")
     table, report = Table(*columns), {}
     for images in options.images:
         announce(f"{images} images")
         with tempfile.TemporaryDirectory() as folder:
-            report[images] = row = _measure(Path(folder), images)
-        numbers = [row[name][key] for name in ("first", "again", "pycocotools") for key in ("seconds", "megabytes")]
-        table.add_row(str(images), f"{row['json']:.0f}", *(f"{number:.1f}" for number in numbers))
+            path = make_data(Path(folder), images)
+            report[images] = row = measure_opening(path, Limits())
+            size = path.stat().st_size / 1e6
+        numbers = [row[name].get(key) for name in row for key in ("seconds", "megabytes")]
+        table.add_row(str(images), f"{size:.0f}", *("" if number is None else f"{number:.1f}" for number in numbers))
     print_table(table)
     write_report(options.out, {"opening": report})
 
 
-def _measure(folder: Path, images: int) -> dict[str, Any]:
-    path = make_data(folder, images)
-    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    results: dict[str, Any] = {"json": path.stat().st_size / 1e6}
+def measure_opening(path: Path, limits: Limits) -> dict[str, Result]:
+    """Returns seconds and megabytes of opening the data that `make_data` wrote."""
+    results, source = {}, f"{path}:{path.parent / 'images'}"
     for name, method in (("first", "ohem"), ("again", "ohem"), ("pycocotools", "pycocotools")):
-        command = [sys.executable, "-m", "benchmarks.scale.opening", "--method", method]
-        output = subprocess.run(
-            [*command, "--source", f"{path}:{folder / 'images'}"], env=environment, check=True, capture_output=True
-        ).stdout
-        results[name] = json.loads(output.splitlines()[-1])
+        arguments = ["--method", method, "--source", source]
+        results[name] = run_arm("opening", arguments, path.parent / "cache", limits)
     return results
 
 
@@ -79,36 +77,40 @@ def make_data(folder: Path, images: int) -> Path:
     for i, name in enumerate(names):
         os.link(pictures[i % len(pictures)], folder / "images" / name)
     width, height = SIZE
-    of_image = random.integers(0, images, int(BOXES * images)).tolist()
-    classes = random.integers(1, 81, len(of_image)).tolist()
-    corners = (random.random((len(of_image), 2)) * (width - 100, height - 100)).round(2).tolist()
-    sides = (10 + random.random((len(of_image), 2)) * 90).round(2).tolist()
-    objects = [
-        {"id": k, "image_id": image, "category_id": label, "bbox": [*corner, *side], "iscrowd": 0,
-         "area": round(side[0] * side[1], 2), "segmentation": [[*corner, *side]]}
-        for k, (image, label, corner, side) in enumerate(zip(of_image, classes, corners, sides, strict=True))
-    ]  # fmt: skip
-    entries = [{"id": i, "file_name": name, "width": width, "height": height} for i, name in enumerate(names)]
-    categories = [{"id": label, "name": f"class {label}"} for label in range(1, 81)]
+    entries = ({"id": i, "file_name": name, "width": width, "height": height} for i, name in enumerate(names))
+    categories = ({"id": label, "name": f"class {label}"} for label in range(1, CLASSES + 1))
     path = folder / "instances.json"
-    path.write_text(json.dumps({"images": entries, "annotations": objects, "categories": categories}))
+    with path.open("w") as file:
+        _write_list(file, '{"images": [', entries)
+        _write_list(file, '], "categories": [', categories)
+        _write_list(file, '], "annotations": [', _objects(random, images))
+        file.write("]}")
     return path
 
 
-def _open(method: str, source: str) -> dict[str, float]:
-    """Opens the data in this process; returns CPU seconds and megabytes."""
+def _write_list(file: TextIO, start: str, entries: Iterable[dict[str, Any]]) -> None:
+    file.write(start)
+    for number, entry in enumerate(entries):
+        file.write(", " * (number > 0) + json.dumps(entry))
+
+
+def _objects(random: np.random.Generator, images: int) -> Iterator[dict[str, Any]]:
+    of_image = random.integers(0, images, int(BOXES * images))
+    classes = random.integers(1, CLASSES + 1, len(of_image))
+    corners = (random.random((len(of_image), 2)) * (SIZE[0] - 100, SIZE[1] - 100)).round(2)
+    sides = (10 + random.random((len(of_image), 2)) * 90).round(2)
+    for k in range(len(of_image)):
+        corner, side = corners[k].tolist(), sides[k].tolist()
+        yield {
+            "id": k, "image_id": int(of_image[k]), "category_id": int(classes[k]), "bbox": [*corner, *side],
+            "iscrowd": 0, "area": round(side[0] * side[1], 2), "segmentation": [[*corner, *side]],
+        }  # fmt: skip
+
+
+def _open(method: str, source: str) -> Result:
+    """Opens the data in this process."""
     import_module(MODULES[method])
-    before, started = highest_memory(), process_time()
-    data = _opened(method, source)
-    seconds = process_time() - started
-    assert data
-    return {"seconds": seconds, "megabytes": highest_memory() - before}
-
-
-def highest_memory() -> float:
-    """Returns the highest resident memory of this process in megabytes; Linux alone has it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    return cost_of(lambda: _opened(method, source))
 
 
 def _opened(method: str, source: str) -> object:

@@ -10,10 +10,7 @@ training.
 """
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +25,7 @@ from PIL import Image
 from rich.table import Table
 
 from benchmarks.common import announce, make_parser_without_data, print_table, run_main, write_report
-from benchmarks.scale.opening import highest_memory
+from benchmarks.scale.arms import Limits, Result, highest_memory, print_result, run_arm
 from ohem.config.schema import ProposalConfig
 from ohem.data.dataset import DetectionSet, Source
 from ohem.inputs.proposals import build_proposals
@@ -70,34 +67,37 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.folder:
-        print(json.dumps(_measure(options.folder, options.images[0], options.boxes)))
+        print_result(lambda: _measure(options.folder, options.images[0], options.boxes))
         return
     titles = ("making, CPU s", "MB", "opening", "MB", "again", "MB", "read, ms", "digest", "again", "one more")
-    table, report = Table("images", "files", *titles), {}
+    table, report = Table("images", "files", *titles), dict[int, Result]()
     for images in options.images:
         announce(f"proposals of {images} images")
-        report[images] = row = measure_proposals(images, options.boxes)
-        table.add_row(str(images), f"{row['files']:.0f}", *(f"{row[key]:.2f}" for key in COLUMNS))
+        report[images] = row = measure_proposals(images, options.boxes, Limits(seconds=3600))
+        numbers = (row.get(key) for key in ("files", *COLUMNS))
+        table.add_row(str(images), *("" if number is None else f"{number:.2f}" for number in numbers))
     print_table(table)
     write_report(options.out, {"proposals": report})
 
 
 COLUMNS = (
-    "making", "making_mb", "opening", "opening_mb", "again", "again_mb", "read_ms", "digest", "digest_again", "adding"
-)  # fmt: skip
+    *("making", "making_mb", "opening", "opening_mb", "again", "again_mb"),
+    *("again_read_ms", "opening_digest", "again_digest", "adding"),
+)
 
 
-def measure_proposals(images: int, boxes: int) -> dict[str, float]:
+def measure_proposals(images: int, boxes: int, limits: Limits) -> Result:
     """Returns CPU seconds and megabytes of making and of opening the proposals of so many images."""
+    row: Result = {}
     with tempfile.TemporaryDirectory() as folder:
         _link(Path(folder), images + 1)
-        run = partial(_process, Path(folder), boxes)
-        row = {f"making{key}": value for key, value in run(images).items()}
-        opened = run(images)
-        row |= {f"opening{key}": opened[key] for key in ("", "_mb")} | {"digest": opened["digest"]}
-        again = run(images)  # digests are remembered
-        row |= {f"again{key}": again[key] for key in ("", "_mb")} | {"digest_again": again["digest"]}
-        row |= {"read_ms": again["read_ms"], "adding": run(images + 1)[""]}
+        # Digests are remembered from "opening" on.
+        for name, count in (("making", images), ("opening", images), ("again", images), ("adding", images + 1)):
+            arguments = ["--images", count, "--boxes", boxes, "--folder", folder]
+            result = run_arm("proposals", arguments, Path(folder) / "cache", limits)
+            if "stopped" in result:
+                return row | result
+            row |= {f"{name}{key}": value for key, value in result.items()}
         return row | {"files": len(list(Path(folder).rglob("*.safetensors")))}
 
 
@@ -112,16 +112,7 @@ def _link(folder: Path, images: int) -> None:
         os.link(picture, data.path(i))
 
 
-def _process(folder: Path, boxes: int, images: int) -> dict[str, float]:
-    arguments = ["--images", str(images), "--boxes", str(boxes), "--folder", str(folder)]
-    command = [sys.executable, "-m", "benchmarks.scale.proposals", *arguments]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
-    result: dict[str, float] = json.loads(output.splitlines()[-1])
-    return result
-
-
-def _measure(folder: Path, images: int, boxes: int) -> dict[str, float]:
+def _measure(folder: Path, images: int, boxes: int) -> Result:
     """Makes what proposals are missing, and opens them; where there were some already, measures also reading."""
     there = (folder / generate.FOLDER).exists()
     data = cast(DetectionSet, ManyImages(folder, images))
@@ -134,10 +125,10 @@ def _measure(folder: Path, images: int, boxes: int) -> dict[str, float]:
     started = process_time()
     for index in np.random.default_rng(0).integers(0, images, READ).tolist():
         proposals[data.ids[index]]
-    result["read_ms"] = 1000 * (process_time() - started) / READ
+    result["_read_ms"] = 1000 * (process_time() - started) / READ
     started = process_time()
     digest_of_proposals(data.ids, proposals, TOP)
-    return result | {"digest": process_time() - started}
+    return result | {"_digest": process_time() - started}
 
 
 @contextmanager
