@@ -3,6 +3,8 @@
 import inspect
 import json
 import re
+import signal
+import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -288,9 +290,10 @@ def test_steps_of_large_data_read_what_torchvision_reads(tmp_path: Path, monkeyp
     assert all(value >= 0 for value in steps._of_ohem(path).values())
 
 
-def test_a_measurement_that_needs_too_much_ends_in_a_sentence(tmp_path: Path) -> None:
-    limits = arms.Limits(seconds=0.01)
-    assert arms.run_arm("opening", [], tmp_path, limits) == {"stopped": "takes more than 0 s"}
+def test_a_measurement_that_needs_too_much_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for status, reason in ((-signal.SIGXCPU, "takes more than 1 s"), (arms.NO_MEMORY, "needs more than 8 GB")):
+        monkeypatch.setattr(subprocess, "run", lambda *_, status=status, **__: subprocess.CompletedProcess([], status))
+        assert arms.run_arm("opening", [], tmp_path, arms.Limits(seconds=1)) == {"stopped": reason}
 
     def fill() -> arms.Result:
         raise MemoryError
@@ -298,5 +301,9 @@ def test_a_measurement_that_needs_too_much_ends_in_a_sentence(tmp_path: Path) ->
     with pytest.raises(SystemExit) as ended:
         arms.print_result(fill)
     assert ended.value.code == arms.NO_MEMORY
-    report = {1000: {"opening": {"first": {"seconds": 1.5, "megabytes": 20.0}, "again": {"stopped": "too long"}}}}
-    assert [list(column.cells) for column in table_of(report).columns] == [list(ROWS)[:2], ["1.5 s, 20 MB", "too long"]]
+    results = {"first": {"seconds": 1.5, "megabytes": 1573.4}, "again": {"stopped": "too long"}}
+    report = {1000: {"opening": results}}
+    assert [list(column.cells) for column in table_of(report).columns] == [
+        list(ROWS)[:2],
+        ["1.5 s, 1,570 MB", "too long"],
+    ]

@@ -79,7 +79,7 @@ def table_of(report: Mapping[int, Report]) -> Table:
 
 
 def _cell(result: Mapping[str, Any], fields: Mapping[str, str]) -> str:
-    numbers = [f"{result[name]:.3g} {unit}" for name, unit in fields.items() if name in result]
+    numbers = [f"{float(f'{result[name]:.3g}'):,.10g} {unit}" for name, unit in fields.items() if name in result]
     return ", ".join(numbers) or str(result.get("stopped", ""))
 
 
@@ -91,7 +91,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--boxes", type=int, default=20, help="proposals of an image")
     parser.add_argument("--detections", type=int, default=20, help="detections of an image")
     parser.add_argument("--gigabytes", type=float, default=8.0, help="memory of a measurement")
-    parser.add_argument("--seconds", type=float, default=600.0, help="time of a measurement")
+    parser.add_argument("--seconds", type=float, default=600.0, help="CPU seconds of a measurement")
     return parser.parse_args()
 
 

@@ -18,10 +18,10 @@ class Texts(Sequence[str]):
 
     Args:
         content: uint8, UTF-8 of all texts one after the other.
-        starts: int64 `[N + 1]`, where each begins; the last is the end.
+        starts: int64 or uint32 `[N + 1]`, where each begins; the last is the end.
     """
 
-    def __init__(self, content: npt.NDArray[np.uint8], starts: Ints) -> None:
+    def __init__(self, content: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64 | np.uint32]) -> None:
         self.content, self.starts = content, starts
 
     @classmethod
@@ -67,7 +67,7 @@ def starts_of(lengths: Sequence[int] | Ints) -> Ints:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
-def rows_of(starts: Ints, indices: Ints) -> tuple[Ints, Ints]:
+def rows_of(starts: npt.NDArray[np.int64 | np.uint32], indices: Ints) -> tuple[Ints, Ints]:
     """Returns the rows of the parts at `indices`, and where each of these parts begins among them."""
     lengths = starts[1:][indices] - starts[:-1][indices]
     new = starts_of(lengths)

@@ -189,7 +189,7 @@ def _add(
     boxes, made_with = _CollectedBoxes(), _made_with(method)
     if cached is None and path.exists():
         _warn(f"{path}: the proposals are in an earlier format without digests of the images: they are made again")
-    todo = np.arange(len(digests)) if cached is None else cached.missing(digests)
+    todo: NDArray[Any] = np.arange(len(digests), dtype=np.int32) if cached is None else cached.missing(digests)
     finished = _finished(path, made_with, digests, boxes)
     changed: list[str] = []
     if cached is not None:

@@ -79,7 +79,7 @@ class Digests(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, positions: Ints) -> "Digests":
+    def take(self, positions: NDArray[np.integer[Any]]) -> "Digests":
         """Returns those of the images at these positions."""
         return Digests([self.ids[at] for at in positions.tolist()], self.content[positions])
 

@@ -40,7 +40,11 @@ class Shards(Mapping[str, Boxes]):
         self.path = path
         places = [file for file in (path, *shard_files(path)) if file.exists()]
         self.files = [_opened(file, len(places)) for file in places or [path]] if files is None else list(files)
-        self.digests = _Digests(self)
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """Image id -> digest of the image file."""
+        return _Digests(self)
 
     @property
     def metadata(self) -> Mapping[str, Any]:

@@ -277,7 +277,9 @@ class BoxFile(Mapping[str, Boxes]):
         """Sets the places of the boxes of each image, and the digests. Raises ValueError where they do not fit."""
         if offsets[0] != 0 or offsets[-1] != self.header["boxes"]["shape"][0] or (np.diff(offsets) < 0).any():
             raise ValueError("boxes and offsets disagree")
-        self.digests, self._crcs = Digests(Texts.of(ids), digests), crcs
+        texts = Texts.of(ids)
+        texts = Texts(texts.content, texts.starts.astype(np.uint32))  # a header has less than 4 GB
+        self.digests, self._crcs = Digests(texts, digests), crcs
         self._offsets = offsets.astype(np.uint32 if offsets[-1] < 1 << 32 else np.int64)
         self.header = {}  # it has the ids once more
 
