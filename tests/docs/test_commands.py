@@ -80,6 +80,8 @@ def check_python(arguments: list[str]) -> None:
         arguments = arguments[:end]
     spec = importlib.util.find_spec(arguments[1]) if is_module else None
     script = Path(spec.origin) if spec and spec.origin else ROOT / arguments[0]
+    if script.name == "__init__.py":
+        script = script.with_name("__main__.py")
     text = script.read_text() + (ROOT / "benchmarks" / "common.py").read_text()
     assert [item for item in arguments[1:] if item.startswith("--") and f'"{item}"' not in text] == []
 
