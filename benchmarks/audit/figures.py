@@ -82,8 +82,8 @@ def summary(results: Mapping[int, Mapping[str, Mapping[str, float]]]) -> Table:
     keys = list(next(iter(seeds[0].values())))
     table = Table("method", *keys)
     for method in seeds[0]:
-        means = [float(np.nanmean([seed[method].get(key, np.nan) for seed in seeds])) for key in keys]
-        table.add_row(method, *("" if np.isnan(mean) else f"{mean:.3f}" for mean in means))
+        values = [[seed[method][key] for seed in seeds if key in seed[method]] for key in keys]
+        table.add_row(method, *(f"{np.nanmean(of_seeds):.3f}" if of_seeds else "" for of_seeds in values))
     return table
 
 

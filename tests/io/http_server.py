@@ -19,8 +19,8 @@ class Server:
     Attributes:
         address: `http://127.0.0.1:PORT`.
         faults: path -> what the next requests of it meet, in order: a status, "reset", "truncated", "slow" (0.2
-            seconds), or "endless" (half of the content, then `while_endless` is called). The last one is repeated if it
-            is followed by "always".
+            seconds), or "endless" (half of the content, then `while_endless` is called; its size is sent as usual). The
+            last one is repeated if it is followed by "always".
         requests: methods and paths, in order.
         files: paths of files that exist.
         lists: whether folders are listed.
@@ -70,6 +70,8 @@ class _Handler(SimpleHTTPRequestHandler):
         if Path(self.translate_path(self.path)).is_file():
             state.files.add(self.path)
         fault = state.fault(self.path)
+        if fault == "endless" and self.command == "HEAD":
+            fault = None
         if isinstance(fault, int):
             self.send_error(fault)
         elif fault == "reset":

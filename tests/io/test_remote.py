@@ -1,10 +1,12 @@
 """Data sets at addresses and in archives: the same as on the disk, whatever the server does on the way."""
 
 import shutil
+import signal
 import sys
+import threading
 import warnings
-from _thread import interrupt_main
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -107,10 +109,14 @@ def test_one_failing_answer_is_no_failure(fault: int | str, folder: Path, server
 
 def test_a_signal_ends_transfers_that_are_on_their_way(folder: Path, server: Server, cache: Path) -> None:
     """Else the command would wait for their end, which may be hours. What is complete is kept."""
-    server.faults[PICTURES[1]] = ["endless"] * 2  # of the size, and of the content
-    server.while_endless = interrupt_main
-    with pytest.raises(KeyboardInterrupt):
-        opened(VOC.format(server.address))
+    server.faults[PICTURES[1]] = ["endless", "always"]
+    main, handler = threading.main_thread().ident or 0, signal.signal(signal.SIGINT, signal.default_int_handler)
+    server.while_endless = partial(signal.pthread_kill, main, signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            opened(VOC.format(server.address))
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert not temporary(cache)
     assert not list(cache.rglob("b.png"))
     server.faults.clear()
