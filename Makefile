@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export UV_COMPILE_BYTECODE = 1
+# Else the processes that tests start compile the package again and again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test test-oldest lint docs docs-links bench bench-full lock clean
 

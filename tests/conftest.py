@@ -6,7 +6,7 @@ The process that distributes the tests to others imports this too, so that slow 
 import functools
 import gc
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,12 @@ if tuple(int(part) for part in version("torch").split(".")[:2]) < (2, 5):
 importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)  # type: ignore[assignment]
 settings.register_profile("ohem", deadline=None, max_examples=50)
 settings.load_profile("ohem")
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """Returns one process more than there are cores, since tests wait for the processes that they start."""
+    return (yield) + 1
 
 
 def pytest_collection() -> None:
@@ -59,6 +65,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_toy(tmp_path_factory.mktemp("data") / "toy")
     assert ohem("propose", f"{folder}:train", f"{folder}:test", "--jobs", 1).code == 0
     return folder
+
+
+@pytest.fixture
+def all_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives the network of the demo all of its channels."""
+    from tests.helpers.command_line import CHANNELS, TINY
+
+    monkeypatch.setattr(TINY, "CHANNELS", CHANNELS)
 
 
 @pytest.fixture(scope="session", autouse=True)

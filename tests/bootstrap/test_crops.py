@@ -89,7 +89,7 @@ def test_features_of_a_new_head_are_the_means_of_the_channels() -> None:
     crop = warped(model.backbone.normalise(image_of()), torch.tensor(BOX), 32, 4)
     expected = model.backbone.features(crop).mean(dim=(2, 3))
     torch.testing.assert_close(model.features(image_of(), torch.tensor(BOX)), expected)
-    assert expected.shape == (1, 128)
+    assert expected.shape == (1, model.backbone.channels)
 
 
 @torch.no_grad()
@@ -119,7 +119,7 @@ def test_crops_go_through_the_network_in_parts() -> None:
     boxes = torch.rand(AT_ONCE + 3, 2, 2).sort(dim=1).values.flatten(1) * 40
     features = model.features(image_of(), boxes)
     torch.testing.assert_close(features[-2:], model.features(image_of(), boxes[-2:]))
-    assert model.features(image_of(), boxes[:0]).shape == (0, 128)
+    assert model.features(image_of(), boxes[:0]).shape == (0, model.backbone.channels)
 
 
 def test_positives_are_objects_and_negatives_overlap_them_little() -> None:
@@ -132,12 +132,13 @@ def test_positives_are_objects_and_negatives_overlap_them_little() -> None:
         "ignore": torch.tensor([False]),
     }
     example = prepare_example("a", image_of(), proposals.numpy(), target, short=40, long=60)
-    rows = crop_features(detector(), example)
+    model = detector()
+    rows = crop_features(model, example)
     defaults = BootstrapConfig()
     signs = rows.overlaps.signs(defaults.positive_iou, defaults.negative_iou)
     assert signs[:, 1].tolist() == [1, 0, 0, 0, -1, -1]
     assert signs[:, 0].tolist() == [-1] * 6
-    assert rows.features.shape == (6, 128)
+    assert rows.features.shape == (6, model.backbone.channels)
     assert rows.targets is not None
     moved = decode(torch.cat([target["boxes"], boxes]), rows.targets[:, None])[:, 0]
     torch.testing.assert_close(moved[:3], target["boxes"].repeat(3, 1))
@@ -150,10 +151,10 @@ def test_positives_are_objects_and_negatives_overlap_them_little() -> None:
 def fitted(refinement: BoxRefinement | None = None) -> CropDetector:
     """Returns a detector that takes everything for class 1, never for class 2, and moves boxes by half their width."""
     model = detector(refinement=refinement)
-    nothing = torch.zeros(128).double().numpy()
+    nothing = torch.zeros(model.backbone.channels).double().numpy()
     use_svms(model, [LinearSVM(nothing, 2.0, 0, 1, 1, 1, ""), None])
     shift = torch.tensor([0.5, 0, 0, 0]).double().numpy()
-    use_boxes(model, [BoxRegression(torch.zeros(128, 4).double().numpy(), shift, 1), None])
+    use_boxes(model, [BoxRegression(nothing[:, None].repeat(4, axis=1), shift, 1), None])
     return model
 
 

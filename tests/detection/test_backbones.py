@@ -54,6 +54,7 @@ def test_contract(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("tiny", 8, 128, 5, 128),
     ],
 )
+@pytest.mark.usefixtures("all_channels")
 def test_sizes(name: str, stride: int, channels: int, pool_size: int, dim: int) -> None:
     backbone = on_meta(name)
     assert (backbone.stride, backbone.channels, backbone.pool_size, backbone.dim) == (stride, channels, pool_size, dim)

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib
 import io
 import multiprocessing
 import os
@@ -23,6 +24,12 @@ FORKS.set_forkserver_preload(
     # pyarrow imports pandas for a table, which takes a second.
     [__name__, "ohem.training.run", "ohem.evaluation.evaluate", "ohem.bench.workload", "pyarrow.parquet", "pandas"]
 )
+
+# Tests train a network of the same layers with fewer channels, in this process and in its forks.
+TINY = importlib.import_module("ohem.detection.backbones.tiny")
+CHANNELS = TINY.CHANNELS
+"""Channels of the network, as a new interpreter has them."""
+TINY.CHANNELS = (8, 16, 32, 32, 32)
 
 _assemble = cyclopts.App.assemble_argument_collection
 _assembled: dict[tuple[Any, ...], tuple[cyclopts.ArgumentCollection, dict[int, Any]]] = {}
@@ -51,7 +58,28 @@ def _negatives_once(argument: cyclopts.Argument) -> tuple[str, ...]:
     return _negatives_of[id(parameter)][1]
 
 
+_match = cyclopts.Argument.match
+_missed: dict[tuple[int, int], tuple[object, set[tuple[Any, Any]]]] = {}
+
+
+def _match_once(argument: cyclopts.Argument, term: Any, **options: Any) -> Any:
+    """Matches an option to a word; of each word and key of a file, a command tries all options, and nearly all fail."""
+    if options.get("transform"):
+        return _match(argument, term, **options)
+    made_of = argument.parameter, argument.field_info
+    _, missed = _missed.setdefault((id(made_of[0]), id(made_of[1])), (made_of, set()))
+    place = term, options.get("delimiter")
+    if place in missed:
+        raise ValueError
+    try:
+        return _match(argument, term, **options)
+    except ValueError:
+        missed.add(place)
+        raise
+
+
 cyclopts.App.assemble_argument_collection = _assemble_once  # type: ignore[method-assign, assignment]
+cyclopts.Argument.match = _match_once  # type: ignore[method-assign]
 cyclopts.Argument.negatives = property(_negatives_once)  # type: ignore[method-assign, assignment]
 
 

@@ -6,8 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pytorch_metric_learning.distances import CosineSimilarity
-from pytorch_metric_learning.miners import BatchHardMiner
 from torch import Tensor
 
 from ohem import hard_negatives, triplet_losses
@@ -83,6 +81,10 @@ def test_a_sorted_list_has_the_same(n: int, p: int, k: int, seed: int, margin: f
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_batch_hard_miner_chooses_the_same_negatives(dtype: torch.dtype) -> None:
+    # They import scipy.stats, which takes a second in each process of the tests.
+    from pytorch_metric_learning.distances import CosineSimilarity
+    from pytorch_metric_learning.miners import BatchHardMiner
+
     rng = torch.Generator().manual_seed(0)
     embeddings, labels = torch.randn(40, 8, generator=rng).to(dtype), torch.randint(0, 5, (40,), generator=rng)
     anchors, positives, negatives = BatchHardMiner(distance=CosineSimilarity())(embeddings.float(), labels)

@@ -164,6 +164,7 @@ def test_a_finished_run_is_left_alone(data: Path, tmp_path: Path) -> None:
     assert (run / "checkpoint.pt").read_bytes() == before
 
 
+@pytest.mark.usefixtures("all_channels")
 def test_two_processes_are_one(data: Path, tmp_path: Path) -> None:
     """The two are started by `--devices`; test_processes and test_nodes start them as torchrun does."""
     one, two = tmp_path / "one", tmp_path / "two"

@@ -4,6 +4,8 @@ from torch import nn
 
 from ohem.detection.backbones.base import Backbone, Normalisation, new_fc_head
 
+CHANNELS = (24, 48, 96, 128, 128)
+
 
 def tiny(width: int = 128) -> Backbone:
     """Makes five 3x3 convolutions with group norm up to stride 8, RoI features of 5x5, and two linear layers.
@@ -13,7 +15,7 @@ def tiny(width: int = 128) -> Backbone:
     """
     layers: list[nn.Module] = []
     inputs = 3
-    for outputs, stride in ((24, 2), (48, 2), (96, 2), (128, 1), (128, 1)):
+    for outputs, stride in zip(CHANNELS, (2, 2, 2, 1, 1), strict=True):
         conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         layers += [conv, nn.GroupNorm(8, outputs), nn.ReLU(inplace=True)]
