@@ -17,6 +17,7 @@ from ohem.data.loader import (
     TrainingPyramids,
     collate_list,
     make_pyramid,
+    positions,
     prepare_example,
 )
 from ohem.data.transforms import resize, scale_factor
@@ -167,3 +168,9 @@ def test_a_training_pyramid_has_all_sizes_of_an_image(seed: int, position: int) 
         (drawn.id, position, drawn.mirrored_width)
     }
     assert [len(collate_list([pyramid, pyramid])), len(collate_list([drawn]))] == [2 * len(SCALES), 1]
+
+
+def test_processes_share_the_positions_of_a_step() -> None:
+    """Those of all steps would take gigabytes for a run of millions of them, in this process and in every worker."""
+    assert list(positions(1, 3, 4)) == [[4, 5, 6, 7], [8, 9, 10, 11]]
+    assert [next(positions(1, 10**15, 4, rank, 2)) for rank in (0, 1)] == [[4, 6], [5, 7]]

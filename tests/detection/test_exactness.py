@@ -93,7 +93,8 @@ def test_the_fast_pass_is_the_plain_one(name: str, mixed: bool) -> None:
         features = model.backbone(images)
         expected = plain_losses(model, features, rois)
         actual = model.read_only_losses(features, rois)
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+        # With another number of rows a kernel sums in another order, so that bfloat16, 8 bits, may round otherwise.
+        torch.testing.assert_close(actual, expected, rtol=2**-7 if mixed else 1e-4, atol=1e-5)
         for sampler in SAMPLERS.values():
             chosen = sampler(rois, lambda **_: actual).tolist()
             assert len(set(chosen)) == KEPT * 2

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ohem.kernels import fast_linear as fast_linear_module
-from ohem.kernels.fast_linear import fast_layers, fast_linear, forwards, kernels_of
+from ohem.kernels.fast_linear import fast_layers, fast_linear, forwards, kernels_of, with_whole_rows
 
 needed = pytest.mark.skipif(
     not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()),
@@ -52,9 +52,43 @@ def test_onednn_is_used_where_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = called(model, monkeypatch)
     with fast_linear(model):
         model(torch.randn(3, 4))
-    assert shapes == [(3, 4), (3, 4)]
+    assert shapes == [(64, 4), (64, 4)]
     model(torch.randn(3, 4))
     assert len(shapes) == 2
+
+
+@needed
+def test_onednn_gets_few_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps a kernel for each, so that a training would take more memory from step to step."""
+    model = nn.Sequential(nn.Linear(4, 2))
+    shapes = called(model, monkeypatch)
+    with fast_linear(model), torch.no_grad():
+        assert [len(model(torch.randn(rows, 4))) for rows in range(130)] == list(range(130))
+    assert {rows for rows, _ in shapes} == {0, 64, 128, 192}
+
+
+@needed
+def test_the_kernel_of_autocast_gets_few_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch itself multiplies bfloat16 by oneDNN."""
+    rows, forward = [], nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda layer, x: rows.append(len(x)) or forward(layer, x))
+    model = nn.Sequential(nn.Linear(4, 2))
+    with fast_linear(model), torch.autocast("cpu", torch.bfloat16):
+        assert [len(model(torch.randn(count, 4))) for count in (1, 64, 65)] == [1, 64, 65]
+    assert rows == [64, 64, 128]
+
+
+@given(st.integers(0, 130))
+def test_rows_of_zeros_are_added_and_removed(rows: int) -> None:
+    numbers = []
+
+    def forward(x: Tensor) -> Tensor:
+        numbers.append(len(x))
+        return x.sum(dim=1, keepdim=True)
+
+    x = torch.rand(rows, 3)
+    assert torch.equal(with_whole_rows(forward, x), forward(x))
+    assert numbers == [-(-rows // 64) * 64, rows]
 
 
 @needed

@@ -81,6 +81,19 @@ def test_an_input_that_is_rounded_already() -> None:
     torch.testing.assert_close(Int8Linear(layer, scalars)(scalars.values), layer(x), atol=0.1, rtol=0)
 
 
+@pytest.mark.parametrize(("precision", "layer"), [("int8", "Int8Linear"), ("int8-packed", "PackedInt8Linear")])
+def test_kernels_get_few_numbers_of_rows(monkeypatch: pytest.MonkeyPatch, precision: str, layer: str) -> None:
+    """As in tests/kernels/test_fast_linear.py: oneDNN keeps a kernel for each number."""
+    rows, call = [], getattr(module, layer).__call__
+    monkeypatch.setattr(module, "suited", lambda device: precision)
+    monkeypatch.setattr(getattr(module, layer), "__call__", lambda self, x: rows.append(len(x)) or call(self, x))
+    head = nn.Sequential(nn.Flatten(), nn.Linear(16, 16))
+    inputs = [torch.randint(-128, 127, (count, 16), dtype=torch.int8) for count in (1, 64, 65)]
+    with low_precision(head, torch.rand(1, 16, 2, 2)):
+        assert [len(head(x)) for x in inputs] == [1, 64, 65]
+    assert rows == [64, 64, 128]
+
+
 def test_layers_are_as_before_afterwards() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     x = rows(5, 8, 1, 1)

@@ -214,9 +214,9 @@ class ImagePyramids(Dataset[ImagePyramid]):
         return make_pyramid(name, data.image(index), boxes, shorts=self.shorts, long=self.long)
 
 
-def positions(first_step: int, last_step: int, images: int, rank: int = 0, world: int = 1) -> list[list[int]]:
-    """Returns the positions of process `rank` of `world` in the steps [first_step, last_step); `images` is over all."""
-    return [list(range(step * images + rank, (step + 1) * images, world)) for step in range(first_step, last_step)]
+def positions(first_step: int, last_step: int, images: int, rank: int = 0, world: int = 1) -> Iterator[list[int]]:
+    """Yields the positions of process `rank` of `world` in the steps [first_step, last_step); `images` is over all."""
+    return (list(range(step * images + rank, (step + 1) * images, world)) for step in range(first_step, last_step))
 
 
 def collate_list(examples: Sequence[Example | list[Example]]) -> list[Example]:

@@ -25,6 +25,9 @@ Makers = Mapping[type[nn.Module], Callable[..., Forward]]
 BYTE = 256
 LARGE = 2**20
 """Number of weights of a layer from which the faster kernel is measured. For smaller layers it matters little."""
+ROWS = 64
+"""oneDNN makes a kernel for each number of rows that it multiplies, and keeps a thousand of them, half a megabyte each.
+The number of RoIs differs from step to step, so rows are added up to a multiple of this."""
 GAIN = 0.85
 """oneDNN multiplies large layers if it takes at most this share of the time of MKL."""
 
@@ -84,8 +87,20 @@ class _Linear(_Fast):
     def __call__(self, x: Tensor) -> Tensor:
         weight = self.layer.weight
         if _suits(x, weight) and (weight.numel() < LARGE or onednn_is_faster(torch.is_grad_enabled())):
-            return _by_onednn(self.layer, x)
-        return nn.Linear.forward(self.layer, x)
+            return with_whole_rows(partial(_by_onednn, self.layer), x)
+        forward = partial(nn.Linear.forward, self.layer)
+        return with_whole_rows(forward, x) if _is_rounded_by_onednn(x) else forward(x)
+
+
+def with_whole_rows(forward: Forward, x: Tensor) -> Tensor:
+    """Returns `forward(x)` of `x` (R, in), which `forward` gets with rows of zeros up to a multiple of `ROWS`."""
+    missing = -len(x) % ROWS
+    return forward(F.pad(x, (0, 0, 0, missing)))[: len(x)] if missing else forward(x)
+
+
+def _is_rounded_by_onednn(x: Tensor) -> bool:
+    """Returns whether autocast rounds `x` (R, in) for oneDNN, by which PyTorch multiplies bfloat16 on a CPU."""
+    return x.device.type == "cpu" and x.dim() == 2 and torch.is_autocast_enabled("cpu")
 
 
 def onednn_is_faster(training: bool) -> bool:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ohem.kernels.choice import fastest
-from ohem.kernels.fast_linear import Forward, Makers, fast_linear, forwards
+from ohem.kernels.fast_linear import Forward, Makers, fast_linear, forwards, with_whole_rows
 
 Precision = Literal["float32", "int8", "int8-packed", "float8", "bfloat16"]
 LARGEST = 127
@@ -66,7 +66,7 @@ def low_precision(head: nn.Module, features: Tensor) -> Iterator[Tensor]:
     with torch.no_grad():
         rounded = _whole(features) if _begins_linear(head) else None
         layer = PackedInt8Linear if precision == "int8-packed" else Int8Linear
-        with forwards(head, {nn.Linear: partial(layer, rounded=rounded)}):
+        with forwards(head, {nn.Linear: lambda plain: partial(with_whole_rows, layer(plain, rounded))}):
             yield features if rounded is None else rounded.values
 
 
