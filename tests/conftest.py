@@ -50,10 +50,7 @@ def _one_thread() -> None:
     """Trains as the processes that tests start: another number of threads sums in another order."""
     import torch
 
-    from ohem.processes import keep_freed_memory
-
     torch.set_num_threads(1)
-    keep_freed_memory()  # as every command does
 
 
 @pytest.fixture(scope="session")

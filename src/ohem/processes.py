@@ -50,25 +50,6 @@ def share_cores_while_waiting() -> None:
         os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
-def keep_freed_memory() -> None:
-    """Makes glibc keep freed memory for the next step, unless the user has decided by one of its variables.
-
-    By default it returns large blocks, such as feature maps, to the system, which hands out pages that it first fills
-    with zeros: 16,000 to 28,000 pages in a step of `small-ohem`, and a twelfth of its time on a CPU. The process keeps
-    the memory of its largest step, a tenth more at its peak. Other C libraries are left alone.
-    """
-    if sys.platform != "linux" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
-        return
-    import ctypes
-
-    with suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_MAX, 0)
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-
-
-_MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # in malloc.h
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _AGAIN_SECONDS = 0.01
 

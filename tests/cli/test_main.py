@@ -1,7 +1,6 @@
 """`python -m ohem`: a signal ends it at any moment with one line on stderr."""
 
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ohem.processes import keep_freed_memory, share_cores_while_waiting
+from ohem.processes import share_cores_while_waiting
 
 START = """
 import sys, time
@@ -126,29 +125,3 @@ def test_waiting_threads_sleep_soon_unless_the_user_has_decided(
         monkeypatch.setenv(name, value)
     share_cores_while_waiting()
     assert {name: os.environ[name] for name in names if name in os.environ} == (own or {"GOMP_SPINCOUNT": "1000"})
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="needs glibc")
-@pytest.mark.parametrize("own", [{}, {"MALLOC_ARENA_MAX": "4"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=4"}])
-def test_freed_memory_is_kept_unless_the_user_has_decided(own: dict[str, str]) -> None:
-    script = """
-import resource
-from ohem.processes import keep_freed_memory
-keep_freed_memory()
-pages = []
-for _ in range(4):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    bytearray(range(256)) * 2**18
-    pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(*pages)
-"""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=plain | own)
-    first, *others = map(int, done.stdout.split())
-    assert first > 10_000
-    assert max(others) < 100 if not own else min(others) > 10_000
-
-
-def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
-    keep_freed_memory()

@@ -13,7 +13,7 @@ from ohem.config.renamed import check_arguments
 from ohem.errors import InputError
 from ohem.io.console import discard_output, escape_what_the_encoding_lacks, exit_with, format_warning
 from ohem.io.files import describe_os_error
-from ohem.processes import end_with_parent, keep_freed_memory, share_cores_while_waiting
+from ohem.processes import end_with_parent, share_cores_while_waiting
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,7 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     escape_what_the_encoding_lacks()
     end_with_parent()
     share_cores_while_waiting()
-    keep_freed_memory()
     try:
         check_arguments(sys.argv[1:] if arguments is None else arguments)
         app(arguments, exit_on_error=False, print_error=False)
