@@ -1,6 +1,7 @@
 """Options and reports that the benchmarks share."""
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,12 +63,17 @@ def parse_with_more(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Calls `main`; prints the message of an `InputError` and exits with status 2."""
+    """Calls `main`; prints the message of an `InputError` and exits with status 2.
+
+    A command that fails has said why, and its status is that of this one.
+    """
     try:
         main()
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)
 
 
 def announce(text: str) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmarks import anchors, picture, segmentation, select, torchvision_step, voc_ap
+from benchmarks.common import run_main
 from benchmarks.goals import GOALS, WITHOUT_GOALS, read_results
 from benchmarks.ranking import shortlist
 from benchmarks.rivals import ClassLossSampler, Gathered, PerImage, Plain, WholeNMS
@@ -307,3 +309,12 @@ def test_a_measurement_that_needs_too_much_ends_in_a_sentence(tmp_path: Path, mo
         list(ROWS)[:2],
         ["1.5 s, 1,570 MB", "too long"],
     ]
+
+
+def test_the_status_of_a_failed_command_is_kept() -> None:
+    def main() -> None:
+        subprocess.run([sys.executable, "-S", "-c", "raise SystemExit(2)"], check=True)
+
+    with pytest.raises(SystemExit) as stop:
+        run_main(main)
+    assert stop.value.code == 2
