@@ -17,6 +17,7 @@ from ohem.data.sources import open_dataset
 from ohem.detection.backbones import BACKBONES, init_head
 from ohem.detection.fast_rcnn import FastRCNN
 from ohem.detection.weights import load_weights
+from ohem.kernels.fast_linear import ROWS
 from ohem.losses import roi_losses
 from ohem.proposals.selective_search import selective_search
 from ohem.rois import IGNORE, RoIs, match
@@ -66,7 +67,9 @@ def plain_losses(model: FastRCNN, features: Tensor, rois: RoIs) -> Tensor:
     size = model.backbone.pool_size
     with torch.no_grad():
         pooled = roi_pool(features.float(), model.windows(rois).float(), (size, size))
-        scores, deltas = model._outputs(model.backbone.roi_head(pooled))
+        # A kernel of bfloat16 sums in another order for another number of rows; the fast pass has a multiple of them.
+        pooled = torch.cat([pooled, pooled.new_zeros(-len(pooled) % ROWS, *pooled.shape[1:])])
+        scores, deltas = (part[: len(rois)] for part in model._outputs(model.backbone.roi_head(pooled)))
         classification, box = roi_losses(scores, deltas, rois)
     return classification + box
 
@@ -93,8 +96,7 @@ def test_the_fast_pass_is_the_plain_one(name: str, mixed: bool) -> None:
         features = model.backbone(images)
         expected = plain_losses(model, features, rois)
         actual = model.read_only_losses(features, rois)
-        # With another number of rows a kernel sums in another order, so that bfloat16, 8 bits, may round otherwise.
-        torch.testing.assert_close(actual, expected, rtol=2**-7 if mixed else 1e-4, atol=1e-5)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
         for sampler in SAMPLERS.values():
             chosen = sampler(rois, lambda **_: actual).tolist()
             assert len(set(chosen)) == KEPT * 2

@@ -261,6 +261,9 @@ def check_detector(
             assert all(type(number) is float and math.isfinite(number) for number in numbers.values()), name
             assert {"rois", "chosen", "foreground"} <= numbers.keys(), name
             assert sum(recorder.iou_histogram()) == numbers["chosen"], name
+        again = mine(make())
+        assert _trained(again, batch) == actual, f"{name}: not the same for the same seed"
+        assert all(map(_equal_gradients, mined.parameters(), again.parameters())), name
         _check_buffers(plain, mined)
     _check_copies(mine(make()), next(iter(batches.values())))
 
@@ -288,10 +291,7 @@ def _check_state_and_detections(
 
 
 def _check_copies(mined: nn.Module, batch: DetectorBatch) -> None:
-    """Checks that copies and pickles train like the original, have their own recorders, and keep no mini-batch.
-
-    So a step is also the same for the same seed; `check_sampler` checks that of what is chosen from any mini-batch.
-    """
+    """Checks that copies and pickles train like the original, have their own recorders, and keep no mini-batch."""
     empty = len(pickle.dumps(mined))
     buffers = copy.deepcopy(dict(mined.named_buffers()))
     expected = _trained(mined, batch)
